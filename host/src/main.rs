@@ -1,0 +1,2 @@
+//! sluicegate
+fn main(){}
