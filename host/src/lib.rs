@@ -1,1 +1,10 @@
-//! Sluicegate
+//! Sluicegate: takes messages from a bus, lets a WebAssembly script shape them
+//! for one destination per stream, and transmits them.
+//!
+//! Data flows one way, and imports follow it:
+//! `bus -> journal -> stream -> script | destination`. The command line wires
+//! the parts together.
+
+pub mod bus;
+pub mod config;
+pub mod destination;

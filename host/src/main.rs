@@ -1,2 +1,2 @@
 //! sluicegate
-fn main(){}
+fn main() {}

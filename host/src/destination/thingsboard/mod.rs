@@ -1,0 +1,5 @@
+//! The ThingsBoard gateway MQTT API.
+
+mod settings;
+
+pub use settings::ThingsBoardSettings;
