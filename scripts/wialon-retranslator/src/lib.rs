@@ -1,1 +1,3 @@
 //! The official adapter `wialon-retranslator`.
+
+pub mod packet;
