@@ -1,5 +1,50 @@
 //! From files to typed, checked settings.
+//!
+//! `sluicegate.toml` holds the bus and the admin listener, the folder
+//! `streams` beside it one file a stream. Everything that is wrong is reported
+//! at once; an unusable stream leaves the others alone.
 
+mod bus;
+mod error;
+mod stream;
 mod values;
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use bus::{AdminSettings, BusSettings, BusSource};
+pub use error::{ConfigError, ConfigErrors, Meanwhile, Place};
+pub use stream::{
+    DeliverySettings, DestinationSettings, ScriptLimits, ScriptSettings, ScriptSource, Selection,
+    StreamSettings,
+};
 pub use values::{ClientIdentity, MqttUrl, Secret, TlsSettings};
+
+/// Everything that the files say.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `sluicegate.toml` itself.
+    pub path: PathBuf,
+    /// Where messages come from.
+    pub bus: BusSettings,
+    /// The admin listener (default `127.0.0.1:8080`); none with `listen = "off"`.
+    pub admin: Option<AdminSettings>,
+    /// The data folder (default `data` beside `sluicegate.toml`).
+    pub data: PathBuf,
+    /// One entry a file in `streams`, in the order of their names.
+    pub streams: Vec<StreamEntry>,
+}
+
+/// A stream's file as it was read.
+#[derive(Clone, Debug)]
+pub enum StreamEntry {
+    /// It can run.
+    Ready(Arc<StreamSettings>),
+    /// It cannot: it is listed as blocked while the others run.
+    Unusable {
+        /// The file's name without `.toml`.
+        name: String,
+        /// All that is wrong with it, at least one.
+        errors: Vec<ConfigError>,
+    },
+}

@@ -1,0 +1,99 @@
+//! What is wrong with a configuration, told so that it can be put right
+//! without a manual.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// One thing that is wrong. Its text is stable, has no colours, ends without a
+/// line end, and never shows a secret:
+///
+/// ```text
+/// streams/acme.toml:3:1: unknown key `topic`
+///   3 | topic = ["a/+"]
+///     | ^^^^^
+///   expected: `topics`
+///   meanwhile: stream `acme` is blocked, the others run
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The file.
+    pub file: PathBuf,
+    /// Where in it, if one place can be named.
+    pub place: Option<Place>,
+    /// What is wrong, one line.
+    pub what: String,
+    /// What was expected or meant.
+    pub expected: String,
+    /// What keeps running.
+    pub meanwhile: Meanwhile,
+}
+
+/// A place in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// From 1.
+    pub line: usize,
+    /// In characters, from 1.
+    pub column: usize,
+    /// How many characters of the line are meant, at least 1.
+    pub width: usize,
+    /// The line, with secrets hidden.
+    pub text: String,
+}
+
+/// What keeps running while an error stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Meanwhile {
+    /// The gateway does not start.
+    NothingRuns,
+    /// This stream is blocked, the others run.
+    OthersRun(String),
+}
+
+/// All errors of a configuration; at least one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = self.file.display();
+        match &self.place {
+            None => writeln!(f, "{file}: {}", self.what)?,
+            Some(place) => {
+                let number = place.line.to_string();
+                let margin = " ".repeat(number.len());
+                let indent = " ".repeat(place.column - 1);
+                let marker = "^".repeat(place.width);
+                writeln!(f, "{file}:{}:{}: {}", place.line, place.column, self.what)?;
+                writeln!(f, "  {number} | {}", place.text)?;
+                writeln!(f, "  {margin} | {indent}{marker}")?;
+            }
+        }
+        writeln!(f, "  expected: {}", self.expected)?;
+        write!(f, "  meanwhile: {}", self.meanwhile)
+    }
+}
+
+impl fmt::Display for Meanwhile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NothingRuns => f.write_str("nothing runs until this is put right"),
+            Self::OthersRun(stream) => write!(f, "stream `{stream}` is blocked, the others run"),
+        }
+    }
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, error) in self.0.iter().enumerate() {
+            if n > 0 {
+                f.write_str("\n\n")?;
+            }
+            error.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+impl std::error::Error for ConfigErrors {}

@@ -1,0 +1,131 @@
+//! One stream's file.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::bus::{KeyRule, TopicFilter};
+use crate::destination::aws_iot::AwsIotSettings;
+use crate::destination::http::HttpSettings;
+use crate::destination::mqtt::MqttSettings;
+use crate::destination::thingsboard::ThingsBoardSettings;
+use crate::destination::wialon::WialonSettings;
+
+/// What one stream's file says, checked.
+#[derive(Clone, Debug)]
+pub struct StreamSettings {
+    /// The file's name without `.toml`: 1 to 64 of `a-z 0-9 . _ -`.
+    pub name: String,
+    /// The file.
+    pub path: PathBuf,
+    /// What it subscribes to: at least one, no two overlap.
+    pub topics: Vec<TopicFilter>,
+    /// What order is kept by.
+    pub key: KeyRule,
+    /// Which keys it serves; none: all.
+    pub selection: Option<Selection>,
+    /// What maps its messages.
+    pub script: ScriptSettings,
+    /// Where its deliveries go.
+    pub destination: DestinationSettings,
+    /// How they are sent.
+    pub delivery: DeliverySettings,
+}
+
+/// Which keys a stream serves.
+#[derive(Clone, Debug)]
+pub enum Selection {
+    /// These and no others.
+    Only(Arc<HashSet<String>>),
+    /// All but these.
+    Except(Arc<HashSet<String>>),
+}
+
+/// The script of a stream.
+#[derive(Clone, Debug)]
+pub struct ScriptSettings {
+    /// Where its component is.
+    pub source: ScriptSource,
+    /// `[script.settings]` as a JSON object; an empty one if the file has none.
+    pub settings: serde_json::Value,
+    /// `[script.limits]`; none: the default of the engine.
+    pub limits: ScriptLimits,
+}
+
+/// Where a script's component is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ScriptSource {
+    /// An official adapter by its name, embedded in the binary.
+    Official(String),
+    /// A file.
+    File(PathBuf),
+}
+
+/// Limits of a script that the file sets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScriptLimits {
+    /// Base time of one call.
+    pub time: Option<Duration>,
+    /// Memory of one instance, in bytes.
+    pub memory: Option<usize>,
+}
+
+/// The destination of a stream.
+#[derive(Clone, Debug)]
+pub enum DestinationSettings {
+    /// `type = "aws-iot"`.
+    AwsIot(AwsIotSettings),
+    /// `type = "thingsboard"`.
+    ThingsBoard(ThingsBoardSettings),
+    /// `type = "wialon"`.
+    Wialon(WialonSettings),
+    /// `type = "http"`.
+    Http(HttpSettings),
+    /// `type = "mqtt"`.
+    Mqtt(MqttSettings),
+}
+
+/// How deliveries are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeliverySettings {
+    /// Ordered workers of the stream (default 1).
+    pub lanes: u32,
+    /// Most unacknowledged publishes on a lane's connection (default 64); only
+    /// for destinations that speak MQTT.
+    pub in_flight: usize,
+    /// Most messages that one call of the script maps (default 128).
+    pub batch_messages: usize,
+    /// Most payload and topic bytes of one call (default 128 KiB); a single
+    /// larger message is mapped alone.
+    pub batch_bytes: usize,
+}
+
+impl Selection {
+    /// Whether the stream serves messages of this key.
+    pub fn admits(&self, key: &str) -> bool {
+        match self {
+            Self::Only(keys) => keys.contains(key),
+            Self::Except(keys) => !keys.contains(key),
+        }
+    }
+}
+
+impl DestinationSettings {
+    /// The word of `type`.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Self::AwsIot(_) => "aws-iot",
+            Self::ThingsBoard(_) => "thingsboard",
+            Self::Wialon(_) => "wialon",
+            Self::Http(_) => "http",
+            Self::Mqtt(_) => "mqtt",
+        }
+    }
+}
+
+impl Default for DeliverySettings {
+    fn default() -> Self {
+        Self { lanes: 1, in_flight: 64, batch_messages: 128, batch_bytes: 128 * 1024 }
+    }
+}
