@@ -1,0 +1,218 @@
+//! How dotted parameter names are written as JSON keys.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use serde::Deserialize;
+
+use crate::{Field, Reject, Result, Value, json};
+
+/// The setting `notation`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Notation {
+    /// `"position.speed"`, as flespi names it.
+    #[default]
+    Dots,
+    /// `"position_speed"`
+    Underscores,
+    /// `{"position": {"speed": ...}}`
+    Nested,
+    /// `"PositionSpeed"`
+    Pascal,
+}
+
+impl Notation {
+    /// Appends the fields as one JSON object. Two fields that would share a
+    /// key are a rejection, since one of them would be lost. In nested
+    /// notation a field stays dotted where a part of its name is a field
+    /// itself: `{"din": 3, "din.1": true}`.
+    pub fn write_object(self, out: &mut Vec<u8>, fields: &[Field<'_>]) -> Result<()> {
+        self.write_object_with(out, fields, |out, value| {
+            out.extend_from_slice(value.raw().as_bytes());
+            Ok(())
+        })
+    }
+
+    /// As [`Self::write_object`], with values written by `write`.
+    pub fn write_object_with(
+        self,
+        out: &mut Vec<u8>,
+        fields: &[Field<'_>],
+        mut write: impl FnMut(&mut Vec<u8>, Value<'_>) -> Result<()>,
+    ) -> Result<()> {
+        out.push(b'{');
+        match self {
+            Self::Dots => {
+                for field in fields {
+                    json::write_key(out, &field.key);
+                    write(out, field.value)?;
+                }
+            }
+            Self::Underscores | Self::Pascal => {
+                let mut seen = HashSet::with_capacity(fields.len());
+                for field in fields {
+                    let key = self.key(&field.key);
+                    json::write_key(out, &key);
+                    write(out, field.value)?;
+                    if let Some(key) = seen.replace(key) {
+                        return Err(Reject::new(format!(
+                            "two fields, one of them `{}`, would become the key `{key}`",
+                            field.key
+                        )));
+                    }
+                }
+            }
+            Self::Nested => write_nested(out, &nest(fields), fields, &mut write)?,
+        }
+        out.push(b'}');
+        Ok(())
+    }
+
+    /// The key for a field in this notation; in nested notation unchanged.
+    pub fn key(self, name: &str) -> Cow<'_, str> {
+        match self {
+            Self::Underscores if name.contains('.') => Cow::Owned(name.replace('.', "_")),
+            Self::Pascal => {
+                let mut key = String::with_capacity(name.len());
+                for part in name.split(['.', '_', '-']) {
+                    let mut chars = part.chars();
+                    key.extend(chars.next().into_iter().flat_map(char::to_uppercase));
+                    key.push_str(chars.as_str());
+                }
+                Cow::Owned(key)
+            }
+            Self::Dots | Self::Nested | Self::Underscores => Cow::Borrowed(name),
+        }
+    }
+}
+
+// nested
+
+/// Names deeper than this keep the rest of their dots.
+const DEEPEST: usize = 32;
+
+/// A key on its level: a field of the message by number, or an object.
+struct Node<'n> {
+    key: &'n str,
+    content: Content<'n>,
+}
+
+enum Content<'n> {
+    Field(usize),
+    Object(Vec<Node<'n>>),
+}
+
+fn nest<'n>(fields: &'n [Field<'_>]) -> Vec<Node<'n>> {
+    let whole: HashSet<&str> = fields.iter().map(|field| field.key.as_ref()).collect();
+    let mut root = Vec::new();
+    for (number, field) in fields.iter().enumerate() {
+        let key: &str = &field.key;
+        // Names such as "a..b" or ".a" have empty parts: they stay as they are.
+        let splits = !key.split('.').any(str::is_empty)
+            && !key
+                .match_indices('.')
+                .any(|(dot, _)| key.get(..dot).is_some_and(|part| whole.contains(part)));
+        let parts = if splits { key.splitn(DEEPEST, '.').count() } else { 1 };
+        insert(&mut root, key, parts, number);
+    }
+    root
+}
+
+/// Puts a field below the objects that its first parts name.
+fn insert<'n>(level: &mut Vec<Node<'n>>, key: &'n str, parts: usize, number: usize) {
+    if parts > 1
+        && let Some((part, rest)) = key.split_once('.')
+        && let Some(inner) = object_in(level, part)
+    {
+        return insert(inner, rest, parts - 1, number);
+    }
+    level.push(Node { key, content: Content::Field(number) });
+}
+
+/// The object of this key on the level, made if it is not there yet.
+fn object_in<'l, 'n>(level: &'l mut Vec<Node<'n>>, key: &'n str) -> Option<&'l mut Vec<Node<'n>>> {
+    let is_it = |node: &Node<'_>| node.key == key && matches!(node.content, Content::Object(_));
+    if !level.iter().any(is_it) {
+        level.push(Node { key, content: Content::Object(Vec::new()) });
+    }
+    level.iter_mut().find_map(|node| match &mut node.content {
+        Content::Object(inner) if node.key == key => Some(inner),
+        _ => None,
+    })
+}
+
+fn write_nested(
+    out: &mut Vec<u8>,
+    level: &[Node<'_>],
+    fields: &[Field<'_>],
+    write: &mut impl FnMut(&mut Vec<u8>, Value<'_>) -> Result<()>,
+) -> Result<()> {
+    for node in level {
+        json::write_key(out, node.key);
+        match &node.content {
+            Content::Field(number) => {
+                if let Some(field) = fields.get(*number) {
+                    write(out, field.value)?;
+                }
+            }
+            Content::Object(inner) => {
+                out.push(b'{');
+                write_nested(out, inner, fields, write)?;
+                out.push(b'}');
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::message::parse_object;
+
+    fn written(notation: Notation, text: &str) -> Result<String> {
+        let mut out = Vec::new();
+        notation.write_object(&mut out, &parse_object(text).unwrap())?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn each_notation() {
+        let text = r#"{"ident":"a","position.speed":5.50,"din":3,"din.1":true,"position.valid":null,"x.y.z":[ 1 ],"..":1}"#;
+        let table = [
+            (
+                Notation::Dots,
+                r#"{"ident":"a","position.speed":5.50,"din":3,"din.1":true,"position.valid":null,"x.y.z":[ 1 ],"..":1}"#,
+            ),
+            (
+                Notation::Underscores,
+                r#"{"ident":"a","position_speed":5.50,"din":3,"din_1":true,"position_valid":null,"x_y_z":[ 1 ],"__":1}"#,
+            ),
+            (
+                Notation::Pascal,
+                r#"{"Ident":"a","PositionSpeed":5.50,"Din":3,"Din1":true,"PositionValid":null,"XYZ":[ 1 ],"":1}"#,
+            ),
+            (
+                Notation::Nested,
+                r#"{"ident":"a","position":{"speed":5.50,"valid":null},"din":3,"din.1":true,"x":{"y":{"z":[ 1 ]}},"..":1}"#,
+            ),
+        ];
+        for (notation, expected) in table {
+            assert_eq!(written(notation, text).unwrap(), expected, "{notation:?}");
+        }
+        assert_eq!(written(Notation::Nested, "{}").unwrap(), "{}");
+    }
+
+    #[test]
+    fn no_field_is_lost_to_another() {
+        let reject = written(Notation::Underscores, r#"{"a.b":1,"a_b":2}"#).unwrap_err();
+        assert_eq!(reject.reason(), "two fields, one of them `a_b`, would become the key `a_b`");
+        assert!(written(Notation::Pascal, r#"{"a":1,"A":2}"#).is_err());
+        assert_eq!(
+            written(Notation::Nested, r#"{"a.b.c":1,"a.b":2}"#).unwrap(),
+            r#"{"a.b.c":1,"a":{"b":2}}"#
+        );
+    }
+}

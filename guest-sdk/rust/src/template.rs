@@ -1,0 +1,200 @@
+//! Templates such as `fleet/{ident}/up`: `{name}` puts in a field of the
+//! message, `{topic[N]}` level N of the topic that it came on (the first is 0),
+//! `{{` and `}}` stand for braces.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+
+use crate::{Message, Reject, Result};
+
+/// A template, parsed when the settings are.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Template {
+    text: String,
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Literal(String),
+    Field(String),
+    TopicLevel(usize),
+}
+
+impl TryFrom<String> for Template {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let parts = parse(&text)?;
+        Ok(Self { text, parts })
+    }
+}
+
+impl Template {
+    /// Parses a template, for defaults in code.
+    pub fn new(text: &str) -> Result<Self, String> {
+        text.to_owned().try_into()
+    }
+
+    /// As it was written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Fills the template in. A field that is missing, empty or no string,
+    /// number or boolean is a rejection that names it.
+    pub fn render(&self, message: &Message<'_>) -> Result<String> {
+        self.render_with(message, |_| true, "")
+    }
+
+    /// Fills in a topic or a path: a value that would add a level, a wildcard
+    /// or a control character is a rejection.
+    pub fn render_topic(&self, message: &Message<'_>) -> Result<String> {
+        let safe = |c: char| !matches!(c, '/' | '+' | '#') && !c.is_control();
+        self.render_with(message, safe, "a value without `/`, `+`, `#` and control characters")
+    }
+
+    /// Fills the template in with values of which each character is `allowed`;
+    /// `expected` says what is, for the reason of the rejection.
+    pub fn render_with(
+        &self,
+        message: &Message<'_>,
+        allowed: impl Fn(char) -> bool,
+        expected: &str,
+    ) -> Result<String> {
+        let mut filled = String::with_capacity(self.text.len() + 24);
+        for part in &self.parts {
+            let value =
+                match part {
+                    Part::Literal(text) => {
+                        filled.push_str(text);
+                        continue;
+                    }
+                    Part::Field(name) => self.field(message, name)?,
+                    Part::TopicLevel(level) => Cow::Borrowed(
+                        message.topic().split('/').nth(*level).filter(|text| !text.is_empty()).ok_or_else(
+                            || self.fault(&format!("topic[{level}]"), "is missing in the topic"),
+                        )?,
+                    ),
+                };
+            if !value.chars().all(&allowed) {
+                let name = match part {
+                    Part::TopicLevel(level) => format!("topic[{level}]"),
+                    Part::Field(name) | Part::Literal(name) => name.clone(),
+                };
+                return Err(self.fault(&name, &format!("is {value:?}, expected {expected}")));
+            }
+            filled.push_str(&value);
+        }
+        Ok(filled)
+    }
+
+    fn field<'a>(&self, message: &Message<'a>, name: &str) -> Result<Cow<'a, str>> {
+        let value = message.present(name).ok_or_else(|| self.fault(name, "is missing in the message"))?;
+        match value.as_text() {
+            Some(text) if text.is_empty() => Err(self.fault(name, "is empty")),
+            Some(text) => Ok(text),
+            None => Err(self.fault(name, &format!("is {}, expected a string or a number", value.kind()))),
+        }
+    }
+
+    fn fault(&self, name: &str, what: &str) -> Reject {
+        Reject::new(format!("template `{}`: `{name}` {what}", self.text))
+    }
+}
+
+fn parse(text: &str) -> Result<Vec<Part>, String> {
+    let mut parts = Vec::new();
+    let mut literal = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(['{', '}']) {
+        let (before, from) = rest.split_at(at);
+        literal.push_str(before);
+        if let Some(after) = from.strip_prefix("{{").or_else(|| from.strip_prefix("}}")) {
+            literal.push_str(from.get(..1).unwrap_or_default());
+            rest = after;
+            continue;
+        }
+        let inner = from.strip_prefix('{').ok_or("`}` without `{`; write `}}` for a brace")?;
+        let (name, after) = inner.split_once('}').ok_or("`{` without `}`; write `{{` for a brace")?;
+        if name.trim().is_empty() || name.contains('{') {
+            return Err(format!("`{{{name}}}` names no field, expected for example `{{ident}}`"));
+        }
+        if !literal.is_empty() {
+            parts.push(Part::Literal(std::mem::take(&mut literal)));
+        }
+        let level = name.strip_prefix("topic[").and_then(|n| n.strip_suffix(']'));
+        parts.push(match level {
+            Some(level) => Part::TopicLevel(
+                level.parse().map_err(|_| format!("`{{{name}}}`: expected a number between the brackets"))?,
+            ),
+            None => Part::Field(name.to_owned()),
+        });
+        rest = after;
+    }
+    literal.push_str(rest);
+    if !literal.is_empty() {
+        parts.push(Part::Literal(literal));
+    }
+    Ok(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::RawMessage;
+
+    fn render(template: &str, payload: &str) -> Result<String, String> {
+        let raw = RawMessage {
+            topic: "flespi/message/gw/devices/7".to_owned(),
+            payload: payload.as_bytes().to_vec(),
+            received_at: 0,
+        };
+        let message = Message::parse(0, &raw).unwrap();
+        Template::new(template)?.render_topic(&message).map_err(|reject| reject.reason().to_owned())
+    }
+
+    #[test]
+    fn what_templates_become() {
+        let payload = r#"{"ident":"86\u00e9","n":12345678901234567890,"b":true,"o":{"x":1},
+            "e":"","position":{"speed":5.50},"null":null,"slash":"a/b","bell":"\u0007"}"#;
+        let table = [
+            ("plain", Ok("plain")),
+            ("", Ok("")),
+            ("{ident}", Ok("86\u{e9}")),
+            ("a/{ident}/b", Ok("a/86\u{e9}/b")),
+            ("{n}{b}", Ok("12345678901234567890true")),
+            ("{position.speed}", Ok("5.50")),
+            ("{topic[4]}", Ok("7")),
+            ("{{{n}}}", Ok("{12345678901234567890}")),
+            ("x{gone}", Err("template `x{gone}`: `gone` is missing in the message")),
+            ("{null}", Err("template `{null}`: `null` is missing in the message")),
+            ("{e}", Err("template `{e}`: `e` is empty")),
+            ("{o}", Err("template `{o}`: `o` is an object, expected a string or a number")),
+            ("{topic[5]}", Err("template `{topic[5]}`: `topic[5]` is missing in the topic")),
+            (
+                "{slash}",
+                Err(
+                    "template `{slash}`: `slash` is \"a/b\", expected a value without `/`, `+`, `#` and control characters",
+                ),
+            ),
+            (
+                "{bell}",
+                Err(
+                    "template `{bell}`: `bell` is \"\\u{7}\", expected a value without `/`, `+`, `#` and control characters",
+                ),
+            ),
+            ("{", Err("`{` without `}`; write `{{` for a brace")),
+            ("a}", Err("`}` without `{`; write `}}` for a brace")),
+            ("{}", Err("`{}` names no field, expected for example `{ident}`")),
+            ("{topic[x]}", Err("`{topic[x]}`: expected a number between the brackets")),
+        ];
+        for (template, expected) in table {
+            let expected = expected.map(str::to_owned).map_err(str::to_owned);
+            assert_eq!(render(template, payload), expected, "{template}");
+        }
+    }
+}
