@@ -9,3 +9,4 @@ pub mod bus;
 pub mod config;
 pub mod destination;
 pub mod journal;
+pub mod script;

@@ -1,0 +1,130 @@
+//! The WebAssembly engine: wasmtime, configured once for all scripts.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::thread;
+
+use wasmtime::{Config, EngineWeak, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy};
+
+use super::limits::TICK;
+
+/// Compiles and runs scripts. Cloning is cheap; one serves the whole process.
+#[derive(Clone)]
+pub struct Engine(Arc<Engines>);
+
+struct Engines {
+    /// Instances in slots made ready beforehand: 6 us instead of 16 for a
+    /// fresh one. Absent where the address space for the slots is refused.
+    pooled: Option<wasmtime::Engine>,
+    /// For scripts that do not fit a slot.
+    roomy: wasmtime::Engine,
+}
+
+/// The engine cannot run on this machine.
+#[derive(Debug, thiserror::Error)]
+#[error("the WebAssembly engine cannot start: {0}")]
+pub struct EngineError(String);
+
+/// Bytes of linear memory in a slot of the pool.
+pub(super) const POOL_MEMORY: usize = 64 << 20;
+
+/// Slots at most: each reserves 4 GiB of a 128 TiB address space.
+const POOL_SLOTS: u32 = 10_000;
+
+impl Engine {
+    /// An engine for about so many instances at a time (lanes of all streams).
+    /// Starts one thread that gives the time; it ends with the last clone.
+    pub fn new(max_instances: u32) -> Result<Self, EngineError> {
+        // Twice as many as there are lanes: a reload and a bisection hold a
+        // second instance for a while.
+        let slots = max_instances.saturating_mul(2).saturating_add(16).min(POOL_SLOTS);
+        let pooled = match wasmtime::Engine::new(config().allocation_strategy(pool(slots))) {
+            Ok(engine) => Some(engine),
+            Err(error) => {
+                tracing::warn!(
+                    slots,
+                    error = %error.root_cause(),
+                    "no address space for a pool of script instances; instances are made one by one instead"
+                );
+                None
+            }
+        };
+        let roomy = wasmtime::Engine::new(&config()).map_err(|e| EngineError(format!("{e:#}")))?;
+        start_ticker(pooled.iter().chain([&roomy]).map(wasmtime::Engine::weak).collect())?;
+        Ok(Self(Arc::new(Engines { pooled, roomy })))
+    }
+
+    /// The engines to try for a script that may have so much memory, best
+    /// first. Whether a component fits the pool only its compilation tells.
+    pub(super) fn choices(&self, memory: usize) -> impl Iterator<Item = &wasmtime::Engine> {
+        self.0.pooled.iter().filter(move |_| memory <= POOL_MEMORY).chain([&self.0.roomy])
+    }
+}
+
+/// What all scripts run under. The reasons are measurements of this workload
+/// (parsing and writing JSON of 650 bytes).
+fn config() -> Config {
+    let mut config = Config::new();
+    config
+        .strategy(Strategy::Cranelift)
+        .cranelift_opt_level(OptLevel::Speed)
+        .parallel_compilation(true)
+        // Off: the bookkeeping for concurrent guest tasks costs 0.6 to 1.5 us
+        // a call, and a mapper has one task.
+        .concurrency_support(false)
+        // The only interruption that needs no cooperation: +32 to 39 % time
+        // on byte loops. Scripts are not trusted.
+        .epoch_interruption(true)
+        .consume_fuel(false)
+        // The same input gives the same output on every machine.
+        .cranelift_nan_canonicalization(true)
+        .wasm_relaxed_simd(false)
+        .wasm_simd(true)
+        .wasm_memory64(false)
+        .max_wasm_stack(512 << 10)
+        .async_stack_size(1 << 20)
+        .wasm_backtrace_max_frames(NonZeroUsize::new(20));
+    config
+}
+
+fn pool(slots: u32) -> InstanceAllocationStrategy {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(slots)
+        .total_memories(slots)
+        .total_stacks(slots)
+        // A lifted core module with imports is three core instances (itself,
+        // a shim and the module that fills the shim's table) and two tables.
+        .total_core_instances(slots.saturating_mul(3))
+        .total_tables(slots.saturating_mul(2))
+        .max_core_instances_per_component(8)
+        .max_tables_per_component(4)
+        .max_memories_per_component(1)
+        .max_memory_size(POOL_MEMORY)
+        .table_elements(20_000)
+        .linear_memory_keep_resident(128 << 10)
+        .table_keep_resident(16 << 10);
+    InstanceAllocationStrategy::Pooling(pool)
+}
+
+/// Advances the epoch of the engines until all of them are gone. The thread
+/// holds them weakly, so it never keeps one alive for longer than a tick.
+fn start_ticker(engines: Vec<EngineWeak>) -> Result<(), EngineError> {
+    let tick = move || {
+        loop {
+            let mut alive = false;
+            for engine in engines.iter().filter_map(EngineWeak::upgrade) {
+                engine.increment_epoch();
+                alive = true;
+            }
+            if !alive {
+                return;
+            }
+            thread::sleep(TICK);
+        }
+    };
+    thread::Builder::new()
+        .name("script-ticker".into())
+        .spawn(tick)
+        .map(drop)
+        .map_err(|e| EngineError(format!("its thread could not be started: {e}")))
+}

@@ -1,0 +1,196 @@
+//! From the bytes of a file to a script that can be run.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{Component, HasSelf, Linker};
+
+use super::bindings::{self, MapperPre};
+use super::engine::Engine;
+use super::fault::ScriptFault;
+use super::imports::Log;
+use super::instance::{Host, Instance, StartError};
+use super::lift::{self, MAX_SIZE};
+use super::mapper::Mapper;
+use super::state::State;
+use super::version::Version;
+use super::{Limits, LogSink};
+
+/// A script that is compiled, linked and has accepted its settings once.
+/// Cloning is cheap.
+#[derive(Clone)]
+pub struct Script(Arc<Inner>);
+
+struct Inner {
+    /// Keeps the ticker running.
+    _engine: Engine,
+    name: String,
+    version: Version,
+    pre: MapperPre<Host>,
+    settings: String,
+    limits: Limits,
+}
+
+/// Why a file is no usable script. The caller adds which file.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Above the size limit.
+    #[error("it has {} MiB; a script may have {} MiB", .size.div_ceil(1 << 20), MAX_SIZE >> 20)]
+    TooLarge {
+        /// Bytes.
+        size: usize,
+    },
+    /// It does not begin as WebAssembly does.
+    #[error(
+        "it is no WebAssembly: it begins with {}, expected `\\0asm` (a .wasm file, not its text form)",
+        if .start.is_empty() { "nothing (the file is empty)".into() } else { format!("{:02x?}", .start) }
+    )]
+    NotWasm {
+        /// The first bytes, at most four.
+        start: Vec<u8>,
+    },
+    /// It begins like WebAssembly, but the rest is broken or uses a feature
+    /// that is switched off.
+    #[error("it is no valid WebAssembly: {0}")]
+    Invalid(String),
+    /// It asks for the outside world.
+    #[error(
+        "it imports {imports}, but a script gets no WASI (no files, clocks, sockets, random numbers). \
+         Build it without: Rust `--target wasm32-unknown-unknown`; \
+         JavaScript componentize-js `disableFeatures: ['stdio', 'random', 'clocks', 'http', 'fetch-event']`, \
+         componentize-qjs `--stub-wasi`; Python componentize-py `--stub-wasi`; Zig `-target wasm32-freestanding`"
+    )]
+    Wasi {
+        /// The imports, with commas.
+        imports: String,
+    },
+    /// Its imports or exports are not those of the world `mapper`.
+    #[error("it does not keep the contract `sluicegate:mapper@0.1.0`: {0}")]
+    Contract(String),
+    /// It failed before its first message.
+    #[error("it cannot be started: {0}")]
+    Start(ScriptFault),
+    /// `configure` refused the settings; in the script's words.
+    #[error("it refuses its settings: {0}")]
+    Settings(String),
+}
+
+/// What a component must export, as the contract writes it.
+const EXPORTS: [(&str, &str); 2] = [
+    ("configure", "func(settings: string) -> result<_, string>"),
+    ("transform", "func(batch: list<message>) -> result<mapping, string>"),
+];
+
+// ----- impl Script -----
+
+impl Script {
+    /// Compiles (on a thread for blocking work: some 100 ms, seconds for
+    /// JavaScript and Python), links, starts one instance and configures it
+    /// with `settings`. `name` is for logs and errors only.
+    pub async fn load(
+        engine: &Engine,
+        name: &str,
+        wasm: Arc<[u8]>,
+        settings: &Value,
+        limits: Limits,
+    ) -> Result<Self, LoadError> {
+        let settings = if settings.is_null() { "{}".to_owned() } else { settings.to_string() };
+        let compiling = engine.clone();
+        let memory = limits.memory;
+        let (version, pre) = tokio::task::spawn_blocking(move || {
+            Ok::<_, LoadError>((Version::of(&wasm), compile(&compiling, &wasm, memory)?))
+        })
+        .await
+        .map_err(|error| LoadError::Invalid(format!("the compiler ended early: {error}")))??;
+        let name = name.to_owned();
+        let script = Self(Arc::new(Inner { _engine: engine.clone(), name, version, pre, settings, limits }));
+        match script.start(Log::silent()).await {
+            Ok(_) => Ok(script),
+            Err(StartError::Instantiate(error)) => Err(LoadError::Contract(start_error(&error))),
+            Err(StartError::Fault(fault)) => Err(LoadError::Start(fault)),
+            Err(StartError::Refused(text)) => Err(LoadError::Settings(text)),
+        }
+    }
+
+    /// The name that it was loaded under.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The hash of its bytes.
+    pub fn version(&self) -> &Version {
+        &self.0.version
+    }
+
+    /// What it may use.
+    pub fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    /// A mapper for lane number `lane`, which takes part in the stream's
+    /// `state` and logs to `log`. The instance is made with the first batch.
+    pub fn lane(&self, lane: u32, state: &State, log: LogSink) -> Mapper {
+        Mapper::new(self.clone(), lane, state, log)
+    }
+
+    pub(super) async fn start(&self, log: Log) -> Result<Instance, StartError> {
+        Instance::start(&self.0.pre, &self.0.settings, &self.0.limits, log).await
+    }
+}
+
+impl std::fmt::Debug for Script {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Script({} {})", self.0.name, self.0.version)
+    }
+}
+
+/// Lifts, compiles and links. Blocks.
+fn compile(engine: &Engine, wasm: &[u8], memory: usize) -> Result<MapperPre<Host>, LoadError> {
+    let bytes = lift::component(wasm)?;
+    let mut failure = None;
+    for engine in engine.choices(memory) {
+        match Component::new(engine, &bytes) {
+            Ok(component) => return link(engine, &component),
+            Err(error) => failure = Some(error),
+        }
+    }
+    Err(LoadError::Invalid(failure.map_or_else(String::new, |error| chain(&error))))
+}
+
+fn link(engine: &wasmtime::Engine, component: &Component) -> Result<MapperPre<Host>, LoadError> {
+    let ty = component.component_type();
+    let wasi: Vec<&str> =
+        ty.imports(engine).map(|(name, _)| name).filter(|name| name.starts_with("wasi:")).collect();
+    if !wasi.is_empty() {
+        return Err(LoadError::Wasi { imports: wasi.join(", ") });
+    }
+    for (name, signature) in EXPORTS {
+        match ty.get_export(engine, name).map(|item| item.ty) {
+            Some(ComponentItem::ComponentFunc(_)) => {}
+            Some(_) => return Err(LoadError::Contract(format!("`{name}` must be `{signature}`"))),
+            None => return Err(LoadError::Contract(format!("it exports no `{name}: {signature}`"))),
+        }
+    }
+    let mut linker = Linker::new(engine);
+    bindings::Mapper::add_to_linker::<_, HasSelf<_>>(&mut linker, |host: &mut Host| host)
+        .map_err(|error| LoadError::Invalid(chain(&error)))?;
+    let pre = linker.instantiate_pre(component).map_err(|error| {
+        LoadError::Contract(format!(
+            "{}; the gateway offers sluicegate:mapper/log@0.1.0 and sluicegate:mapper/state@0.1.0 only",
+            chain(&error)
+        ))
+    })?;
+    MapperPre::new(pre).map_err(|error| LoadError::Contract(chain(&error)))
+}
+
+/// Instantiation without a trap fails for the types of the exports.
+fn start_error(error: &wasmtime::Error) -> String {
+    let expected: Vec<String> = EXPORTS.iter().map(|(name, ty)| format!("`{name}: {ty}`")).collect();
+    format!("{}; expected {}", chain(error), expected.join(" and "))
+}
+
+/// All causes, outermost first, on one line.
+fn chain(error: &wasmtime::Error) -> String {
+    super::fault::one_line(&format!("{error:#}"))
+}

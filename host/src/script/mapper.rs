@@ -1,0 +1,96 @@
+//! The script in one lane: an instance that is reused, and replaced after a
+//! fault.
+
+use super::fault::ScriptFault;
+use super::imports::Log;
+use super::instance::{Instance, StartError};
+use super::load::Script;
+use super::mapping;
+use super::state::{BeforeImage, State, StateCall};
+use super::{LogSink, Mapping};
+use crate::bus::Message;
+
+/// Maps the batches of one lane, one after the other.
+pub struct Mapper {
+    script: Script,
+    lane: u32,
+    state: State,
+    log: Log,
+    /// Absent before the first batch, after [`Mapper::rest`] and after a
+    /// fault that may have broken it.
+    instance: Option<Instance>,
+}
+
+impl Mapper {
+    pub(super) fn new(script: Script, lane: u32, state: &State, sink: LogSink) -> Self {
+        let log = Log::to(sink, script.limits().log_lines_per_second);
+        Self { script, lane, state: state.clone(), log, instance: None }
+    }
+
+    /// The script that this mapper runs.
+    pub fn script(&self) -> &Script {
+        &self.script
+    }
+
+    /// Maps a batch. On success what the script wrote to the state is
+    /// committed, otherwise discarded. Dropping the future discards, too.
+    pub async fn transform(&mut self, batch: &[Message]) -> Result<Mapping, ScriptFault> {
+        if batch.is_empty() {
+            return Ok(Mapping::default());
+        }
+        // Taken out while it runs: should this future be dropped half-way,
+        // the instance, which is then stuck in a call, goes with it.
+        let mut instance = match self.instance.take() {
+            Some(instance) => instance,
+            None => self.start(self.log.clone()).await?,
+        };
+        let state = StateCall::in_lane(&self.state, self.lane, self.script.limits().state_bytes);
+        let outcome = run(&self.script, &mut instance, batch, state).await;
+        if outcome.as_ref().err().is_none_or(ScriptFault::spares_the_instance) {
+            self.instance = Some(instance);
+        }
+        outcome
+    }
+
+    /// Maps a batch in a fresh instance, with the state as `before` has it
+    /// and, for other keys, as it is now. Nothing that it writes stays, and
+    /// what it logs is dropped: it has been logged by the first mapping.
+    pub async fn transform_apart(
+        &mut self,
+        batch: &[Message],
+        before: &BeforeImage,
+    ) -> Result<Mapping, ScriptFault> {
+        if batch.is_empty() {
+            return Ok(Mapping::default());
+        }
+        let mut instance = self.start(Log::silent()).await?;
+        let state = StateCall::apart(&self.state, self.script.limits().state_bytes, before);
+        run(&self.script, &mut instance, batch, state).await
+    }
+
+    /// Gives the memory of the instance back. The next batch makes a new one.
+    pub fn rest(&mut self) {
+        self.instance = None;
+    }
+
+    async fn start(&self, log: Log) -> Result<Instance, ScriptFault> {
+        self.script.start(log).await.map_err(|error| match error {
+            StartError::Instantiate(error) => ScriptFault::Start(error.root_cause().to_string()),
+            StartError::Fault(fault) => ScriptFault::Start(format!("in `configure`: {fault}")),
+            StartError::Refused(text) => ScriptFault::Start(format!("it refused its settings: {text}")),
+        })
+    }
+}
+
+async fn run(
+    script: &Script,
+    instance: &mut Instance,
+    batch: &[Message],
+    state: StateCall,
+) -> Result<Mapping, ScriptFault> {
+    let limits = script.limits();
+    let (raw, state) = instance.transform(batch, state, limits.time_of(batch.len())).await?;
+    let mapping = mapping::check(raw, batch.len(), limits).map_err(ScriptFault::Contract)?;
+    let before = state.map(StateCall::commit).unwrap_or_default();
+    Ok(Mapping { before, ..mapping })
+}

@@ -1,0 +1,419 @@
+//! The key-value store that scripts of one stream share.
+//!
+//! Kept in memory. Rules: the first lane that touches a key owns it; a call
+//! sees its own writes at once, everybody else after it has succeeded; a call
+//! that fails leaves no trace, not even ownership.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+/// The state of one stream. Cloning is cheap and shares it.
+#[derive(Clone, Default)]
+pub struct State {
+    table: Arc<Mutex<Table>>,
+}
+
+/// The values that a call found under the keys that it touched, as they were
+/// before it (none: the key was absent). Cloning is cheap.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct BeforeImage(Option<Arc<HashMap<String, Option<Bytes>>>>);
+
+/// Why an access to the state ends the call.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum StateRefusal {
+    #[error("state key `{key}` of lane {owner} touched by lane {lane}")]
+    Conflict { key: String, owner: u32, lane: u32 },
+    #[error("state full")]
+    Full { limit: usize },
+    #[error("{0}")]
+    Misuse(String),
+}
+
+/// What one call sees of the state, and what it has written.
+pub(super) struct StateCall {
+    state: State,
+    /// None: a call apart, which owns nothing and leaves nothing behind.
+    lane: Option<u32>,
+    limit: usize,
+    /// What a call apart sees before it looks at the state itself.
+    image: BeforeImage,
+    /// Value before this call of each key that it touched.
+    before: HashMap<String, Option<Bytes>>,
+    writes: HashMap<String, Option<Bytes>>,
+    /// Keys that were nobody's before this call.
+    acquired: Vec<String>,
+    /// Bytes that the writes have added to the table's count (or taken off).
+    added: isize,
+}
+
+#[derive(Default)]
+struct Table {
+    slots: HashMap<String, Slot>,
+    /// What all slots count for, writes of running calls included.
+    bytes: usize,
+}
+
+struct Slot {
+    owner: Option<u32>,
+    /// None: touched, but absent for scripts.
+    value: Option<Bytes>,
+}
+
+/// What a key counts for beside its own bytes and those of its value.
+const SLOT_BYTES: usize = 64;
+
+/// Bytes of a key at most.
+const KEY_BYTES: usize = 1_024;
+
+// ----- impl State -----
+
+impl State {
+    /// An empty state.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The committed value of a key.
+    pub fn get(&self, key: &str) -> Option<Bytes> {
+        self.lock().slots.get(key)?.value.clone()
+    }
+
+    /// How many keys have a value.
+    pub fn len(&self) -> usize {
+        self.lock().slots.values().filter(|slot| slot.value.is_some()).count()
+    }
+
+    /// Whether no key has a value.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes that count towards the limit.
+    pub fn size(&self) -> usize {
+        self.lock().bytes
+    }
+
+    /// No lane owns a key any more. To be called when the lanes have drained,
+    /// before other ones (perhaps another number of them) start.
+    pub fn release_lanes(&self) {
+        let mut table = self.lock();
+        let Table { slots, bytes } = &mut *table;
+        slots.retain(|key, slot| {
+            slot.owner = None;
+            let keep = slot.value.is_some();
+            if !keep {
+                *bytes -= cost(key);
+            }
+            keep
+        });
+    }
+
+    /// Forgets every value.
+    pub fn clear(&self) {
+        *self.lock() = Table::default();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        // Nothing panics while it holds the lock half-way through a change.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let table = self.lock();
+        write!(f, "State({} keys, {} bytes)", table.slots.len(), table.bytes)
+    }
+}
+
+// ----- impl BeforeImage -----
+
+impl BeforeImage {
+    /// Whether the call touched no key.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn get(&self, key: &str) -> Option<&Option<Bytes>> {
+        self.0.as_ref()?.get(key)
+    }
+}
+
+impl fmt::Debug for BeforeImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BeforeImage({} keys)", self.0.as_ref().map_or(0, |image| image.len()))
+    }
+}
+
+// ----- impl StateCall -----
+
+impl StateCall {
+    /// A call of a lane: takes ownership, and its writes are kept.
+    pub(super) fn in_lane(state: &State, lane: u32, limit: usize) -> Self {
+        Self::new(state, Some(lane), limit, BeforeImage::default())
+    }
+
+    /// A call apart: sees the image, else the state; its writes are dropped.
+    pub(super) fn apart(state: &State, limit: usize, image: &BeforeImage) -> Self {
+        Self::new(state, None, limit, image.clone())
+    }
+
+    fn new(state: &State, lane: Option<u32>, limit: usize, image: BeforeImage) -> Self {
+        Self {
+            state: state.clone(),
+            lane,
+            limit,
+            image,
+            before: HashMap::new(),
+            writes: HashMap::new(),
+            acquired: Vec::new(),
+            added: 0,
+        }
+    }
+
+    pub(super) fn get(&mut self, key: &str) -> Result<Option<Bytes>, StateRefusal> {
+        self.touch(key)?;
+        Ok(self.view(key))
+    }
+
+    pub(super) fn set(&mut self, key: &str, value: Vec<u8>) -> Result<(), StateRefusal> {
+        self.write(key, Some(Bytes::from(value)))
+    }
+
+    pub(super) fn delete(&mut self, key: &str) -> Result<(), StateRefusal> {
+        self.write(key, None)
+    }
+
+    /// Keeps what the call has written (not for a call apart) and returns what
+    /// was there before it.
+    pub(super) fn commit(mut self) -> BeforeImage {
+        if self.lane.is_some() {
+            let mut table = self.state.lock();
+            for (key, value) in self.writes.drain() {
+                if let Some(slot) = table.slots.get_mut(&key) {
+                    slot.value = value;
+                }
+            }
+            self.added = 0;
+            self.acquired.clear();
+        }
+        let before = std::mem::take(&mut self.before);
+        BeforeImage((!before.is_empty()).then(|| Arc::new(before)))
+    }
+
+    /// What this call sees under a key that it has touched.
+    fn view(&self, key: &str) -> Option<Bytes> {
+        self.writes.get(key).or_else(|| self.before.get(key)).cloned().flatten()
+    }
+
+    fn write(&mut self, key: &str, value: Option<Bytes>) -> Result<(), StateRefusal> {
+        self.touch(key)?;
+        let len = |value: &Option<Bytes>| value.as_ref().map_or(0, Bytes::len);
+        let (old, new) = (len(&self.view(key)), len(&value));
+        let mut table = self.state.lock();
+        // Values are at most as long as an instance's memory: no wrap.
+        let change = new as isize - old as isize;
+        // A call apart adds nothing to the table; its own sum is bounded alone.
+        let total = if self.lane.is_some() { table.bytes as isize } else { self.added } + change;
+        if change > 0 && total > self.limit as isize {
+            return Err(StateRefusal::Full { limit: self.limit });
+        }
+        if self.lane.is_some() {
+            table.bytes = table.bytes.saturating_add_signed(change);
+        }
+        self.added += change;
+        drop(table);
+        self.writes.insert(key.to_owned(), value);
+        Ok(())
+    }
+
+    /// Notes the value before the call and makes the lane the key's owner.
+    fn touch(&mut self, key: &str) -> Result<(), StateRefusal> {
+        if self.before.contains_key(key) {
+            return Ok(());
+        }
+        if key.len() > KEY_BYTES {
+            return Err(StateRefusal::Misuse(format!(
+                "a state key of {} bytes; at most {KEY_BYTES} are allowed",
+                key.len()
+            )));
+        }
+        let Some(lane) = self.lane else {
+            let value = match self.image.get(key) {
+                Some(value) => value.clone(),
+                None => self.state.get(key),
+            };
+            self.before.insert(key.to_owned(), value);
+            return Ok(());
+        };
+        let mut table = self.state.lock();
+        let Table { slots, bytes } = &mut *table;
+        let value = match slots.entry(key.to_owned()) {
+            Entry::Occupied(mut slot) => {
+                let slot = slot.get_mut();
+                match slot.owner {
+                    Some(owner) if owner != lane => {
+                        return Err(StateRefusal::Conflict { key: key.to_owned(), owner, lane });
+                    }
+                    Some(_) => {}
+                    None => {
+                        slot.owner = Some(lane);
+                        self.acquired.push(key.to_owned());
+                    }
+                }
+                slot.value.clone()
+            }
+            Entry::Vacant(slot) => {
+                if *bytes + cost(key) > self.limit {
+                    return Err(StateRefusal::Full { limit: self.limit });
+                }
+                *bytes += cost(key);
+                slot.insert(Slot { owner: Some(lane), value: None });
+                self.acquired.push(key.to_owned());
+                None
+            }
+        };
+        drop(table);
+        self.before.insert(key.to_owned(), value);
+        Ok(())
+    }
+}
+
+/// What was not committed is undone: also when the future of a call is
+/// dropped half-way.
+impl Drop for StateCall {
+    fn drop(&mut self) {
+        if self.lane.is_none() || (self.added == 0 && self.acquired.is_empty()) {
+            return;
+        }
+        let mut table = self.state.lock();
+        let Table { slots, bytes } = &mut *table;
+        *bytes = bytes.saturating_add_signed(-self.added);
+        for key in self.acquired.drain(..) {
+            if let Entry::Occupied(mut slot) = slots.entry(key) {
+                slot.get_mut().owner = None;
+                if slot.get().value.is_none() {
+                    *bytes -= cost(slot.key());
+                    slot.remove();
+                }
+            }
+        }
+    }
+}
+
+fn cost(key: &str) -> usize {
+    key.len() + SLOT_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const LIMIT: usize = 1_000;
+
+    fn call(state: &State, lane: u32) -> StateCall {
+        StateCall::in_lane(state, lane, LIMIT)
+    }
+
+    #[test]
+    fn a_call_sees_its_writes_and_others_see_them_when_it_has_succeeded() {
+        let state = State::new();
+        let mut one = call(&state, 0);
+        one.set("k", b"new".to_vec()).unwrap();
+        assert_eq!(one.get("k").unwrap().unwrap(), "new");
+        assert_eq!(state.get("k"), None);
+        let before = one.commit();
+        assert_eq!(state.get("k").unwrap(), "new");
+        assert_eq!(before.get("k"), Some(&None));
+
+        let mut two = call(&state, 0);
+        two.delete("k").unwrap();
+        assert_eq!(two.get("k").unwrap(), None);
+        assert_eq!(two.commit().get("k"), Some(&Some(Bytes::from("new"))));
+        assert!(state.is_empty());
+    }
+
+    #[test]
+    fn a_failed_call_leaves_no_trace() {
+        let state = State::new();
+        let mut one = call(&state, 0);
+        one.set("kept", b"1".to_vec()).unwrap();
+        one.commit();
+        let size = state.size();
+
+        let mut two = call(&state, 0);
+        two.set("kept", b"22222".to_vec()).unwrap();
+        two.set("fresh", b"3".to_vec()).unwrap();
+        two.get("looked at").unwrap();
+        drop(two);
+        assert_eq!((state.get("kept").unwrap(), state.get("fresh")), ("1".into(), None));
+        assert_eq!(state.size(), size);
+        // What it touched first is free for another lane.
+        assert!(call(&state, 1).get("fresh").is_ok());
+    }
+
+    #[test]
+    fn a_key_belongs_to_the_lane_that_touched_it_first_until_the_lanes_drain() {
+        let state = State::new();
+        let mut one = call(&state, 4);
+        one.get("k").unwrap();
+        one.commit();
+        let conflict = StateRefusal::Conflict { key: "k".into(), owner: 4, lane: 5 };
+        assert_eq!(call(&state, 5).set("k", vec![]).unwrap_err(), conflict);
+        assert!(call(&state, 4).set("k", vec![]).is_ok());
+        state.release_lanes();
+        assert_eq!(state.size(), 0, "a key without value is forgotten");
+        assert!(call(&state, 5).get("k").is_ok());
+    }
+
+    #[test]
+    fn a_call_that_runs_holds_its_keys() {
+        let state = State::new();
+        let mut one = call(&state, 0);
+        one.get("k").unwrap();
+        assert!(matches!(call(&state, 1).get("k"), Err(StateRefusal::Conflict { owner: 0, .. })));
+        drop(one);
+        assert!(call(&state, 1).get("k").is_ok());
+    }
+
+    #[test]
+    fn size_is_bounded_and_keys_count() {
+        let state = State::new();
+        let mut one = call(&state, 0);
+        one.set("k", vec![0; LIMIT - cost("k")]).unwrap();
+        assert_eq!(one.set("k", vec![0; LIMIT]).unwrap_err(), StateRefusal::Full { limit: LIMIT });
+        assert_eq!(one.get("other").unwrap_err(), StateRefusal::Full { limit: LIMIT });
+        one.set("k", vec![]).unwrap();
+        assert!(one.get("other").is_ok());
+        assert!(matches!(one.get(&"x".repeat(KEY_BYTES + 1)), Err(StateRefusal::Misuse(_))));
+        one.commit();
+        assert_eq!(state.size(), cost("k") + cost("other"));
+    }
+
+    #[test]
+    fn a_call_apart_sees_the_image_and_leaves_nothing() {
+        let state = State::new();
+        let mut one = call(&state, 0);
+        one.set("a", b"1".to_vec()).unwrap();
+        one.set("b", b"1".to_vec()).unwrap();
+        one.commit();
+        let mut two = call(&state, 0);
+        two.set("a", b"2".to_vec()).unwrap();
+        let before = two.commit();
+
+        let mut apart = StateCall::apart(&state, LIMIT, &before);
+        assert_eq!(apart.get("a").unwrap().unwrap(), "1", "as in the image");
+        assert_eq!(apart.get("b").unwrap().unwrap(), "1", "as it is now");
+        apart.set("b", b"3".to_vec()).unwrap();
+        assert_eq!(apart.get("b").unwrap().unwrap(), "3");
+        assert!(matches!(apart.set("c", vec![0; LIMIT + 1]), Err(StateRefusal::Full { .. })));
+        let size = state.size();
+        apart.commit();
+        assert_eq!((state.get("b").unwrap(), state.size()), ("1".into(), size));
+    }
+}

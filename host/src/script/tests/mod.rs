@@ -1,0 +1,1 @@
+//! Scripts in WAT against the real engine.
