@@ -21,8 +21,6 @@ mod load;
 mod mapper;
 mod mapping;
 mod state;
-#[cfg(test)]
-mod tests;
 mod version;
 
 use std::sync::Arc;

@@ -1,1 +1,0 @@
-//! Scripts in WAT against the real engine.
