@@ -7,6 +7,7 @@
 mod bus;
 mod error;
 mod stream;
+pub mod tls;
 mod values;
 
 use std::path::PathBuf;

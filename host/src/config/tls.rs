@@ -1,0 +1,193 @@
+//! From the files that the settings name to what rustls wants.
+//!
+//! Files are read at every call, so that a renewed certificate serves the next
+//! connection. The provider is always named: a process-wide default would
+//! depend on which library was initialised first.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
+
+use super::{ClientIdentity, TlsSettings};
+
+/// Why TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("{}: {source}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{}: {what}, expected {expected}", .path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+        /// What it should hold.
+        expected: &'static str,
+    },
+    /// Certificate and key do not belong together, or rustls refuses them.
+    #[error("{} with {}: {what}", .cert.display(), .key.display())]
+    Identity {
+        /// The certificate's file.
+        cert: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// Why not.
+        what: String,
+    },
+    /// No certificate authority to trust.
+    #[error("the system has no certificate authorities that can be read; name a PEM file with `ca`")]
+    NoRoots,
+    /// The provider offers no protocol version; does not happen with ring.
+    #[error("TLS cannot be set up: {0}")]
+    Provider(rustls::Error),
+}
+
+/// What a client of TLS needs: authorities, its own certificate, ALPN.
+pub fn client_config(settings: &TlsSettings) -> Result<Arc<ClientConfig>, TlsError> {
+    let roots = match &settings.ca {
+        Some(path) => Arc::new(read_roots(path)?),
+        None => system_roots()?,
+    };
+    let builder = builder()?.with_root_certificates(roots);
+    let mut config = match &settings.identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => {
+            let (chain, key) = read_identity(identity)?;
+            builder.with_client_auth_cert(chain, key).map_err(|e| TlsError::Identity {
+                cert: identity.cert.clone(),
+                key: identity.key.clone(),
+                what: e.to_string(),
+            })?
+        }
+    };
+    config.alpn_protocols = settings.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    Ok(Arc::new(config))
+}
+
+/// A configuration that refuses every server: for connectors that want one
+/// although the URL is not `https://`.
+pub fn trust_nobody() -> Result<Arc<ClientConfig>, TlsError> {
+    Ok(Arc::new(builder()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth()))
+}
+
+fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, TlsError> {
+    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Provider)
+}
+
+/// The system's authorities, read once: some 150 certificates that a thousand
+/// streams share.
+fn system_roots() -> Result<Arc<RootCertStore>, TlsError> {
+    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
+    let roots = ROOTS.get_or_init(|| {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        Arc::new(roots)
+    });
+    if roots.is_empty() { Err(TlsError::NoRoots) } else { Ok(roots.clone()) }
+}
+
+fn read_roots(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in read_certificates(path)? {
+        roots.add(certificate).map_err(|e| content(path, e.to_string(), CERTIFICATES))?;
+    }
+    Ok(roots)
+}
+
+fn read_identity(
+    identity: &ClientIdentity,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
+    let chain = read_certificates(&identity.cert)?;
+    let bytes = read(&identity.key)?;
+    let key = PrivateKeyDer::from_pem_slice(&bytes)
+        .map_err(|e| content(&identity.key, told(&e), "a PEM private key (PKCS#8, PKCS#1 or SEC1)"))?;
+    Ok((chain, key))
+}
+
+const CERTIFICATES: &str = "one or more PEM certificates (-----BEGIN CERTIFICATE-----)";
+
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let bytes = read(path)?;
+    let certificates = CertificateDer::pem_slice_iter(&bytes)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| content(path, told(&e), CERTIFICATES))?;
+    if certificates.is_empty() {
+        return Err(content(path, "no certificate in it".into(), CERTIFICATES));
+    }
+    Ok(certificates)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
+}
+
+fn content(path: &Path, what: String, expected: &'static str) -> TlsError {
+    TlsError::Content { path: path.to_owned(), what, expected }
+}
+
+/// An error of the PEM reader without the bytes of the file, which may be a
+/// key's.
+fn told(error: &pem::Error) -> String {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "a section without its end line".into(),
+        pem::Error::IllegalSectionStart { .. } => "a broken begin line".into(),
+        pem::Error::Base64Decode(_) => "broken base64".into(),
+        pem::Error::NoItemsFound => "no such section in it".into(),
+        _ => "not readable as PEM".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn told_of(settings: &TlsSettings) -> String {
+        client_config(settings).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn errors_name_the_file_and_what_it_should_hold() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca.pem");
+        let settings = TlsSettings { ca: Some(path.clone()), ..TlsSettings::default() };
+        assert!(told_of(&settings).starts_with(&format!("{}: No such file", path.display())));
+
+        for (text, what) in [
+            ("", "no certificate in it"),
+            ("-----BEGIN CERTIFICATE-----\nAAAA\n", "a section without its end line"),
+            ("-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n", "broken base64"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let expected = format!("{}: {what}, expected {CERTIFICATES}", path.display());
+            assert_eq!(told_of(&settings), expected);
+        }
+        std::fs::write(&path, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+        assert!(told_of(&settings).ends_with(CERTIFICATES));
+    }
+
+    #[test]
+    fn an_error_never_shows_the_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+        std::fs::write(&cert, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+        std::fs::write(&key, "-----BEGIN PRIVATE KEY-----\nc2VjcmV0LXRleHQ\n").unwrap();
+        let identity = Some(ClientIdentity { cert, key: key.clone() });
+        let told = told_of(&TlsSettings { ca: None, identity, alpn: vec![] });
+        assert!(!told.contains("c2VjcmV0"), "{told}");
+    }
+}
