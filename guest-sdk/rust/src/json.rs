@@ -29,6 +29,14 @@ pub fn write_str(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
+/// A string with quotes and escapes.
+pub fn quoted(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len() + 2);
+    write_str(&mut out, text);
+    // What is escaped in UTF-8 text stays UTF-8 text.
+    String::from_utf8(out).unwrap_or_default()
+}
+
 /// Appends `"key":`, with a comma before it unless it is the first of its
 /// object.
 pub fn write_key(out: &mut Vec<u8>, key: &str) {
@@ -108,16 +116,33 @@ pub fn depth(value: Value<'_>) -> usize {
     }
 }
 
-/// Appends a value without the space between its parts, with each key of an
-/// object once (its last value), and refuses `null` inside a list, which some
-/// receivers do. Scalars are copied as they are.
-pub fn write_strict(out: &mut Vec<u8>, value: Value<'_>) -> Result<()> {
+/// The same for the text of valid JSON.
+pub fn text_depth(text: &str) -> usize {
+    crate::message::depth(text)
+}
+
+/// What [`write_strict`] does with `null` as the value of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nulls {
+    /// It stays.
+    Keep,
+    /// The key is left out.
+    Drop,
+}
+
+/// Appends a value without the space between its parts and with each key of an
+/// object once (its last value). `null` inside a list is refused, since some
+/// receivers refuse it and leaving it out would move the others. Scalars are
+/// copied as they are.
+pub fn write_strict(out: &mut Vec<u8>, value: Value<'_>, nulls: Nulls) -> Result<()> {
     match value.kind() {
         Kind::Object => {
             out.push(b'{');
             for field in crate::message::parse_object(value.raw()).map_err(unreadable)? {
-                write_key(out, &field.key);
-                write_strict(out, field.value)?;
+                if nulls == Nulls::Keep || !field.value.is_null() {
+                    write_key(out, &field.key);
+                    write_strict(out, field.value, nulls)?;
+                }
             }
             out.push(b'}');
         }
@@ -133,7 +158,7 @@ pub fn write_strict(out: &mut Vec<u8>, value: Value<'_>) -> Result<()> {
                 if element.is_null() {
                     return Err(Reject::new("a list has `null` in it"));
                 }
-                write_strict(out, element)?;
+                write_strict(out, element, nulls)?;
             }
             out.push(b']');
         }
@@ -154,7 +179,7 @@ mod tests {
 
     fn strict(raw: &str) -> Result<String> {
         let mut out = Vec::new();
-        write_strict(&mut out, Value::new(raw))?;
+        write_strict(&mut out, Value::new(raw), Nulls::Keep)?;
         Ok(String::from_utf8(out).unwrap())
     }
 
@@ -188,6 +213,9 @@ mod tests {
         assert_eq!(strict(r#"[ 1.0 , {"b":null} ]"#).unwrap(), r#"[1.0,{"b":null}]"#);
         assert_eq!(strict("[1,[null]]").unwrap_err().reason(), "a list has `null` in it");
         assert_eq!(strict("[]").unwrap(), "[]");
+        let mut out = Vec::new();
+        write_strict(&mut out, Value::new(r#"{"a":null,"b":{"c":null,"d":1}}"#), Nulls::Drop).unwrap();
+        assert_eq!(out, br#"{"b":{"d":1}}"#);
     }
 
     #[test]

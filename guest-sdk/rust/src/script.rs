@@ -78,6 +78,9 @@ impl From<Vec<Delivery>> for Mapped {
     }
 }
 
+/// In characters.
+const LONGEST_REASON: usize = 500;
+
 // impl Output
 
 impl Output {
@@ -116,7 +119,13 @@ impl Output {
     }
 
     fn reject_index(&mut self, message: u32, reason: &Reject) {
-        self.mapping.rejections.push(Rejection { message, reason: reason.reason().to_owned() });
+        // A reason quotes what the message says, which may be long.
+        let reason = reason.reason();
+        let reason = match reason.char_indices().nth(LONGEST_REASON) {
+            Some((cut, _)) => format!("{}...", reason.get(..cut).unwrap_or_default()),
+            None => reason.to_owned(),
+        };
+        self.mapping.rejections.push(Rejection { message, reason });
     }
 }
 

@@ -38,9 +38,42 @@ impl Template {
         text.to_owned().try_into()
     }
 
+    /// The template `{name}`, for defaults.
+    pub fn field(name: &str) -> Self {
+        Self { text: format!("{{{name}}}"), parts: vec![Part::Field(name.to_owned())] }
+    }
+
     /// As it was written.
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// The text between the fields, for checks of the settings.
+    pub fn literals(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Literal(text) => Some(text.as_str()),
+            Part::Field(_) | Part::TopicLevel(_) => None,
+        })
+    }
+
+    /// Checks a template of an MQTT topic: not empty, and no wildcard, control
+    /// character or `$` at the beginning in its own text. For [`Script::check`].
+    ///
+    /// [`Script::check`]: crate::Script::check
+    pub fn check_topic(&self) -> Result<(), String> {
+        if self.parts.is_empty() {
+            return Err("it is empty, expected a topic".to_owned());
+        }
+        if self.text.starts_with('$') {
+            return Err("topics that begin with `$` are the broker's own".to_owned());
+        }
+        let wrong = |c: char| matches!(c, '+' | '#') || c.is_control();
+        match self.literals().find(|text| text.contains(wrong)) {
+            None => Ok(()),
+            Some(text) => {
+                Err(format!("{text:?} has a wildcard or control character, expected a topic to publish to"))
+            }
+        }
     }
 
     /// Fills the template in. A field that is missing, empty or no string,
@@ -50,10 +83,15 @@ impl Template {
     }
 
     /// Fills in a topic or a path: a value that would add a level, a wildcard
-    /// or a control character is a rejection.
+    /// or a control character is a rejection, as is a topic that begins with `$`.
     pub fn render_topic(&self, message: &Message<'_>) -> Result<String> {
         let safe = |c: char| !matches!(c, '/' | '+' | '#') && !c.is_control();
-        self.render_with(message, safe, "a value without `/`, `+`, `#` and control characters")
+        let filled =
+            self.render_with(message, safe, "a value without `/`, `+`, `#` and control characters")?;
+        if filled.starts_with('$') {
+            return Err(Reject::new(format!("template `{}`: {filled:?} begins with `$`", self.text)));
+        }
+        Ok(filled)
     }
 
     /// Fills the template in with values of which each character is `allowed`;
@@ -72,7 +110,7 @@ impl Template {
                         filled.push_str(text);
                         continue;
                     }
-                    Part::Field(name) => self.field(message, name)?,
+                    Part::Field(name) => self.value(message, name)?,
                     Part::TopicLevel(level) => Cow::Borrowed(
                         message.topic().split('/').nth(*level).filter(|text| !text.is_empty()).ok_or_else(
                             || self.fault(&format!("topic[{level}]"), "is missing in the topic"),
@@ -91,7 +129,7 @@ impl Template {
         Ok(filled)
     }
 
-    fn field<'a>(&self, message: &Message<'a>, name: &str) -> Result<Cow<'a, str>> {
+    fn value<'a>(&self, message: &Message<'a>, name: &str) -> Result<Cow<'a, str>> {
         let value = message.present(name).ok_or_else(|| self.fault(name, "is missing in the message"))?;
         match value.as_text() {
             Some(text) if text.is_empty() => Err(self.fault(name, "is empty")),
@@ -158,9 +196,18 @@ mod tests {
     }
 
     #[test]
+    fn topics_to_publish_to_have_no_wildcards() {
+        let check = |text: &str| Template::new(text).unwrap().check_topic().is_ok();
+        assert!(check("fleet/{ident}/up") && check("{ident}") && check("a/$b"));
+        for wrong in ["", "fleet/+/{ident}", "{ident}/#", "$aws/{ident}", "a\nb"] {
+            assert!(!check(wrong), "{wrong}");
+        }
+    }
+
+    #[test]
     fn what_templates_become() {
         let payload = r#"{"ident":"86\u00e9","n":12345678901234567890,"b":true,"o":{"x":1},
-            "e":"","position":{"speed":5.50},"null":null,"slash":"a/b","bell":"\u0007"}"#;
+            "e":"","position":{"speed":5.50},"null":null,"slash":"a/b","bell":"\u0007","dollar":"$"}"#;
         let table = [
             ("plain", Ok("plain")),
             ("", Ok("")),
@@ -181,6 +228,7 @@ mod tests {
                     "template `{slash}`: `slash` is \"a/b\", expected a value without `/`, `+`, `#` and control characters",
                 ),
             ),
+            ("{dollar}x", Err("template `{dollar}x`: \"$x\" begins with `$`")),
             (
                 "{bell}",
                 Err(

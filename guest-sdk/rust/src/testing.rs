@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::{BatchScript, Delivery, Instance, Mapping, RawMessage, json, state};
+use crate::json::quoted;
+use crate::{BatchScript, Delivery, Instance, Mapping, RawMessage, state};
 
 /// On which topic the message of a case comes.
 pub const TOPIC: &str = "flespi/message/gw/devices/1";
@@ -162,12 +163,6 @@ fn print_delivery(printed: &mut String, delivery: &Delivery, first: usize) {
         printed,
         "{{\"messages\":[{messages}],\"target\":{target},\"headers\":{{{headers}}},{body}}}"
     );
-}
-
-fn quoted(text: &str) -> String {
-    let mut out = Vec::new();
-    json::write_str(&mut out, text);
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 fn base64(bytes: &[u8]) -> String {

@@ -33,6 +33,12 @@ impl<'a> Value<'a> {
         Self { raw }
     }
 
+    /// One JSON value that the script wrote itself; none if it is not valid.
+    pub fn parse(raw: &'a str) -> Option<Self> {
+        let value: &serde_json::value::RawValue = serde_json::from_str(raw).ok()?;
+        Some(Self::new(value.get()))
+    }
+
     /// The value as it stands in the payload, byte for byte.
     pub fn raw(self) -> &'a str {
         self.raw
@@ -167,6 +173,13 @@ mod tests {
         assert!(matches!(Value::new("\"abc\"").as_str(), Some(Cow::Borrowed("abc"))));
         assert_eq!(Value::new(r#""a\"\u00e9""#).as_str().as_deref(), Some("a\"\u{e9}"));
         assert_eq!(Value::new("12").as_str(), None);
+    }
+
+    #[test]
+    fn only_valid_text_becomes_a_value() {
+        assert_eq!(Value::parse(" [1] ").map(Value::raw), Some("[1]"));
+        assert_eq!(Value::parse("[1"), None);
+        assert_eq!(Value::parse(""), None);
     }
 
     #[test]

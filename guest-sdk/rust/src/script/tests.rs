@@ -100,3 +100,13 @@ fn the_scripts_own_check_is_asked() {
     let error = Instance::<Each>::configure(r#"{"shortest":10}"#).unwrap_err();
     assert_eq!(error, "`shortest` = 10: expected 0 to 9");
 }
+
+#[test]
+fn long_reasons_are_cut() {
+    let payload = format!(r#"{{"ident":"a","copies":"{}"}}"#, "\u{e9}".repeat(9_000));
+    assert!(printed::<Each>("{}", &[&payload]).chars().count() < 200);
+    let raw = testing::message("{}");
+    let mut output = Output { mapping: Mapping { deliveries: vec![], rejections: vec![], filtered: vec![] } };
+    output.reject(&Message::parse(0, &raw).unwrap(), "\u{e9}".repeat(9_000));
+    assert_eq!(output.mapping.rejections[0].reason, format!("{}...", "\u{e9}".repeat(500)));
+}
