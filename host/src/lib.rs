@@ -6,6 +6,7 @@
 //! the parts together.
 
 pub mod bus;
+pub mod cli;
 pub mod config;
 pub mod destination;
 pub mod journal;

@@ -1,0 +1,3 @@
+//! The command `demo`.
+
+pub mod standin;
