@@ -11,3 +11,5 @@ pub mod config;
 pub mod destination;
 pub mod journal;
 pub mod script;
+pub mod stream;
+pub mod telemetry;

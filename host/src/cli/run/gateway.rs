@@ -1,0 +1,99 @@
+//! The running gateway: its parts, put together.
+
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::bus::{self, BusStatus, Router};
+use crate::cli::wiring;
+use crate::config::{Config, StreamEntry};
+use crate::journal::{Books, Journal, StreamIndex};
+use crate::script::{Engine, EngineError};
+use crate::stream::{self, StreamStatus};
+
+/// What the admin listener shows.
+pub struct Gateway {
+    /// The journal with the books.
+    pub journal: Journal,
+    /// The connection to the bus.
+    pub bus: Arc<BusStatus>,
+    /// Every stream that has a file, in the order of the names.
+    pub streams: Vec<Arc<StreamStatus>>,
+}
+
+impl Gateway {
+    /// The books of a stream; all zero for one that cannot run.
+    pub fn books(&self, status: &StreamStatus) -> Books {
+        status.index().map(|index| self.journal.books(index)).unwrap_or_default()
+    }
+
+    /// The name of a stream by its number.
+    pub fn stream_name(&self, index: StreamIndex) -> Option<String> {
+        self.streams.iter().find(|s| s.index() == Some(index)).map(|s| s.name().to_owned())
+    }
+}
+
+/// Streams that run and wait for messages.
+pub struct Started {
+    /// For the admin listener.
+    pub gateway: Arc<Gateway>,
+    streams: JoinSet<()>,
+    stop_streams: CancellationToken,
+    router: Router,
+}
+
+/// Starts the streams of a configuration.
+pub fn start_streams(config: &Config) -> Result<Started, EngineError> {
+    let ready = config.streams.iter().filter(|s| matches!(s, StreamEntry::Ready(_))).count();
+    let lanes = config.streams.iter().map(|s| match s {
+        StreamEntry::Ready(settings) => settings.delivery.lanes.max(1),
+        StreamEntry::Unusable { .. } => 0,
+    });
+    // Twice the lanes: splitting a refused delivery needs an instance of its own.
+    let engine = Engine::new(lanes.sum::<u32>().saturating_mul(2).max(16))?;
+    let journal = Journal::in_memory(ready, config.bus.window_messages, config.bus.window_bytes);
+    let stop_streams = CancellationToken::new();
+    let mut streams = JoinSet::new();
+    let mut statuses = Vec::with_capacity(config.streams.len());
+    let mut routes = Vec::with_capacity(ready);
+    for entry in &config.streams {
+        match entry {
+            StreamEntry::Ready(settings) => {
+                let index = StreamIndex(u32::try_from(routes.len()).unwrap_or(u32::MAX));
+                let status = Arc::new(StreamStatus::new(&settings.name, index));
+                statuses.push(status.clone());
+                routes.push(wiring::route(index, settings));
+                let stream = wiring::stream(index, settings, status);
+                streams.spawn(stream::run(stream, engine.clone(), journal.clone(), stop_streams.clone()));
+            }
+            StreamEntry::Unusable { name, errors } => {
+                let reasons: Vec<String> = errors.iter().map(|e| e.summary()).collect();
+                statuses.push(Arc::new(StreamStatus::unusable(name, reasons.join("; "))));
+            }
+        }
+    }
+    let gateway = Arc::new(Gateway { journal, bus: Arc::default(), streams: statuses });
+    Ok(Started { gateway, streams, stop_streams, router: Router::new(routes) })
+}
+
+impl Started {
+    /// Takes messages from the bus until `stop`; then stops reading, lets the
+    /// streams settle what is in flight, and acknowledges that.
+    pub async fn run(mut self, config: &Config, stop: CancellationToken) {
+        let bus = tokio::spawn(bus::run(
+            config.bus.clone(),
+            config.data.clone(),
+            Arc::new(self.router),
+            self.gateway.journal.clone(),
+            self.gateway.bus.clone(),
+            stop.clone(),
+        ));
+        stop.cancelled().await;
+        self.stop_streams.cancel();
+        while self.streams.join_next().await.is_some() {}
+        if let Err(error) = bus.await {
+            tracing::error!(%error, "the bus task failed");
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The life of a stream: messages come from the journal, go to lanes by key
+//! ([`intake`]), are mapped in batches ([`map`]), wait to be sent ([`outbox`]),
+//! are sent and retried ([`lane`]) and settle ([`settle`]).
+//!
+//! The rules are plain state machines without I/O; `lane` carries them out.
+
+mod backoff;
+mod entry;
+mod intake;
+mod lane;
+mod map;
+mod outbox;
+mod proof;
+mod settle;
+mod status;
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::bus::KeyRule;
+use crate::destination::Destination;
+use crate::journal::{Journal, StreamIndex};
+use crate::script::{Engine, Limits, LogLevel, LogSink, Script, State as ScriptState};
+use backoff::Backoff;
+use intake::Intake;
+use lane::{Lane, Shared};
+
+pub use status::{State, StreamStatus};
+
+/// What a stream is made of.
+pub struct Stream {
+    /// Its name.
+    pub name: String,
+    /// Its number in the journal.
+    pub index: StreamIndex,
+    /// What order is kept by.
+    pub key: KeyRule,
+    /// Ordered workers, at least one.
+    pub lanes: u32,
+    /// Most messages and payload bytes that one call of the script maps.
+    pub batch: (usize, usize),
+    /// Where its deliveries go.
+    pub destination: Arc<dyn Destination>,
+    /// Its script.
+    pub script: ScriptSource,
+    /// Where it says how it is.
+    pub status: Arc<StreamStatus>,
+}
+
+/// How to come by a stream's script.
+pub struct ScriptSource {
+    /// What it is called in logs and in `/streams`.
+    pub name: String,
+    /// Reads the module or component; an error for a person.
+    pub read: Box<dyn Fn() -> Result<Arc<[u8]>, String> + Send + Sync>,
+    /// `[script.settings]`.
+    pub settings: Value,
+    /// What it may use.
+    pub limits: Limits,
+}
+
+/// Runs a stream until `stop`, then lets what is in flight settle.
+pub async fn run(stream: Stream, engine: Engine, journal: Journal, stop: CancellationToken) {
+    let Stream { name, index, key, lanes, batch, destination, script, status } = stream;
+    let Some(script) = stop.run_until_cancelled(load(script, &engine, &status)).await else {
+        status.set_stream(State::Stopped);
+        return;
+    };
+    status.set_script(script.name(), &script.version().to_string());
+    status.set_stream(State::Running);
+
+    let intake = Arc::new(Intake::new(lanes, batch));
+    let shared = Arc::new(Shared {
+        script: format!("{} {}", script.name(), script.version()),
+        name: name.clone(),
+        index,
+        destination,
+        status: status.clone(),
+        intake: intake.clone(),
+        life: Arc::default(),
+        journal: journal.clone(),
+    });
+    let state = ScriptState::default();
+    let mut workers = JoinSet::new();
+    for number in 0..lanes.max(1) {
+        let mapper = script.lane(number, &state, log_sink(&name));
+        workers.spawn(Lane::new(number, shared.clone(), mapper).run(stop.clone()));
+    }
+    let _ = stop.run_until_cancelled(intake.feed(journal.reader(index), Arc::new(key))).await;
+    while workers.join_next().await.is_some() {}
+    status.set_stream(State::Stopped);
+}
+
+/// Loads the script, for ever: a stream whose script cannot be loaded holds
+/// its messages, and a file that is put in place later is found.
+async fn load(source: ScriptSource, engine: &Engine, status: &StreamStatus) -> Script {
+    let ScriptSource { name, read, settings, limits } = source;
+    let read: Arc<dyn Fn() -> Result<Arc<[u8]>, String> + Send + Sync> = read.into();
+    let mut backoff = Backoff::new(fastrand::u64(..));
+    let mut failures = 0;
+    loop {
+        let reader = read.clone();
+        let wasm = match tokio::task::spawn_blocking(move || reader()).await {
+            Ok(wasm) => wasm,
+            Err(failed) => Err(failed.to_string()),
+        };
+        let reason = match wasm {
+            Ok(wasm) => match Script::load(engine, &name, wasm, &settings, limits.clone()).await {
+                Ok(script) => return script,
+                Err(error) => error.to_string(),
+            },
+            Err(error) => error,
+        };
+        status.set_stream(State::Blocked(format!("script: {reason}")));
+        failures += 1;
+        sleep(backoff.pause(failures, None)).await;
+    }
+}
+
+fn log_sink(stream: &str) -> LogSink {
+    let stream = stream.to_owned();
+    Arc::new(move |level, text| match level {
+        LogLevel::Debug => tracing::debug!(stream, "script: {text}"),
+        LogLevel::Info => tracing::info!(stream, "script: {text}"),
+        LogLevel::Warn => tracing::warn!(stream, "script: {text}"),
+        LogLevel::Error => tracing::error!(stream, "script: {text}"),
+    })
+}

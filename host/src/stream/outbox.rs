@@ -1,0 +1,423 @@
+//! What a lane has mapped and not settled yet, in order, and what may be sent
+//! when. No I/O: the lane asks, sends, and reports back.
+//!
+//! The rules:
+//!  - Deliveries go out in order, at most `window` of them unsettled. What a
+//!    connection forgets when it ends goes out again, in the original order.
+//!  - Deliveries with the same slot never overlap; those that wait for a slot
+//!    are merged where the destination can.
+//!  - A refused delivery of several messages is split, in order. One of a
+//!    single message becomes a *suspect*: it is set aside, one probe at a time
+//!    goes out, of other keys if there are any, and only when the destination
+//!    has accepted one and then refuses the suspect *again* is it rejected.
+//!    (The second refusal makes the difference to a destination that recovers
+//!    between the suspect and the probe.) Ten suspects and no probe accepted:
+//!    the destination refuses everything, nothing new goes out, the suspects
+//!    are tried again for ever.
+//!  - When a connection ends without a word, one delivery at a time goes out
+//!    until those that were in flight have settled; one that was alone in
+//!    flight at three such ends is treated as refused.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::backoff::Backoff;
+use super::entry::Parcel;
+use super::proof::{ProofOfLife, Stamp};
+use crate::destination::{DeliveryId, Fault, FaultKind, Reply, Verdict};
+
+/// Most deliveries that are set aside without proof of life.
+const SUSPECTS: usize = 10;
+/// Unexplained ends with only this delivery in flight that count as a refusal.
+const LONE_ENDS: u32 = 3;
+/// Refusals after which a probe may be of the suspect's own key, if there is
+/// no other: a stream of one key must not wait for ever.
+const PATIENCE: u32 = 3;
+/// Most messages that a lane's deliveries carry before it maps no more.
+const CARRIED: usize = 4096;
+
+/// Unsettled deliveries of one lane.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    items: VecDeque<Item>,
+    next_id: u64,
+    window: usize,
+    /// One at a time until everything up to this delivery has settled.
+    narrow_until: Option<DeliveryId>,
+    carried: usize,
+    life: Arc<ProofOfLife>,
+    backoff: Backoff,
+}
+
+#[derive(Debug)]
+struct Item {
+    id: DeliveryId,
+    parcel: Parcel,
+    slot: Option<String>,
+    stage: Stage,
+    /// Times it was sent.
+    sends: u32,
+    /// Times it was deferred, and the last reason.
+    deferrals: u32,
+    deferred: Option<Fault>,
+    /// When it was refused first (proof of life must be later), how often, and
+    /// the last answer.
+    refused: Option<Stamp>,
+    refusals: u32,
+    reply: Option<Reply>,
+    /// Unexplained ends of a connection with only this delivery in flight.
+    lone_ends: u32,
+    /// Splitting it was tried and is not possible.
+    indivisible: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Ready,
+    InFlight { sent: Stamp },
+    /// Put off by the destination; holds back what comes after it.
+    Deferred { until: Instant },
+    /// Refused, waiting for proof of life or its next try.
+    Suspect { until: Instant },
+    /// Refused; the lane is mapping its messages apart.
+    Splitting,
+}
+
+/// What became of a delivery.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// The destination has it.
+    Delivered(Parcel),
+    /// The destination will never take it.
+    Rejected(Parcel, Reply),
+    /// It carries several messages and was refused: map them in two halves and
+    /// hand the result to [`Outbox::replace`], or call [`Outbox::indivisible`].
+    Split(DeliveryId, Parcel),
+}
+
+/// Why a lane does not just send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// Passes by itself, or is being looked into.
+    Retrying(String),
+    /// Somebody should look.
+    Blocked(String),
+}
+
+// === impl Outbox ===
+
+impl Outbox {
+    pub(super) fn new(window: usize, life: Arc<ProofOfLife>, seed: u64) -> Self {
+        Self {
+            items: VecDeque::new(),
+            next_id: 0,
+            window: window.max(1),
+            narrow_until: None,
+            carried: 0,
+            life,
+            backoff: Backoff::new(seed),
+        }
+    }
+
+    /// Takes a mapped delivery in. `merge` makes one of two that wait for the
+    /// same slot; the older one keeps the place.
+    pub(super) fn push(
+        &mut self,
+        parcel: Parcel,
+        slot: Option<String>,
+        merge: impl FnOnce(&Parcel, &Parcel) -> Option<Parcel>,
+    ) {
+        self.carried += parcel.carries.len();
+        if let Some(slot) = &slot {
+            // Only the last one of the slot: an earlier one would overtake it.
+            let waiting = self.items.iter_mut().rev().find(|i| i.slot.as_deref() == Some(slot));
+            if let Some(item) = waiting
+                && item.stage == Stage::Ready
+                && item.sends == 0
+                && let Some(merged) = merge(&item.parcel, &parcel)
+            {
+                item.parcel = merged;
+                return;
+            }
+        }
+        let item = self.item(parcel, slot);
+        self.items.push_back(item);
+    }
+
+    /// Whether the lane should map more: what waits for being sent would not
+    /// fill another window.
+    pub(super) fn wants_more(&self) -> bool {
+        let waiting = self.items.iter().filter(|i| !matches!(i.stage, Stage::InFlight { .. })).count();
+        waiting < self.window && self.carried < CARRIED
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.items.iter().filter(|i| i.in_flight()).count()
+    }
+
+    /// What to send now, if anything. The caller sends it and says so with
+    /// [`Outbox::sent`] before it asks again.
+    pub(super) fn next(&mut self, now: Instant) -> Option<(DeliveryId, &Parcel)> {
+        self.wake(now);
+        let index = self.next_index()?;
+        let item = &self.items[index];
+        Some((item.id, &item.parcel))
+    }
+
+    /// The delivery is on its way.
+    pub(super) fn sent(&mut self, id: DeliveryId) {
+        let stamp = self.life.now();
+        if let Some(item) = self.find(id) {
+            item.stage = Stage::InFlight { sent: stamp };
+            item.sends += 1;
+        }
+    }
+
+    /// When to ask again although nothing was reported.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        self.items.iter().filter_map(Item::until).min()
+    }
+
+    /// Whether somebody else's acceptance would change anything here.
+    pub(super) fn has_suspects(&self) -> bool {
+        self.items.iter().any(|i| matches!(i.stage, Stage::Suspect { .. }))
+    }
+
+    /// The destination's answer to a delivery. An answer to a delivery that is
+    /// not in flight (any more) is ignored.
+    pub(super) fn verdict(&mut self, id: DeliveryId, verdict: Verdict, now: Instant) -> Option<Ended> {
+        let index = self.items.iter().position(|i| i.id == id)?;
+        let Stage::InFlight { sent } = self.items[index].stage else { return None };
+        match verdict {
+            Verdict::Delivered => {
+                self.life.accepted(sent);
+                self.remove(index).map(Ended::Delivered)
+            }
+            Verdict::Refused(reply) => self.refused(index, reply, now),
+            Verdict::Deferred(fault) => {
+                let item = &mut self.items[index];
+                item.deferrals = item.deferrals.saturating_add(1);
+                let pause = self.backoff.pause(item.deferrals, fault.retry_after);
+                item.deferred = Some(fault);
+                item.stage = Stage::Deferred { until: now + pause };
+                None
+            }
+        }
+    }
+
+    /// The connection has ended: everything in flight goes out again. The
+    /// number of deliveries that this concerns, and what became of a delivery
+    /// that has ended connections too often.
+    pub(super) fn down(&mut self, fault: &Fault, now: Instant) -> (usize, Option<Ended>) {
+        let in_flight: Vec<usize> =
+            self.items.iter().enumerate().filter(|(_, i)| i.in_flight()).map(|(n, _)| n).collect();
+        for index in &in_flight {
+            self.items[*index].stage = Stage::Ready;
+        }
+        if fault.kind != FaultKind::Unexplained {
+            return (in_flight.len(), None);
+        }
+        let ended = match in_flight.as_slice() {
+            [] => None,
+            [alone] => {
+                let item = &mut self.items[*alone];
+                item.lone_ends += 1;
+                if item.lone_ends >= LONE_ENDS {
+                    let reply =
+                        Reply(format!("{fault} ({} times with only this delivery in flight)", item.lone_ends));
+                    self.refused(*alone, reply, now)
+                } else {
+                    None
+                }
+            }
+            [.., last] => {
+                self.narrow_until = Some(self.items[*last].id);
+                None
+            }
+        };
+        (in_flight.len(), ended)
+    }
+
+    /// Puts the halves in the place of a delivery that was to be split.
+    pub(super) fn replace(&mut self, id: DeliveryId, halves: Vec<(Parcel, Option<String>)>) {
+        let Some(index) = self.items.iter().position(|i| i.id == id) else { return };
+        if let Some(old) = self.items.remove(index) {
+            self.carried -= old.parcel.carries.len();
+        }
+        for (place, (parcel, slot)) in (index..).zip(halves) {
+            self.carried += parcel.carries.len();
+            let item = self.item(parcel, slot);
+            if self.narrow_until.is_some() {
+                self.narrow_until = Some(item.id);
+            }
+            self.items.insert(place, item);
+        }
+    }
+
+    /// The delivery cannot be split: it is judged as a whole.
+    pub(super) fn indivisible(&mut self, id: DeliveryId, now: Instant) -> Option<Ended> {
+        let index = self.items.iter().position(|i| i.id == id)?;
+        self.items[index].indivisible = true;
+        let reply = self.items[index].reply.clone()?;
+        self.refused(index, reply, now)
+    }
+
+    /// What keeps the lane from just sending, if anything.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        if let Some(first) = self.suspects().next() {
+            let reply = first.reply.as_ref().map(ToString::to_string).unwrap_or_default();
+            let count = self.suspects().count();
+            return Some(if count >= SUSPECTS || self.suspects().all(|i| i.refusals >= 2) {
+                Trouble::Blocked(format!("refuses everything: {reply}"))
+            } else {
+                Trouble::Retrying(format!("refused one, trying others: {reply}"))
+            });
+        }
+        let put_off = self.items.iter().filter(|i| matches!(i.stage, Stage::Deferred { .. }));
+        let fault = put_off.filter_map(|i| i.deferred.as_ref()).next()?;
+        Some(match fault.kind {
+            FaultKind::Persistent => Trouble::Blocked(fault.reason.clone()),
+            FaultKind::Transient | FaultKind::Unexplained => Trouble::Retrying(fault.reason.clone()),
+        })
+    }
+
+    // --- inside ---
+
+    fn item(&mut self, parcel: Parcel, slot: Option<String>) -> Item {
+        self.next_id += 1;
+        Item {
+            id: DeliveryId(self.next_id),
+            parcel,
+            slot,
+            stage: Stage::Ready,
+            sends: 0,
+            deferrals: 0,
+            deferred: None,
+            refused: None,
+            refusals: 0,
+            reply: None,
+            lone_ends: 0,
+            indivisible: false,
+        }
+    }
+
+    fn find(&mut self, id: DeliveryId) -> Option<&mut Item> {
+        self.items.iter_mut().find(|i| i.id == id)
+    }
+
+    fn remove(&mut self, index: usize) -> Option<Parcel> {
+        let item = self.items.remove(index)?;
+        self.carried -= item.parcel.carries.len();
+        if let Some(until) = self.narrow_until
+            && !self.items.iter().any(|i| i.id <= until)
+        {
+            self.narrow_until = None;
+        }
+        Some(item.parcel)
+    }
+
+    /// Whether the destination has accepted another delivery since it first
+    /// refused this one.
+    fn proven(&self, item: &Item) -> bool {
+        item.refused.is_some_and(|at| self.life.since(at))
+    }
+
+    /// Refused deliveries without proof of life.
+    fn suspects(&self) -> impl Iterator<Item = &Item> {
+        self.items.iter().filter(|i| i.refused.is_some() && !self.proven(i))
+    }
+
+    fn refused(&mut self, index: usize, reply: Reply, now: Instant) -> Option<Ended> {
+        let convicted = self.proven(&self.items[index]);
+        let item = &mut self.items[index];
+        item.reply = Some(reply.clone());
+        if item.parcel.carries.len() > 1 && !item.indivisible {
+            item.stage = Stage::Splitting;
+            return Some(Ended::Split(item.id, item.parcel.clone()));
+        }
+        if convicted {
+            return self.remove(index).map(|parcel| Ended::Rejected(parcel, reply));
+        }
+        item.refused.get_or_insert_with(|| self.life.now());
+        item.refusals = item.refusals.saturating_add(1);
+        item.stage = Stage::Suspect { until: now + self.backoff.pause(item.refusals, None) };
+        None
+    }
+
+    /// Makes ready what has waited long enough or has been proven.
+    fn wake(&mut self, now: Instant) {
+        for item in &mut self.items {
+            let due = match item.stage {
+                Stage::Deferred { until } => until <= now,
+                Stage::Suspect { until } => until <= now || item.refused.is_some_and(|at| self.life.since(at)),
+                Stage::Ready | Stage::InFlight { .. } | Stage::Splitting => false,
+            };
+            if due {
+                item.stage = Stage::Ready;
+            }
+        }
+    }
+
+    fn next_index(&self) -> Option<usize> {
+        let suspects = self.suspects().count();
+        let window = if suspects > 0 || self.narrow_until.is_some() { 1 } else { self.window };
+        if self.in_flight() >= window {
+            return None;
+        }
+        let probe = self.scan(suspects, true);
+        if probe.is_some() || suspects == 0 {
+            return probe;
+        }
+        // Nothing of another key: one of the suspects' own keys will have to do
+        // once they were given enough chances.
+        let tried_enough = self.suspects().all(|i| i.refusals >= PATIENCE);
+        if tried_enough { self.scan(suspects, false) } else { None }
+    }
+
+    /// The first delivery that nothing before it holds back.
+    fn scan(&self, suspects: usize, keep_keys: bool) -> Option<usize> {
+        let mut slots: HashSet<&str> = HashSet::new();
+        let mut keys: HashSet<u64> = HashSet::new();
+        for (index, item) in self.items.iter().enumerate() {
+            let free = item.stage == Stage::Ready
+                && item.slot.as_deref().is_none_or(|slot| !slots.contains(slot))
+                && (keys.is_empty() || item.parcel.carries.iter().all(|e| !keys.contains(&e.key())))
+                // With too many suspects only they themselves are tried again.
+                && (suspects < SUSPECTS || item.refused.is_some());
+            if free {
+                return Some(index);
+            }
+            match (&item.slot, item.stage) {
+                (None, Stage::Deferred { .. } | Stage::Splitting) => return None,
+                (Some(slot), _) => {
+                    slots.insert(slot);
+                }
+                (None, _) => {}
+            }
+            let holds_its_keys = !item.in_flight() && item.stage != Stage::Splitting;
+            if keep_keys && suspects > 0 && holds_its_keys {
+                keys.extend(item.parcel.carries.iter().map(|e| e.key()));
+            }
+        }
+        None
+    }
+}
+
+impl Item {
+    fn in_flight(&self) -> bool {
+        matches!(self.stage, Stage::InFlight { .. })
+    }
+
+    fn until(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Deferred { until } | Stage::Suspect { until } => Some(until),
+            _ => None,
+        }
+    }
+}

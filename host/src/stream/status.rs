@@ -1,0 +1,220 @@
+//! How a stream is doing, for the admin listener and the log.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::outbox::Trouble;
+use crate::journal::StreamIndex;
+use crate::telemetry::event;
+
+/// What a stream or one of its lanes is doing. Ordered by how much it needs
+/// somebody's attention.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// Its lanes have ended.
+    Stopped,
+    /// Nothing is in the way.
+    Running,
+    /// The script is being loaded, or the first connection made.
+    #[default]
+    Starting,
+    /// Something failed that is expected to pass; it is tried again.
+    Retrying(String),
+    /// Something failed that needs an operator; it is tried again all the same.
+    Blocked(String),
+}
+
+/// A stream as the admin listener shows it; the books are in the journal.
+#[derive(Debug)]
+pub struct StreamStatus {
+    name: String,
+    index: Option<StreamIndex>,
+    retries: AtomicU64,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// What concerns the stream as a whole; lanes are only asked when it runs.
+    stream: State,
+    lanes: BTreeMap<u32, State>,
+    script: Option<(String, String)>,
+    last_error: Option<String>,
+}
+
+// === impl State ===
+
+impl State {
+    /// The word for `/streams`, metrics and tables.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::Running => "running",
+            Self::Starting => "starting",
+            Self::Retrying(_) => "retrying",
+            Self::Blocked(_) => "blocked",
+        }
+    }
+
+    /// Why, where there is a why.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Retrying(reason) | Self::Blocked(reason) => Some(reason),
+            Self::Stopped | Self::Running | Self::Starting => None,
+        }
+    }
+}
+
+impl From<Trouble> for State {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Retrying(reason) => Self::Retrying(reason),
+            Trouble::Blocked(reason) => Self::Blocked(reason),
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.reason() {
+            Some(reason) => write!(f, "{}: {reason}", self.word()),
+            None => f.write_str(self.word()),
+        }
+    }
+}
+
+// === impl StreamStatus ===
+
+impl StreamStatus {
+    /// A stream that is starting.
+    pub fn new(name: &str, index: StreamIndex) -> Self {
+        Self { name: name.to_owned(), index: Some(index), retries: AtomicU64::new(0), inner: Mutex::default() }
+    }
+
+    /// A stream whose file cannot be used: it is listed, and has no books.
+    pub fn unusable(name: &str, reason: String) -> Self {
+        let status =
+            Self { name: name.to_owned(), index: None, retries: AtomicU64::new(0), inner: Mutex::default() };
+        status.set_stream(State::Blocked(reason));
+        status
+    }
+
+    /// The stream's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its number in the journal; none where it cannot run.
+    pub fn index(&self) -> Option<StreamIndex> {
+        self.index
+    }
+
+    /// Name and version of the script that runs.
+    pub fn script(&self) -> Option<(String, String)> {
+        self.lock().script.clone()
+    }
+
+    /// Deliveries that were sent again, or will be.
+    pub fn retries(&self) -> u64 {
+        self.retries.load(Ordering::Relaxed)
+    }
+
+    /// The last thing that went wrong, also when all is well again.
+    pub fn last_error(&self) -> Option<String> {
+        self.lock().last_error.clone()
+    }
+
+    /// The state of the lane that needs most attention.
+    pub fn state(&self) -> State {
+        self.lock().state()
+    }
+
+    pub(super) fn set_script(&self, name: &str, version: &str) {
+        self.lock().script = Some((name.to_owned(), version.to_owned()));
+    }
+
+    pub(super) fn set_stream(&self, state: State) {
+        self.change(|inner| inner.stream = state);
+    }
+
+    pub(super) fn set_lane(&self, lane: u32, state: State) {
+        self.change(|inner| {
+            inner.lanes.insert(lane, state);
+        });
+    }
+
+    pub(super) fn count_retries(&self, deliveries: usize) {
+        self.retries.fetch_add(deliveries as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_last_error(&self, error: String) {
+        self.lock().last_error = Some(error);
+    }
+
+    /// One log line per change of state, however many lanes go through it. A
+    /// new reason alone is a change only where an operator is needed.
+    fn change(&self, change: impl FnOnce(&mut Inner)) {
+        let mut inner = self.lock();
+        let before = inner.state();
+        change(&mut inner);
+        let after = inner.state();
+        if let Some(reason) = after.reason()
+            && inner.last_error.as_deref() != Some(reason)
+        {
+            inner.last_error = Some(reason.to_owned());
+        }
+        drop(inner);
+        let changed = match (&before, &after) {
+            (State::Blocked(a), State::Blocked(b)) => a != b,
+            (a, b) => a.word() != b.word(),
+        };
+        if changed {
+            event::StateChanged {
+                stream: &self.name,
+                before: before.word(),
+                after: after.word(),
+                reason: after.reason(),
+                needs_operator: matches!(after, State::Blocked(_)),
+            }
+            .emit();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn state(&self) -> State {
+        if self.stream == State::Running {
+            self.lanes.values().max().cloned().unwrap_or(State::Running)
+        } else {
+            self.stream.clone()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_as_bad_as_its_worst_lane() {
+        let status = StreamStatus::new("s", StreamIndex(0));
+        assert_eq!(status.state(), State::Starting);
+        status.set_stream(State::Running);
+        status.set_lane(0, State::Running);
+        status.set_lane(1, State::Retrying("connection refused".into()));
+        status.set_lane(2, State::Running);
+        assert_eq!(status.state().to_string(), "retrying: connection refused");
+        status.set_lane(2, State::Blocked("401".into()));
+        assert_eq!(status.state().word(), "blocked");
+        status.set_lane(1, State::Running);
+        status.set_lane(2, State::Running);
+        assert_eq!(status.state(), State::Running);
+        assert_eq!(status.last_error().as_deref(), Some("401"));
+    }
+}

@@ -1,0 +1,104 @@
+//! The notable events. They hold plain words and bytes, so that every part of
+//! the gateway may use them.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use metrics::counter;
+use tracing::{error, info, warn};
+
+/// A stream is doing something else than before.
+pub struct StateChanged<'a> {
+    /// The stream.
+    pub stream: &'a str,
+    /// What it was doing.
+    pub before: &'static str,
+    /// What it is doing.
+    pub after: &'static str,
+    /// Why, where there is a why.
+    pub reason: Option<&'a str>,
+    /// Somebody should look.
+    pub needs_operator: bool,
+}
+
+/// A message will not be delivered. Until dead letters are kept in the
+/// journal, this line is the only copy: it holds the message whole.
+pub struct DeadLettered<'a> {
+    /// The stream.
+    pub stream: &'a str,
+    /// Where the message is in the journal.
+    pub position: &'a dyn fmt::Display,
+    /// Why it is dead, in the words of who refused it.
+    pub reason: &'a str,
+    /// Name and version of the script.
+    pub script: &'a str,
+    /// The message.
+    pub topic: &'a str,
+    /// Its payload.
+    pub payload: &'a [u8],
+    /// When it was received, Unix milliseconds.
+    pub received_at: u64,
+    /// Target and body of what the destination refused, if it got that far.
+    pub delivery: Option<(Option<&'a str>, &'a [u8])>,
+}
+
+/// A script's fault cost it its instance.
+pub struct ScriptFaulted<'a> {
+    /// The stream.
+    pub stream: &'a str,
+    /// Messages in the batch.
+    pub messages: usize,
+    /// What happened.
+    pub fault: &'a dyn fmt::Display,
+}
+
+impl StateChanged<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        let Self { stream, before, after, reason, needs_operator } = self;
+        counter!("sluicegate_stream_state_changes_total", "stream" => stream.to_owned(), "state" => after)
+            .increment(1);
+        match reason {
+            Some(reason) if needs_operator => error!(stream, before, reason, "stream is {after}"),
+            Some(reason) => warn!(stream, before, reason, "stream is {after}"),
+            None => info!(stream, before, "stream is {after}"),
+        }
+    }
+}
+
+impl DeadLettered<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        counter!("sluicegate_dead_letters_total", "stream" => self.stream.to_owned()).increment(1);
+        let (target, body) = self.delivery.unzip();
+        warn!(
+            stream = self.stream,
+            position = %self.position,
+            reason = self.reason,
+            script = self.script,
+            topic = self.topic,
+            received_at = self.received_at,
+            payload = readable(self.payload),
+            target = target.map(|t| t.unwrap_or("(the stream's own)")),
+            body = body.map(readable),
+            "dead letter"
+        );
+    }
+}
+
+impl ScriptFaulted<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        counter!("sluicegate_script_faults_total", "stream" => self.stream.to_owned()).increment(1);
+        warn!(stream = self.stream, messages = self.messages, fault = %self.fault, "script fault, a fresh instance goes on");
+    }
+}
+
+/// Text as it is, other bytes as `base64:...`.
+fn readable(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => format!("base64:{}", STANDARD.encode(bytes)),
+    }
+}

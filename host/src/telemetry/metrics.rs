@@ -1,0 +1,49 @@
+//! Metrics in the Prometheus text format.
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+
+/// Another recorder is installed already.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start the metrics: {0}")]
+pub struct MetricsError(String);
+
+/// What `/metrics` shows.
+#[derive(Clone, Debug)]
+pub struct Metrics(PrometheusHandle);
+
+impl Metrics {
+    /// Starts counting; once in a process.
+    pub fn install() -> Result<Self, MetricsError> {
+        let handle = PrometheusBuilder::new().install_recorder().map_err(|e| MetricsError(e.to_string()))?;
+        describe();
+        Ok(Self(handle))
+    }
+
+    /// Everything counted so far, as Prometheus wants it.
+    pub fn render(&self) -> String {
+        self.0.run_upkeep();
+        self.0.render()
+    }
+}
+
+fn describe() {
+    use metrics::{describe_counter, describe_gauge};
+    describe_counter!("sluicegate_messages_read_total", "Messages that entered the journal, by stream");
+    describe_counter!("sluicegate_messages_total", "Messages settled, by stream and outcome");
+    describe_gauge!("sluicegate_messages_queued", "Messages not settled yet, by stream");
+    describe_gauge!("sluicegate_lag_seconds", "Age of the oldest message not settled yet, by stream");
+    describe_gauge!("sluicegate_stream_state", "1 for the state that the stream is in");
+    describe_gauge!("sluicegate_books_balance", "1 while read equals the sum of outcomes and queue, by stream");
+    describe_counter!("sluicegate_delivery_retries_total", "Deliveries sent again, by stream");
+    describe_counter!("sluicegate_stream_state_changes_total", "Changes of state, by stream and new state");
+    describe_counter!("sluicegate_dead_letters_total", "Dead letters logged, by stream");
+    describe_counter!("sluicegate_script_faults_total", "Traps, time-outs and broken contracts, by stream");
+    describe_gauge!("sluicegate_bus_connected", "1 while connected to the bus");
+    describe_counter!("sluicegate_bus_messages_received_total", "Messages received from the bus");
+    describe_counter!("sluicegate_bus_messages_unwanted_total", "Messages that no stream wanted");
+    describe_counter!("sluicegate_bus_sessions_lost_total", "Times the bus had forgotten the session");
+    describe_counter!("sluicegate_bus_take_overs_total", "Times another client took the client id over");
+    describe_counter!("sluicegate_bus_connections_total", "Connections made to the bus");
+    describe_gauge!("sluicegate_journal_messages", "Unsettled messages held");
+    describe_gauge!("sluicegate_journal_bytes", "Bytes of unsettled messages held");
+}
