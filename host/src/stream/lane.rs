@@ -73,11 +73,24 @@ type Connecting = Pin<Box<dyn Future<Output = Result<Box<dyn Connection>, Fault>
 
 enum Link {
     /// Not connected; the next attempt is due then.
-    Down { until: Instant, failures: u32, fault: Option<Fault> },
-    Connecting { attempt: Connecting, failures: u32, fault: Option<Fault> },
+    Down {
+        until: Instant,
+        failures: u32,
+        fault: Option<Fault>,
+    },
+    Connecting {
+        attempt: Connecting,
+        failures: u32,
+        fault: Option<Fault>,
+    },
     /// `failures` and `fault` are of the connections before it, until something
     /// is delivered on this one.
-    Up { connection: Box<dyn Connection>, since: Instant, failures: u32, fault: Option<Fault> },
+    Up {
+        connection: Box<dyn Connection>,
+        since: Instant,
+        failures: u32,
+        fault: Option<Fault>,
+    },
 }
 
 /// What the lane waits for.
@@ -116,7 +129,9 @@ impl Lane {
             self.send().await;
             self.flush();
             self.show();
-            if self.stopping && (self.outbox.in_flight() == 0 || deadline.is_some_and(|d| d <= Instant::now())) {
+            if self.stopping
+                && (self.outbox.in_flight() == 0 || deadline.is_some_and(|d| d <= Instant::now()))
+            {
                 break;
             }
             match self.wait(&stop, deadline).await {
@@ -248,7 +263,8 @@ impl Lane {
         while let Some(verdict) = next {
             match verdict {
                 Ok((id, verdict)) => {
-                    if let (Verdict::Delivered, Link::Up { failures, fault, .. }) = (&verdict, &mut self.link) {
+                    if let (Verdict::Delivered, Link::Up { failures, fault, .. }) = (&verdict, &mut self.link)
+                    {
                         *failures = 0;
                         *fault = None;
                     }

@@ -109,9 +109,8 @@ impl MapStep {
             let before = refused.before.clone();
             let same_target = mapping.deliveries.into_iter().filter(|d| d.target == refused.delivery.target);
             let parcels: Vec<_> = same_target.map(|d| parcel(d, half, &before)).collect();
-            let covered = |e: &Arc<Entry>| {
-                parcels.iter().flat_map(|p| &p.carries).any(|c| c.position == e.position)
-            };
+            let covered =
+                |e: &Arc<Entry>| parcels.iter().flat_map(|p| &p.carries).any(|c| c.position == e.position);
             if !half.iter().all(covered) {
                 return None;
             }
@@ -131,8 +130,7 @@ impl Mapped {
         let before = Arc::new(mapping.before);
         let entry = |index: u32| batch.get(index as usize).cloned();
         self.filtered.extend(mapping.filtered.into_iter().filter_map(entry));
-        self.rejected
-            .extend(mapping.rejections.into_iter().filter_map(|(m, why)| Some((entry(m)?, why))));
+        self.rejected.extend(mapping.rejections.into_iter().filter_map(|(m, why)| Some((entry(m)?, why))));
         for delivery in mapping.deliveries {
             let parcel = parcel(delivery, batch, &before);
             match destination.check(&parcel.delivery) {
@@ -145,11 +143,7 @@ impl Mapped {
 
 /// The script's delivery with what its batch indexes stand for (they are in
 /// range: the mapping was checked against the contract).
-fn parcel(
-    delivery: MappedDelivery,
-    batch: &[Arc<Entry>],
-    before: &Arc<BeforeImage>,
-) -> Parcel {
+fn parcel(delivery: MappedDelivery, batch: &[Arc<Entry>], before: &Arc<BeforeImage>) -> Parcel {
     Parcel {
         carries: delivery.messages.iter().filter_map(|m| batch.get(*m as usize).cloned()).collect(),
         delivery: Delivery { target: delivery.target, headers: delivery.headers, body: delivery.body },

@@ -76,11 +76,17 @@ struct Item {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Ready,
-    InFlight { sent: Stamp },
+    InFlight {
+        sent: Stamp,
+    },
     /// Put off by the destination; holds back what comes after it.
-    Deferred { until: Instant },
+    Deferred {
+        until: Instant,
+    },
     /// Refused, waiting for proof of life or its next try.
-    Suspect { until: Instant },
+    Suspect {
+        until: Instant,
+    },
     /// Refused; the lane is mapping its messages apart.
     Splitting,
 }
@@ -229,8 +235,10 @@ impl Outbox {
                 let item = &mut self.items[*alone];
                 item.lone_ends += 1;
                 if item.lone_ends >= LONE_ENDS {
-                    let reply =
-                        Reply(format!("{fault} ({} times with only this delivery in flight)", item.lone_ends));
+                    let reply = Reply(format!(
+                        "{fault} ({} times with only this delivery in flight)",
+                        item.lone_ends
+                    ));
                     self.refused(*alone, reply, now)
                 } else {
                     None
@@ -355,7 +363,9 @@ impl Outbox {
         for item in &mut self.items {
             let due = match item.stage {
                 Stage::Deferred { until } => until <= now,
-                Stage::Suspect { until } => until <= now || item.refused.is_some_and(|at| self.life.since(at)),
+                Stage::Suspect { until } => {
+                    until <= now || item.refused.is_some_and(|at| self.life.since(at))
+                }
                 Stage::Ready | Stage::InFlight { .. } | Stage::Splitting => false,
             };
             if due {
@@ -374,18 +384,22 @@ impl Outbox {
         if probe.is_some() || suspects == 0 {
             return probe;
         }
-        // Nothing of another key: one of the suspects' own keys will have to do
-        // once they were given enough chances.
-        let tried_enough = self.suspects().all(|i| i.refusals >= PATIENCE);
+        // Nothing of another key: one of the oldest suspect's own key will have
+        // to do once that was given enough chances. (Not of all suspects: those
+        // behind it may be waiting for it.)
+        let tried_enough = self.suspects().next().is_some_and(|oldest| oldest.refusals >= PATIENCE);
         if tried_enough { self.scan(suspects, false) } else { None }
     }
 
-    /// The first delivery that nothing before it holds back.
+    /// The first delivery that nothing before it holds back. Without
+    /// `keep_keys` only a probe: suspects never overtake each other.
     fn scan(&self, suspects: usize, keep_keys: bool) -> Option<usize> {
         let mut slots: HashSet<&str> = HashSet::new();
         let mut keys: HashSet<u64> = HashSet::new();
         for (index, item) in self.items.iter().enumerate() {
+            let probe = keep_keys || item.refused.is_none();
             let free = item.stage == Stage::Ready
+                && probe
                 && item.slot.as_deref().is_none_or(|slot| !slots.contains(slot))
                 && (keys.is_empty() || item.parcel.carries.iter().all(|e| !keys.contains(&e.key())))
                 // With too many suspects only they themselves are tried again.
@@ -421,3 +435,7 @@ impl Item {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "outbox_tests.rs"]
+mod tests;

@@ -90,7 +90,12 @@ impl fmt::Display for State {
 impl StreamStatus {
     /// A stream that is starting.
     pub fn new(name: &str, index: StreamIndex) -> Self {
-        Self { name: name.to_owned(), index: Some(index), retries: AtomicU64::new(0), inner: Mutex::default() }
+        Self {
+            name: name.to_owned(),
+            index: Some(index),
+            retries: AtomicU64::new(0),
+            inner: Mutex::default(),
+        }
     }
 
     /// A stream whose file cannot be used: it is listed, and has no books.

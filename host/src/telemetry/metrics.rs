@@ -33,7 +33,10 @@ fn describe() {
     describe_gauge!("sluicegate_messages_queued", "Messages not settled yet, by stream");
     describe_gauge!("sluicegate_lag_seconds", "Age of the oldest message not settled yet, by stream");
     describe_gauge!("sluicegate_stream_state", "1 for the state that the stream is in");
-    describe_gauge!("sluicegate_books_balance", "1 while read equals the sum of outcomes and queue, by stream");
+    describe_gauge!(
+        "sluicegate_books_balance",
+        "1 while read equals the sum of outcomes and queue, by stream"
+    );
     describe_counter!("sluicegate_delivery_retries_total", "Deliveries sent again, by stream");
     describe_counter!("sluicegate_stream_state_changes_total", "Changes of state, by stream and new state");
     describe_counter!("sluicegate_dead_letters_total", "Dead letters logged, by stream");
