@@ -1,0 +1,58 @@
+# Everything that a fresh machine needs is set up by the targets that need it:
+# a C compiler and mosquitto from Debian's packages, a Wasm target for Rust.
+
+CARGO ?= cargo
+FOR ?=
+DEMO_FLAGS = $(if $(FOR),--for $(FOR))
+BIN = target/release/sluicegate
+
+.DEFAULT_GOAL := help
+.PHONY: help demo build test lint bench adapters setup first-build deny clean
+
+help: ## Show this list
+	@echo "make demo [FOR=60s]   watch a simulated fleet flow through five scripts into five destinations"
+	@echo "make test             run all tests (format, lints, units, scripts, end to end)"
+	@echo "make build            leave the release binary at $(BIN)"
+	@echo "make bench            print the figures of the README"
+	@echo "make adapters         build the official scripts to target/adapters"
+	@echo "make lint             format and lints only"
+	@echo "make deny             check licences and advisories of the dependencies (needs cargo-deny)"
+
+demo: build ## The main job on the embedded broker
+	$(BIN) demo $(DEMO_FLAGS)
+
+build: $(BIN)
+
+.PHONY: $(BIN)
+$(BIN): adapters first-build
+	@$(CARGO) build --release --locked -p sluicegate
+
+test: setup adapters first-build lint
+	$(CARGO) build --release --locked -p sluicegate
+	$(CARGO) test --release --locked --workspace
+
+lint: adapters
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+
+bench: setup build
+	$(CARGO) bench --profile release --locked -p sluicegate-tests
+
+adapters: setup-compiler
+	@sh scripts/build.sh
+
+setup: setup-compiler
+	@sh tests/setup.sh mosquitto
+
+.PHONY: setup-compiler
+setup-compiler:
+	@sh tests/setup.sh compiler
+
+first-build:
+	@test -e $(BIN) || echo "First build: about 8 minutes on two cores, most of it wasmtime. Later ones take seconds to a minute."
+
+deny:
+	$(CARGO) deny --locked check
+
+clean:
+	$(CARGO) clean
