@@ -263,30 +263,54 @@ impl<'de> Visitor<'de> for FieldsVisitor<'_, 'de> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let fields = self.0;
-        // One bit for each key seen: most keys need no search for their double.
-        let mut seen = [0_u64; 4];
+        let mut seen = Marks::default();
         while let Some(key) = map.next_key_seed(Key)? {
             let raw: &'de RawValue = map.next_value()?;
             let value = Value::new(raw.get());
-            let mark = mark(&key);
-            let word = &mut seen[usize::from(mark >> 6)];
-            let bit = 1 << (mark & 63);
-            if *word & bit != 0
+            if seen.maybe(key.as_bytes())
                 && let Some(double) = fields.iter_mut().find(|field| field.key == key)
             {
                 double.value = value;
                 continue;
             }
-            *word |= bit;
+            seen.add(key.as_bytes());
             fields.push(Field { key, value });
         }
         Ok(())
     }
 }
 
-/// A cheap hash: length and last bytes tell flespi's names well apart.
-fn mark(key: &str) -> u8 {
-    key.bytes().rev().take(6).fold(key.len() as u8, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte))
+/// Keys that were seen, one bit each of 256: most keys need no search for
+/// their double.
+#[derive(Default)]
+pub(crate) struct Marks([u64; 4]);
+
+impl Marks {
+    pub(crate) fn add(&mut self, key: &[u8]) {
+        let (word, bit) = Self::place(key);
+        if let Some(word) = self.0.get_mut(word) {
+            *word |= bit;
+        }
+    }
+
+    /// False: certainly not seen.
+    pub(crate) fn maybe(&self, key: &[u8]) -> bool {
+        let (word, bit) = Self::place(key);
+        self.0.get(word).is_some_and(|word| word & bit != 0)
+    }
+
+    /// Length and some bytes tell flespi's names well apart.
+    fn place(key: &[u8]) -> (usize, u64) {
+        let length = key.len();
+        let byte = |at: usize| u32::from(key.get(at).copied().unwrap_or_default());
+        let last = length.wrapping_sub(1);
+        let mixed = byte(last)
+            | byte(length / 2) << 8
+            | byte(length - length / 4) << 16
+            | byte(last.wrapping_sub(2)) << 24;
+        let hash = (mixed ^ (length as u32)).wrapping_mul(0x9e37_79b1) >> 24;
+        ((hash >> 6) as usize, 1 << (hash & 63))
+    }
 }
 
 /// A key, borrowed where it has no escapes.

@@ -1,10 +1,10 @@
 //! How dotted parameter names are written as JSON keys.
 
-use std::borrow::Cow;
-use std::collections::HashSet;
+use std::ops::Range;
 
 use serde::Deserialize;
 
+use crate::message::Marks;
 use crate::{Field, Reject, Result, Value, json};
 
 /// The setting `notation`.
@@ -49,20 +49,7 @@ impl Notation {
                     write(out, field.value)?;
                 }
             }
-            Self::Underscores | Self::Pascal => {
-                let mut seen = HashSet::with_capacity(fields.len());
-                for field in fields {
-                    let key = self.key(&field.key);
-                    json::write_key(out, &key);
-                    write(out, field.value)?;
-                    if let Some(key) = seen.replace(key) {
-                        return Err(Reject::new(format!(
-                            "two fields, one of them `{}`, would become the key `{key}`",
-                            field.key
-                        )));
-                    }
-                }
-            }
+            Self::Underscores | Self::Pascal => self.write_converted(out, fields, &mut write)?,
             Self::Nested => write_nested(out, &nest(fields), fields, &mut write)?,
         }
         out.push(b'}');
@@ -70,19 +57,61 @@ impl Notation {
     }
 
     /// The key for a field in this notation; in nested notation unchanged.
-    pub fn key(self, name: &str) -> Cow<'_, str> {
+    pub fn key(self, name: &str) -> String {
+        let mut key = String::new();
+        self.convert(&mut key, name);
+        key
+    }
+
+    fn write_converted(
+        self,
+        out: &mut Vec<u8>,
+        fields: &[Field<'_>],
+        write: &mut impl FnMut(&mut Vec<u8>, Value<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let mut key = String::new();
+        let mut seen = Marks::default();
+        let mut written: Vec<Range<usize>> = Vec::with_capacity(fields.len());
+        for (number, field) in fields.iter().enumerate() {
+            if number > 0 {
+                out.push(b',');
+            }
+            key.clear();
+            self.convert(&mut key, &field.key);
+            let start = out.len();
+            json::write_str(out, &key);
+            let place = start..out.len();
+            let again = |other: &Range<usize>| out.get(other.clone()) == out.get(place.clone());
+            if seen.maybe(key.as_bytes()) && written.iter().any(again) {
+                return Err(Reject::new(format!(
+                    "two fields, one of them `{}`, would become the key `{key}`",
+                    field.key
+                )));
+            }
+            seen.add(key.as_bytes());
+            written.push(place);
+            out.push(b':');
+            write(out, field.value)?;
+        }
+        Ok(())
+    }
+
+    fn convert(self, key: &mut String, name: &str) {
         match self {
-            Self::Underscores if name.contains('.') => Cow::Owned(name.replace('.', "_")),
+            Self::Dots | Self::Nested => key.push_str(name),
+            Self::Underscores => {
+                for (number, part) in name.split('.').enumerate() {
+                    key.push_str(if number > 0 { "_" } else { "" });
+                    key.push_str(part);
+                }
+            }
             Self::Pascal => {
-                let mut key = String::with_capacity(name.len());
                 for part in name.split(['.', '_', '-']) {
                     let mut chars = part.chars();
                     key.extend(chars.next().into_iter().flat_map(char::to_uppercase));
                     key.push_str(chars.as_str());
                 }
-                Cow::Owned(key)
             }
-            Self::Dots | Self::Nested | Self::Underscores => Cow::Borrowed(name),
         }
     }
 }
@@ -104,19 +133,29 @@ enum Content<'n> {
 }
 
 fn nest<'n>(fields: &'n [Field<'_>]) -> Vec<Node<'n>> {
-    let whole: HashSet<&str> = fields.iter().map(|field| field.key.as_ref()).collect();
-    let mut root = Vec::new();
+    let mut names = Marks::default();
+    fields.iter().for_each(|field| names.add(field.key.as_bytes()));
+    let is_field = |name: &str| names.maybe(name.as_bytes()) && fields.iter().any(|field| field.key == name);
+    let mut root = Vec::with_capacity(fields.len());
     for (number, field) in fields.iter().enumerate() {
-        let key: &str = &field.key;
-        // Names such as "a..b" or ".a" have empty parts: they stay as they are.
-        let splits = !key.split('.').any(str::is_empty)
-            && !key
-                .match_indices('.')
-                .any(|(dot, _)| key.get(..dot).is_some_and(|part| whole.contains(part)));
-        let parts = if splits { key.splitn(DEEPEST, '.').count() } else { 1 };
-        insert(&mut root, key, parts, number);
+        let parts = if splits(&field.key, is_field) { DEEPEST } else { 1 };
+        insert(&mut root, &field.key, parts, number);
     }
     root
+}
+
+/// Whether a name can be taken apart: no part of it is empty, as in `a..b`,
+/// and what comes before a dot is no field itself.
+fn splits(name: &str, is_field: impl Fn(&str) -> bool) -> bool {
+    let mut after_dot = true;
+    for (at, byte) in name.bytes().enumerate() {
+        let dot = byte == b'.';
+        if dot && (after_dot || name.get(..at).is_some_and(&is_field)) {
+            return false;
+        }
+        after_dot = dot;
+    }
+    !after_dot
 }
 
 /// Puts a field below the objects that its first parts name.
@@ -130,16 +169,18 @@ fn insert<'n>(level: &mut Vec<Node<'n>>, key: &'n str, parts: usize, number: usi
     level.push(Node { key, content: Content::Field(number) });
 }
 
-/// The object of this key on the level, made if it is not there yet.
+/// The object of this key on the level, made if it is not there yet. Mostly
+/// it is the last one: devices send the fields of a group together.
 fn object_in<'l, 'n>(level: &'l mut Vec<Node<'n>>, key: &'n str) -> Option<&'l mut Vec<Node<'n>>> {
     let is_it = |node: &Node<'_>| node.key == key && matches!(node.content, Content::Object(_));
-    if !level.iter().any(is_it) {
-        level.push(Node { key, content: Content::Object(Vec::new()) });
+    let at = level.iter().rposition(is_it).unwrap_or_else(|| {
+        level.push(Node { key, content: Content::Object(Vec::with_capacity(8)) });
+        level.len() - 1
+    });
+    match &mut level.get_mut(at)?.content {
+        Content::Object(inner) => Some(inner),
+        Content::Field(_) => None,
     }
-    level.iter_mut().find_map(|node| match &mut node.content {
-        Content::Object(inner) if node.key == key => Some(inner),
-        _ => None,
-    })
 }
 
 fn write_nested(

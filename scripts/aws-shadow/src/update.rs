@@ -1,6 +1,6 @@
 //! One update of a shadow: the document, and the delivery that carries it.
 
-use sluicegate_sdk::{Delivery, Field, Reject, Result, json};
+use sluicegate_sdk::{Delivery, Field, Kind, Notation, Reject, Result, json};
 
 use crate::{AwsShadow, Nulls};
 
@@ -25,7 +25,9 @@ pub(crate) fn state_document(settings: &AwsShadow, fields: &[Field<'_>]) -> Resu
             settings.max_document
         )));
     }
-    let depth = deepest(&document);
+    let nested = |field: &Field<'_>| matches!(field.value.kind(), Kind::Array | Kind::Object);
+    let flat = settings.notation != Notation::Nested && !fields.iter().any(nested);
+    let depth = if flat { 1 } else { deepest(&document) };
     if depth > DEEPEST {
         return Err(Reject::new(format!(
             "`reported` is nested {depth} levels deep, expected at most {DEEPEST}"
