@@ -59,7 +59,7 @@ struct List {
 impl List {
     fn close(mut self) -> Delivery {
         self.body.push(b']');
-        Delivery::new(self.carried, self.body).header("content-type", "application/json")
+        Delivery::new(self.carried, self.body)
     }
 }
 
