@@ -210,6 +210,8 @@ fn write_nested(
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
     use super::*;
     use crate::message::parse_object;
 
@@ -255,5 +257,44 @@ mod tests {
             written(Notation::Nested, r#"{"a.b.c":1,"a.b":2}"#).unwrap(),
             r#"{"a.b.c":1,"a":{"b":2}}"#
         );
+    }
+
+    /// The scalars in a document, and whether no object has a key twice.
+    fn leaves(text: &str) -> usize {
+        let fields = parse_object(text).unwrap();
+        let keys = text.matches(':').count();
+        assert_eq!(count_keys(&fields), keys, "a key is lost in {text}");
+        fields
+            .iter()
+            .map(|field| if field.value.raw().starts_with('{') { leaves(field.value.raw()) } else { 1 })
+            .sum()
+    }
+
+    fn count_keys(fields: &[Field<'_>]) -> usize {
+        let inner = |field: &Field<'_>| match field.value.raw() {
+            object if object.starts_with('{') => count_keys(&parse_object(object).unwrap()),
+            _ => 0,
+        };
+        fields.iter().map(|field| 1 + inner(field)).sum()
+    }
+
+    proptest! {
+        #[test]
+        fn every_field_is_written_once_or_the_message_is_rejected(
+            keys in prop::collection::hash_set("[ab](\\.[ab]{0,2}){0,3}", 0..12),
+        ) {
+            let fields: Vec<String> = keys.iter().map(|key| format!("\"{key}\":1")).collect();
+            let text = format!("{{{}}}", fields.join(","));
+            for notation in [Notation::Dots, Notation::Nested] {
+                prop_assert_eq!(leaves(&written(notation, &text).unwrap()), keys.len());
+            }
+            for notation in [Notation::Underscores, Notation::Pascal] {
+                let converted: std::collections::HashSet<_> = keys.iter().map(|key| notation.key(key)).collect();
+                match written(notation, &text) {
+                    Ok(text) => prop_assert_eq!(leaves(&text), keys.len()),
+                    Err(_) => prop_assert!(converted.len() < keys.len()),
+                }
+            }
+        }
     }
 }
