@@ -107,7 +107,6 @@ fn place(error: &Error) -> String {
         .lines()
         .filter_map(|line| line.split_once(" - "))
         .map(|(_, name)| name.split_once('!').map_or(name, |(_, name)| name))
-        .filter(|name| !name.starts_with('<') || !name.contains("unknown"))
         .take(3)
         .collect();
     if names.is_empty() { String::new() } else { format!(" in {}", names.join(", called from ")) }

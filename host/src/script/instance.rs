@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wasmtime::{Store, UpdateDeadline};
+use wasmtime::{Store, Trap, UpdateDeadline};
 
 use super::bindings::{self, MapperPre};
 use super::fault::{ScriptFault, one_line};
@@ -76,7 +76,7 @@ impl Instance {
         begin(&mut store, time);
         let bindings = match pre.instantiate_async(&mut store).await {
             Ok(bindings) => bindings,
-            Err(error) if error.downcast_ref::<wasmtime::Trap>().is_some() => {
+            Err(error) if error.downcast_ref::<Trap>().is_some() || store.data().memory.refused() => {
                 return Err(StartError::Fault(ScriptFault::of(&error, store.data(), time)));
             }
             Err(error) => return Err(StartError::Instantiate(error)),

@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use wasmparser::{Encoding, ExternalKind, Parser, Payload};
+use wasmparser::{Encoding, ExternalKind, FuncType, Parser, Payload, Validator};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
@@ -36,7 +36,7 @@ pub(super) fn component(wasm: &[u8]) -> Result<Cow<'_, [u8]>, LoadError> {
     if scan.encoding == Encoding::Component {
         return Ok(Cow::Borrowed(wasm));
     }
-    scan.check()?;
+    scan.check(wasm)?;
     let mut module = wasm.to_vec();
     if !scan.has_world {
         embed_world(&mut module)?;
@@ -56,7 +56,13 @@ struct Scan {
     has_world: bool,
     /// Modules that are imported from, each once.
     imports: Vec<String>,
-    exports: Vec<(String, ExternalKind)>,
+    exports: Vec<Export>,
+}
+
+struct Export {
+    name: String,
+    kind: ExternalKind,
+    index: u32,
 }
 
 impl Scan {
@@ -88,7 +94,8 @@ impl Scan {
                 Payload::ExportSection(section) => {
                     for export in section {
                         let export = export.map_err(invalid)?;
-                        scan.exports.push((export.name.to_owned(), export.kind));
+                        let name = export.name.to_owned();
+                        scan.exports.push(Export { name, kind: export.kind, index: export.index });
                     }
                 }
                 _ => {}
@@ -97,24 +104,43 @@ impl Scan {
         Ok(scan)
     }
 
-    /// What the encoder would say in the words of its own world.
-    fn check(&self) -> Result<(), LoadError> {
+    /// What the encoder would find, too, but say in the words of its trade.
+    fn check(&self, wasm: &[u8]) -> Result<(), LoadError> {
         let wasi: Vec<&str> =
             self.imports.iter().map(String::as_str).filter(|name| name.starts_with("wasi")).collect();
         if !wasi.is_empty() {
             return Err(LoadError::Wasi { imports: wasi.join(", ") });
         }
+        let types = Validator::new().validate_all(wasm).map_err(invalid)?;
         for (name, expected) in CORE_EXPORTS {
             let wanted = if name == "memory" { ExternalKind::Memory } else { ExternalKind::Func };
-            let found = self.exports.iter().find(|(export, _)| export == name);
-            if found.is_none_or(|(_, kind)| *kind != wanted) {
-                let command = self.exports.iter().any(|(export, _)| export == "_start");
+            let export = self.exports.iter().find(|export| export.name == name && export.kind == wanted);
+            let Some(export) = export else {
+                let command = self.exports.iter().any(|export| export.name == "_start");
                 let hint = if command { "; it is a program with `_start`: build a library" } else { "" };
                 return Err(LoadError::Contract(format!("the module exports no `{name}: {expected}`{hint}")));
+            };
+            if wanted == ExternalKind::Func {
+                let found = signature(types[types.as_ref().core_function_at(export.index)].unwrap_func());
+                if found != expected {
+                    return Err(LoadError::Contract(format!("`{name}` is `{found}`, expected `{expected}`")));
+                }
             }
         }
         Ok(())
     }
+}
+
+/// A function's type as [`CORE_EXPORTS`] writes it.
+fn signature(ty: &FuncType) -> String {
+    let list =
+        |types: &[wasmparser::ValType]| types.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let results = match ty.results() {
+        [] => String::new(),
+        [one] => format!(" -> {one}"),
+        several => format!(" -> ({})", list(several)),
+    };
+    format!("func ({}){results}", list(ty.params()))
 }
 
 fn invalid(error: wasmparser::BinaryReaderError) -> LoadError {

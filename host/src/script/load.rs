@@ -68,6 +68,9 @@ pub enum LoadError {
     /// Its imports or exports are not those of the world `mapper`.
     #[error("it does not keep the contract `sluicegate:mapper@0.1.0`: {0}")]
     Contract(String),
+    /// The gateway could not make an instance of it (no room for one more).
+    #[error("no instance of it could be made: {0}")]
+    Instantiate(String),
     /// It failed before its first message.
     #[error("it cannot be started: {0}")]
     Start(ScriptFault),
@@ -107,7 +110,7 @@ impl Script {
         let script = Self(Arc::new(Inner { _engine: engine.clone(), name, version, pre, settings, limits }));
         match script.start(Log::silent()).await {
             Ok(_) => Ok(script),
-            Err(StartError::Instantiate(error)) => Err(LoadError::Contract(start_error(&error))),
+            Err(StartError::Instantiate(error)) => Err(LoadError::Instantiate(chain(&error))),
             Err(StartError::Fault(fault)) => Err(LoadError::Start(fault)),
             Err(StartError::Refused(text)) => Err(LoadError::Settings(text)),
         }
@@ -181,11 +184,11 @@ fn link(engine: &wasmtime::Engine, component: &Component) -> Result<MapperPre<Ho
             chain(&error)
         ))
     })?;
-    MapperPre::new(pre).map_err(|error| LoadError::Contract(chain(&error)))
+    MapperPre::new(pre).map_err(|error| LoadError::Contract(signature_error(&error)))
 }
 
-/// Instantiation without a trap fails for the types of the exports.
-fn start_error(error: &wasmtime::Error) -> String {
+/// The compiler's words for what differs, and the contract's.
+fn signature_error(error: &wasmtime::Error) -> String {
     let expected: Vec<String> = EXPORTS.iter().map(|(name, ty)| format!("`{name}: {ty}`")).collect();
     format!("{}; expected {}", chain(error), expected.join(" and "))
 }

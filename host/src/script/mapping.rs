@@ -117,3 +117,111 @@ fn delivery(raw: types::Delivery) -> MappedDelivery {
         body: Bytes::from(raw.body),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn raw(deliveries: &[&[u32]], rejections: &[u32], filtered: &[u32]) -> bindings::Mapping {
+        let delivery = |messages: &&[u32]| types::Delivery {
+            messages: messages.to_vec(),
+            target: Some("t".into()),
+            headers: vec![("name".into(), "value".into())],
+            body: b"body".to_vec(),
+        };
+        bindings::Mapping {
+            deliveries: deliveries.iter().map(delivery).collect(),
+            rejections: rejections
+                .iter()
+                .map(|&message| types::Rejection { message, reason: format!("reason {message}\n") })
+                .collect(),
+            filtered: filtered.to_vec(),
+        }
+    }
+
+    #[test]
+    fn each_breach_is_named() {
+        let cases: [(&[&[u32]], &[u32], &[u32], &str); 10] = [
+            (&[&[]], &[0], &[1], "delivery 0 carries no message"),
+            (&[&[0, 1], &[1, 0, 1]], &[], &[], "delivery 1 carries message 1 twice"),
+            (&[&[2]], &[], &[], "message 2 in a delivery, but the batch has 2"),
+            (&[&[0]], &[u32::MAX], &[], "message 4294967295 rejected, but the batch has 2"),
+            (&[&[0]], &[], &[7], "message 7 filtered, but the batch has 2"),
+            (&[&[0, 1]], &[1], &[], "message 1 in a delivery and rejected"),
+            (&[&[0, 1]], &[], &[0], "message 0 in a delivery and filtered"),
+            (&[&[1]], &[0, 0], &[], "message 0 rejected twice"),
+            (&[&[1]], &[0], &[0], "message 0 rejected and filtered"),
+            (&[&[1]], &[], &[], "message 0 of 2 is in no delivery, not rejected and not filtered"),
+        ];
+        for (deliveries, rejections, filtered, text) in cases {
+            let outcome = check(raw(deliveries, rejections, filtered), 2, &Limits::default());
+            assert_eq!(outcome.unwrap_err(), text);
+        }
+    }
+
+    #[test]
+    fn numbers_and_sizes_are_bounded() {
+        let limits = Limits { deliveries_per_message: 1, output_bytes: 2_048, ..Limits::default() };
+        let many = vec![&[0u32][..]; 65];
+        assert_eq!(check(raw(&many, &[], &[]), 1, &limits).unwrap().deliveries.len(), 65);
+        let many = vec![&[0u32][..]; 66];
+        assert_eq!(
+            check(raw(&many, &[], &[]), 1, &limits).unwrap_err(),
+            "66 deliveries for 1 messages; at most 65 are allowed"
+        );
+        let mut large = raw(&[&[0]], &[], &[]);
+        large.deliveries[0].headers.push(("h".into(), "v".repeat(2_048)));
+        assert_eq!(
+            check(large, 1, &limits).unwrap_err(),
+            "3 KiB returned in one call; at most 2 KiB are allowed"
+        );
+        let mut long = raw(&[], &[0], &[]);
+        long.rejections[0].reason = "r".repeat(2_000);
+        assert!(check(long, 1, &limits).unwrap().rejections[0].1.len() < 1_030);
+    }
+
+    fn positions() -> impl Strategy<Value = Vec<u32>> {
+        prop::collection::vec(0u32..6, 0..4)
+    }
+
+    proptest! {
+        /// Accepted exactly when every message has one kind of fate, and then
+        /// nothing is changed on the way.
+        #[test]
+        fn accepts_what_the_contract_allows_and_nothing_else(
+            messages in 0usize..6,
+            deliveries in prop::collection::vec(positions(), 0..4),
+            rejections in positions(),
+            filtered in positions(),
+        ) {
+            let lists: Vec<&[u32]> = deliveries.iter().map(Vec::as_slice).collect();
+            let times = |list: &[u32], m: u32| list.iter().filter(|x| **x == m).count();
+            let in_range = |list: &[u32]| list.iter().all(|m| (*m as usize) < messages);
+            let lists_are_sound = deliveries.iter().all(|d| {
+                !d.is_empty() && in_range(d) && d.iter().all(|m| times(d, *m) == 1)
+            });
+            let all_have_one_fate = (0..messages as u32).all(|m| {
+                let delivered = usize::from(deliveries.iter().any(|d| d.contains(&m)));
+                delivered + times(&rejections, m) + times(&filtered, m) == 1
+            });
+            let expected = lists_are_sound && in_range(&rejections) && in_range(&filtered) && all_have_one_fate;
+
+            let outcome = check(raw(&lists, &rejections, &filtered), messages, &Limits::default());
+            prop_assert_eq!(outcome.is_ok(), expected, "{:?}", outcome);
+            if let Ok(mapping) = outcome {
+                let carried: Vec<_> = mapping.deliveries.iter().map(|d| d.messages.clone()).collect();
+                prop_assert_eq!(carried, deliveries);
+                prop_assert!(mapping.deliveries.iter().all(|d| d.body == "body"
+                    && d.target.as_deref() == Some("t")
+                    && d.headers == [("name".to_owned(), "value".to_owned())]));
+                let reasons: Vec<_> = rejections.iter().map(|m| (*m, format!("reason {m}\\n"))).collect();
+                prop_assert_eq!(mapping.rejections, reasons);
+                prop_assert_eq!(mapping.filtered, filtered);
+                prop_assert!(mapping.before.is_empty());
+            }
+        }
+    }
+}

@@ -21,6 +21,8 @@ mod load;
 mod mapper;
 mod mapping;
 mod state;
+#[cfg(test)]
+mod tests;
 mod version;
 
 use std::sync::Arc;
