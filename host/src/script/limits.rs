@@ -145,6 +145,7 @@ impl ResourceLimiter for MemoryGuard {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

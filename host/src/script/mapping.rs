@@ -142,9 +142,12 @@ mod tests {
         }
     }
 
+    /// Deliveries, rejections, filtered, and what is said of them.
+    type Breach = (&'static [&'static [u32]], &'static [u32], &'static [u32], &'static str);
+
     #[test]
     fn each_breach_is_named() {
-        let cases: [(&[&[u32]], &[u32], &[u32], &str); 10] = [
+        let cases: [Breach; 10] = [
             (&[&[]], &[0], &[1], "delivery 0 carries no message"),
             (&[&[0, 1], &[1, 0, 1]], &[], &[], "delivery 1 carries message 1 twice"),
             (&[&[2]], &[], &[], "message 2 in a delivery, but the batch has 2"),
