@@ -7,6 +7,9 @@ use std::thread;
 use wasmtime::{Config, EngineWeak, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy};
 
 use super::limits::TICK;
+use super::load::LoadError;
+use super::program::{Program, Programs};
+use super::version::Version;
 
 /// Compiles and runs scripts. Cloning is cheap; one serves the whole process.
 #[derive(Clone)]
@@ -18,6 +21,7 @@ struct Engines {
     pooled: Option<wasmtime::Engine>,
     /// For scripts that do not fit a slot.
     roomy: wasmtime::Engine,
+    programs: Programs,
 }
 
 /// The engine cannot run on this machine.
@@ -26,7 +30,7 @@ struct Engines {
 pub struct EngineError(String);
 
 /// Bytes of linear memory in a slot of the pool.
-pub(super) const POOL_MEMORY: usize = 64 << 20;
+const POOL_MEMORY: usize = 64 << 20;
 
 /// Slots at most: each reserves 4 GiB of a 128 TiB address space.
 const POOL_SLOTS: u32 = 10_000;
@@ -51,13 +55,20 @@ impl Engine {
         };
         let roomy = wasmtime::Engine::new(&config()).map_err(|e| EngineError(format!("{e:#}")))?;
         start_ticker(pooled.iter().chain([&roomy]).map(wasmtime::Engine::weak).collect())?;
-        Ok(Self(Arc::new(Engines { pooled, roomy })))
+        Ok(Self(Arc::new(Engines { pooled, roomy, programs: Programs::default() })))
     }
 
-    /// The engines to try for a script that may have so much memory, best
-    /// first. Whether a component fits the pool only its compilation tells.
-    pub(super) fn choices(&self, memory: usize) -> impl Iterator<Item = &wasmtime::Engine> {
-        self.0.pooled.iter().filter(move |_| memory <= POOL_MEMORY).chain([&self.0.roomy])
+    /// The compiled form of a script that may have so much memory. Whether it
+    /// fits the pool only its compilation tells.
+    pub(super) fn program(
+        &self,
+        version: &Version,
+        wasm: &[u8],
+        memory: usize,
+    ) -> Result<Arc<Program>, LoadError> {
+        let roomy = memory > POOL_MEMORY;
+        let engines = self.0.pooled.iter().filter(|_| !roomy).chain([&self.0.roomy]);
+        self.0.programs.get(version, roomy, engines, wasm)
     }
 }
 

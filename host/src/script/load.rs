@@ -3,16 +3,14 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use wasmtime::component::types::ComponentItem;
-use wasmtime::component::{Component, HasSelf, Linker};
 
-use super::bindings::{self, MapperPre};
 use super::engine::Engine;
 use super::fault::ScriptFault;
 use super::imports::Log;
-use super::instance::{Host, Instance, StartError};
-use super::lift::{self, MAX_SIZE};
+use super::instance::{Instance, StartError};
+use super::lift::MAX_SIZE;
 use super::mapper::Mapper;
+use super::program::{Program, chain};
 use super::state::State;
 use super::version::Version;
 use super::{Limits, LogSink};
@@ -27,7 +25,7 @@ struct Inner {
     _engine: Engine,
     name: String,
     version: Version,
-    pre: MapperPre<Host>,
+    program: Arc<Program>,
     settings: String,
     limits: Limits,
 }
@@ -79,18 +77,12 @@ pub enum LoadError {
     Settings(String),
 }
 
-/// What a component must export, as the contract writes it.
-const EXPORTS: [(&str, &str); 2] = [
-    ("configure", "func(settings: string) -> result<_, string>"),
-    ("transform", "func(batch: list<message>) -> result<mapping, string>"),
-];
-
 // ----- impl Script -----
 
 impl Script {
     /// Compiles (on a thread for blocking work: some 100 ms, seconds for
-    /// JavaScript and Python), links, starts one instance and configures it
-    /// with `settings`. `name` is for logs and errors only.
+    /// JavaScript and Python; nothing if another script of the same bytes is
+    /// loaded), links, starts one instance and configures it with `settings`. `name` is for logs and errors only.
     pub async fn load(
         engine: &Engine,
         name: &str,
@@ -101,13 +93,16 @@ impl Script {
         let settings = if settings.is_null() { "{}".to_owned() } else { settings.to_string() };
         let compiling = engine.clone();
         let memory = limits.memory;
-        let (version, pre) = tokio::task::spawn_blocking(move || {
-            Ok::<_, LoadError>((Version::of(&wasm), compile(&compiling, &wasm, memory)?))
+        let (version, program) = tokio::task::spawn_blocking(move || {
+            let version = Version::of(&wasm);
+            let program = compiling.program(&version, &wasm, memory)?;
+            Ok::<_, LoadError>((version, program))
         })
         .await
         .map_err(|error| LoadError::Invalid(format!("the compiler ended early: {error}")))??;
         let name = name.to_owned();
-        let script = Self(Arc::new(Inner { _engine: engine.clone(), name, version, pre, settings, limits }));
+        let script =
+            Self(Arc::new(Inner { _engine: engine.clone(), name, version, program, settings, limits }));
         match script.start(Log::silent()).await {
             Ok(_) => Ok(script),
             Err(StartError::Instantiate(error)) => Err(LoadError::Instantiate(chain(&error))),
@@ -137,8 +132,13 @@ impl Script {
         Mapper::new(self.clone(), lane, state, log)
     }
 
+    #[cfg(test)]
+    pub(super) fn shares_code_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0.program, &other.0.program)
+    }
+
     pub(super) async fn start(&self, log: Log) -> Result<Instance, StartError> {
-        Instance::start(&self.0.pre, &self.0.settings, &self.0.limits, log).await
+        Instance::start(self.0.program.pre(), &self.0.settings, &self.0.limits, log).await
     }
 }
 
@@ -146,54 +146,4 @@ impl std::fmt::Debug for Script {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Script({} {})", self.0.name, self.0.version)
     }
-}
-
-/// Lifts, compiles and links. Blocks.
-fn compile(engine: &Engine, wasm: &[u8], memory: usize) -> Result<MapperPre<Host>, LoadError> {
-    let bytes = lift::component(wasm)?;
-    let mut failure = None;
-    for engine in engine.choices(memory) {
-        match Component::new(engine, &bytes) {
-            Ok(component) => return link(engine, &component),
-            Err(error) => failure = Some(error),
-        }
-    }
-    Err(LoadError::Invalid(failure.map_or_else(String::new, |error| chain(&error))))
-}
-
-fn link(engine: &wasmtime::Engine, component: &Component) -> Result<MapperPre<Host>, LoadError> {
-    let ty = component.component_type();
-    let wasi: Vec<&str> =
-        ty.imports(engine).map(|(name, _)| name).filter(|name| name.starts_with("wasi:")).collect();
-    if !wasi.is_empty() {
-        return Err(LoadError::Wasi { imports: wasi.join(", ") });
-    }
-    for (name, signature) in EXPORTS {
-        match ty.get_export(engine, name).map(|item| item.ty) {
-            Some(ComponentItem::ComponentFunc(_)) => {}
-            Some(_) => return Err(LoadError::Contract(format!("`{name}` must be `{signature}`"))),
-            None => return Err(LoadError::Contract(format!("it exports no `{name}: {signature}`"))),
-        }
-    }
-    let mut linker = Linker::new(engine);
-    bindings::Mapper::add_to_linker::<_, HasSelf<_>>(&mut linker, |host: &mut Host| host)
-        .map_err(|error| LoadError::Invalid(chain(&error)))?;
-    let pre = linker.instantiate_pre(component).map_err(|error| {
-        LoadError::Contract(format!(
-            "{}; the gateway offers sluicegate:mapper/log@0.1.0 and sluicegate:mapper/state@0.1.0 only",
-            chain(&error)
-        ))
-    })?;
-    MapperPre::new(pre).map_err(|error| LoadError::Contract(signature_error(&error)))
-}
-
-/// The compiler's words for what differs, and the contract's.
-fn signature_error(error: &wasmtime::Error) -> String {
-    let expected: Vec<String> = EXPORTS.iter().map(|(name, ty)| format!("`{name}: {ty}`")).collect();
-    format!("{}; expected {}", chain(error), expected.join(" and "))
-}
-
-/// All causes, outermost first, on one line.
-fn chain(error: &wasmtime::Error) -> String {
-    super::fault::one_line(&format!("{error:#}"))
 }

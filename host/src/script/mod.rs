@@ -20,6 +20,7 @@ mod limits;
 mod load;
 mod mapper;
 mod mapping;
+mod program;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -221,3 +221,17 @@ async fn a_module_that_begins_with_too_much_memory() {
     );
     load_with(wasm, Limits { memory: 256 << 20, ..Limits::default() }).await.unwrap();
 }
+
+#[tokio::test]
+async fn scripts_of_the_same_bytes_share_their_code() {
+    let engine = Engine::new(4).unwrap();
+    let wasm: Arc<[u8]> = transform(PASS).into();
+    let load = |settings| Script::load(&engine, "t", wasm.clone(), settings, Limits::default());
+    let (one, two) = (json!({}), json!({"b": 2}));
+    let (one, two) = tokio::join!(load(&one), load(&two));
+    let (one, two) = (one.unwrap(), two.unwrap());
+    assert!(one.shares_code_with(&two));
+    let roomy = Limits { memory: 128 << 20, ..Limits::default() };
+    let three = Script::load(&engine, "t", wasm, &json!({}), roomy).await.unwrap();
+    assert!(!one.shares_code_with(&three), "one lives in the pool, the other does not");
+}
