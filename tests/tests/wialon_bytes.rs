@@ -5,6 +5,8 @@
 
 use proptest::prelude::*;
 use sluicegate::destination::wialon::decode::{self, decode, frame};
+use sluicegate_sdk::{Instance, testing};
+use wialon_retranslator::Retranslator;
 use wialon_retranslator::packet::{Block, Name, Packet, Posinfo, Value};
 
 fn posinfo() -> impl Strategy<Value = Posinfo> {
@@ -77,6 +79,46 @@ proptest! {
             prop_assert_eq!(&got.value, &seen(&sent.value));
             prop_assert_eq!(got.size as usize + 6, sent.size());
         }
+    }
+
+    /// Whatever the parameters are: packets within the limit, all of the same
+    /// unit, time and position, that hold each parameter once and in order.
+    #[test]
+    fn a_message_of_any_size_is_split_without_loss(
+        values in prop::collection::vec(
+            prop_oneof![
+                any::<i64>().prop_map(|number| number.to_string()),
+                any::<i32>().prop_map(|number| format!("{number}.5")),
+                "[a-z]{0,150}".prop_map(|text| format!("\"{text}\"")),
+            ],
+            0..60,
+        ),
+        max_packet in 256_usize..2000,
+    ) {
+        let fields: String =
+            values.iter().enumerate().map(|(number, value)| format!(",\"p.{number}\":{value}")).collect();
+        let payload = format!(
+            "{{\"ident\":\"352625333222111\",\"timestamp\":1700000000,\
+             \"position.latitude\":1.5,\"position.longitude\":2.5,\"din\":1{fields}}}"
+        );
+        let instance =
+            Instance::<Retranslator>::configure(&format!("{{\"max_packet\":{max_packet}}}")).unwrap();
+        let mapping = instance.transform(&[testing::message(payload)]);
+        prop_assert!(mapping.rejections.is_empty() && mapping.filtered.is_empty());
+
+        let mut names = Vec::new();
+        for (number, delivery) in mapping.deliveries.iter().enumerate() {
+            prop_assert!(delivery.body.len() <= max_packet);
+            prop_assert_eq!(&delivery.messages, &[0]);
+            let packet = decode(&delivery.body).unwrap();
+            prop_assert_eq!((packet.uid.as_str(), packet.time), ("352625333222111", 1_700_000_000));
+            prop_assert_eq!(packet.flags, if number == 0 { 0x03 } else { 0x01 });
+            prop_assert_eq!(&packet.blocks[0].name, "posinfo");
+            names.extend(packet.blocks.into_iter().skip(1).map(|block| block.name));
+        }
+        let mut expected = vec!["avl_inputs".to_owned()];
+        expected.extend((0..values.len()).map(|number| format!("p_{number}")));
+        prop_assert_eq!(names, expected);
     }
 
     /// Cut or damaged bytes of a good packet are read or refused, never a panic.

@@ -4,6 +4,11 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use serde_json::value::RawValue;
+
+use crate::Field;
+use crate::message::parse_object;
+
 /// A JSON value, borrowed from the payload. The text is valid JSON.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Value<'a> {
@@ -110,6 +115,24 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// The fields of an object, in its order (a key that it has twice is there
+    /// once, with its last value); empty for any other type.
+    pub fn fields(self) -> Vec<Field<'a>> {
+        match self.kind() {
+            Kind::Object => parse_object(self.raw).unwrap_or_default(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The elements of a list; empty for any other type.
+    pub fn elements(self) -> Vec<Self> {
+        let elements: Vec<&RawValue> = match self.kind() {
+            Kind::Array => serde_json::from_str(self.raw).unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        elements.into_iter().map(|element| Self::new(element.get())).collect()
+    }
+
     /// What a template puts in its place: the content of a string, or the text
     /// of a number or boolean; none for the others.
     pub fn as_text(self) -> Option<Cow<'a, str>> {
@@ -180,6 +203,17 @@ mod tests {
         assert_eq!(Value::parse(" [1] ").map(Value::raw), Some("[1]"));
         assert_eq!(Value::parse("[1"), None);
         assert_eq!(Value::parse(""), None);
+    }
+
+    #[test]
+    fn nested_values_come_apart_in_order() {
+        let fields = Value::new(r#"{"b":[1,{"x":null}],"a":2,"b":[3, 4]}"#).fields();
+        let names: Vec<&str> = fields.iter().map(|field| field.key.as_ref()).collect();
+        assert_eq!(names, ["b", "a"]);
+        let elements: Vec<&str> = fields[0].value.elements().iter().map(|element| element.raw()).collect();
+        assert_eq!(elements, ["3", "4"]);
+        assert!(Value::new("[1]").fields().is_empty());
+        assert!(Value::new("{}").elements().is_empty());
     }
 
     #[test]

@@ -161,24 +161,25 @@ impl Name {
     }
 
     /// The nearest name for any text: each character outside the allowed set
-    /// becomes `_`, and what is too long keeps its first 29 bytes and gets `_`
-    /// and eight hex digits of a hash of the whole, so that two long names
-    /// with the same beginning stay two.
+    /// becomes `_`. A text that is too long or not ASCII keeps at most 29 bytes
+    /// of that and gets `_` and eight hex digits of a hash of the whole, so
+    /// that two names which differ in the lost part stay two.
     ///
     /// The allowed set is letters, digits and `_`, or with `keep` all of
     /// printable ASCII.
     pub fn nearest(text: &str, keep: bool) -> Self {
         let mut name = Self { length: 0, bytes: [0; MAX_NAME] };
-        let mut fits = true;
+        let mut recognizable = true;
         for character in text.chars() {
-            fits &= name.push(match character {
+            recognizable &= character.is_ascii();
+            recognizable &= name.push(match character {
                 'a'..='z' | 'A'..='Z' | '0'..='9' | '_' => character as u8,
                 ' '..='~' if keep => character as u8,
                 _ => b'_',
             });
         }
-        if !fits {
-            name.length = (MAX_NAME - 9) as u8;
+        if !recognizable {
+            name.length = name.length.min((MAX_NAME - 9) as u8);
             name.push(b'_');
             let hash = fnv1a(text.as_bytes());
             for shift in (0..8).rev() {
