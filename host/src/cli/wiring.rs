@@ -1,0 +1,89 @@
+//! From settings to the parts that run: the one place that knows both.
+
+use std::sync::Arc;
+
+use crate::bus::Route;
+use crate::config::{DestinationSettings, ScriptSettings, ScriptSource, StreamSettings};
+use crate::destination::Destination;
+use crate::destination::aws_iot::AwsIotDestination;
+use crate::destination::http::HttpDestination;
+use crate::destination::mqtt::MqttDestination;
+use crate::destination::thingsboard::ThingsBoardDestination;
+use crate::destination::wialon::WialonDestination;
+use crate::journal::StreamIndex;
+use crate::script::{Limits, adapter};
+use crate::stream::{self, Stream, StreamStatus};
+
+/// The destination that the settings describe.
+pub fn destination(settings: &DestinationSettings) -> Arc<dyn Destination> {
+    match settings.clone() {
+        DestinationSettings::AwsIot(settings) => Arc::new(AwsIotDestination::new(settings)),
+        DestinationSettings::ThingsBoard(settings) => Arc::new(ThingsBoardDestination::new(settings)),
+        DestinationSettings::Wialon(settings) => Arc::new(WialonDestination::new(settings)),
+        DestinationSettings::Http(settings) => Arc::new(HttpDestination::new(settings)),
+        DestinationSettings::Mqtt(settings) => Arc::new(MqttDestination::new(settings)),
+    }
+}
+
+/// What the script may use: the engine's defaults where the file is silent.
+pub fn limits(settings: &ScriptSettings) -> Limits {
+    let defaults = Limits::default();
+    Limits {
+        time: settings.limits.time.unwrap_or(defaults.time),
+        memory: settings.limits.memory.unwrap_or(defaults.memory),
+        ..defaults
+    }
+}
+
+/// The name of a script in logs and tables: the adapter's, or the file's.
+pub fn script_name(source: &ScriptSource) -> String {
+    match source {
+        ScriptSource::Official(name) => name.clone(),
+        ScriptSource::File(path) => {
+            path.file_stem().map_or_else(|| path.display().to_string(), |stem| stem.to_string_lossy().into_owned())
+        }
+    }
+}
+
+/// The bytes of a script; an error for a person.
+pub fn read_script(source: &ScriptSource) -> Result<Arc<[u8]>, String> {
+    match source {
+        ScriptSource::Official(name) => match adapter::official(name) {
+            Some(adapter) => Ok(adapter.wasm.into()),
+            None => Err(format!("there is no official adapter `{name}`")),
+        },
+        ScriptSource::File(path) => {
+            std::fs::read(path).map(Into::into).map_err(|e| format!("{}: {e}", path.display()))
+        }
+    }
+}
+
+/// Which messages the stream wants.
+pub fn route(index: StreamIndex, settings: &StreamSettings) -> Route {
+    Route {
+        stream: index,
+        filters: settings.topics.clone(),
+        key: settings.key.clone(),
+        selection: settings.selection.clone(),
+    }
+}
+
+/// The stream, ready to run.
+pub fn stream(index: StreamIndex, settings: &StreamSettings, status: Arc<StreamStatus>) -> Stream {
+    let source = settings.script.source.clone();
+    Stream {
+        name: settings.name.clone(),
+        index,
+        key: settings.key.clone(),
+        lanes: settings.delivery.lanes,
+        batch: (settings.delivery.batch_messages, settings.delivery.batch_bytes),
+        destination: destination(&settings.destination),
+        script: stream::ScriptSource {
+            name: script_name(&source),
+            read: Box::new(move || read_script(&source)),
+            settings: settings.script.settings.clone(),
+            limits: limits(&settings.script),
+        },
+        status,
+    }
+}
