@@ -23,7 +23,7 @@ mod mapping;
 mod program;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod version;
 
 use std::sync::Arc;

@@ -13,6 +13,8 @@ mod outbox;
 mod proof;
 mod settle;
 mod status;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -16,7 +16,7 @@ use super::*;
 use crate::bus::Message;
 
 /// One engine for all tests, as in the gateway.
-fn engine() -> &'static Engine {
+pub(crate) fn engine() -> &'static Engine {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
     ENGINE.get_or_init(|| Engine::new(64).unwrap())
 }
@@ -35,7 +35,7 @@ fn module(definitions: &str) -> Vec<u8> {
 
 /// A module whose `transform` has this body; its parameters are `$batch` and
 /// `$n`.
-fn transform(body: &str) -> Vec<u8> {
+pub(crate) fn transform(body: &str) -> Vec<u8> {
     module(&format!(r#"(func (export "transform") (param $batch i32) (param $n i32) (result i32) {body})"#))
 }
 

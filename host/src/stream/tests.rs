@@ -1,0 +1,300 @@
+//! A stream with a real script and a destination of plain memory, in paused
+//! time.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::json;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+
+use super::*;
+use crate::bus::Message;
+use crate::destination::{Connection, Delivery, DeliveryId, Fault, Reply, Verdict};
+use crate::journal::{Append, Books};
+use crate::script::tests as scripts;
+
+/// Delivers every payload unchanged and traps on one that begins with `!`.
+const TRAPS_ON_MARK: &str = "
+    (local $i i32)
+    (block $done
+      (loop $next
+        (br_if $done (i32.ge_u (local.get $i) (local.get $n)))
+        (if (i32.eq (i32.const 33)
+              (i32.load8_u (i32.load offset=8 (i32.add (local.get $batch) (i32.mul (local.get $i) (i32.const 24))))))
+          (then unreachable))
+        (local.set $i (i32.add (local.get $i) (i32.const 1)))
+        (br $next)))
+    (call $pass (local.get $batch) (local.get $n))";
+
+/// What the far side does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mood {
+    Accepts,
+    RefusesEverything,
+    /// Refuses bodies that begin with `?`.
+    RefusesMarked,
+    Unreachable,
+    /// Takes what is sent and says nothing.
+    Silent,
+}
+
+struct FarSide {
+    mood: Mutex<Mood>,
+    accepted: Mutex<Vec<String>>,
+    window: usize,
+    changed: Notify,
+}
+
+impl FarSide {
+    fn new(mood: Mood, window: usize) -> Arc<Self> {
+        Arc::new(Self { mood: Mutex::new(mood), accepted: Mutex::default(), window, changed: Notify::new() })
+    }
+
+    fn set(&self, mood: Mood) {
+        *self.mood.lock().unwrap() = mood;
+        self.changed.notify_waiters();
+    }
+
+    fn accepted(&self) -> Vec<String> {
+        self.accepted.lock().unwrap().clone()
+    }
+}
+
+struct FarSideDestination(Arc<FarSide>);
+
+#[async_trait]
+impl Destination for FarSideDestination {
+    fn window(&self) -> usize {
+        self.0.window
+    }
+
+    fn check(&self, delivery: &Delivery) -> Result<(), String> {
+        if delivery.body.starts_with(b"#") { Err("a body that begins with #".to_owned()) } else { Ok(()) }
+    }
+
+    async fn connect(&self, _lane: u32) -> Result<Box<dyn Connection>, Fault> {
+        if *self.0.mood.lock().unwrap() == Mood::Unreachable {
+            return Err(Fault::persistent("bad password"));
+        }
+        Ok(Box::new(Wire { far: self.0.clone(), sent: VecDeque::new() }))
+    }
+}
+
+struct Wire {
+    far: Arc<FarSide>,
+    sent: VecDeque<(DeliveryId, String)>,
+}
+
+#[async_trait]
+impl Connection for Wire {
+    async fn send(&mut self, id: DeliveryId, delivery: &Delivery) -> Result<(), Fault> {
+        self.sent.push_back((id, String::from_utf8(delivery.body.to_vec()).unwrap()));
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<(DeliveryId, Verdict), Fault> {
+        loop {
+            let changed = self.far.changed.notified();
+            let mood = *self.far.mood.lock().unwrap();
+            if mood == Mood::Unreachable {
+                return Err(Fault::transient("cut"));
+            }
+            if mood != Mood::Silent
+                && let Some((id, body)) = self.sent.pop_front()
+            {
+                let refused =
+                    mood == Mood::RefusesEverything || mood == Mood::RefusesMarked && body.starts_with('?');
+                if refused {
+                    return Ok((id, Verdict::Refused(Reply("400 no".to_owned()))));
+                }
+                self.far.accepted.lock().unwrap().push(body);
+                return Ok((id, Verdict::Delivered));
+            }
+            changed.await;
+        }
+    }
+
+    async fn close(self: Box<Self>) {}
+}
+
+struct Running {
+    journal: Journal,
+    status: Arc<StreamStatus>,
+    far: Arc<FarSide>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+async fn start(transform: &str, far: Arc<FarSide>, lanes: u32) -> Running {
+    let journal = Journal::in_memory(1, 10_000, 10_000_000);
+    let status = Arc::new(StreamStatus::new("test", StreamIndex(0)));
+    let wasm: Arc<[u8]> = scripts::transform(transform).into();
+    let stream = Stream {
+        name: "test".to_owned(),
+        index: StreamIndex(0),
+        key: KeyRule::Topic,
+        lanes,
+        batch: (128, 128 * 1024),
+        destination: Arc::new(FarSideDestination(far.clone())),
+        script: ScriptSource {
+            name: "pass".to_owned(),
+            read: Box::new(move || Ok(wasm.clone())),
+            settings: json!({}),
+            limits: Limits::default(),
+        },
+        status: status.clone(),
+    };
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(run(stream, scripts::engine().clone(), journal.clone(), stop.clone()));
+    Running { journal, status, far, stop, task }
+}
+
+impl Running {
+    async fn append(&self, bodies: impl IntoIterator<Item = String>) {
+        for (number, body) in bodies.into_iter().enumerate() {
+            let topic = format!("device/{}", number % 7);
+            let message = Message { topic: topic.into(), payload: body.into(), received_at: 0 };
+            let _ticket = self.journal.append(vec![Append { message, streams: vec![StreamIndex(0)] }]).await;
+        }
+    }
+
+    fn books(&self) -> Books {
+        self.journal.books(StreamIndex(0))
+    }
+
+    /// Waits, in paused time, until the books say so.
+    async fn until(&self, wanted: impl Fn(&Books) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(3600);
+        while !wanted(&self.books()) {
+            assert!(Instant::now() < deadline, "{:?} {:?}", self.books(), self.status.state());
+            assert!(self.books().balance());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn finish(self) -> Vec<String> {
+        self.stop.cancel();
+        timeout(Duration::from_secs(60), self.task).await.unwrap().unwrap();
+        assert!(self.journal.books(StreamIndex(0)).balance());
+        self.far.accepted()
+    }
+}
+
+fn numbered(count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("{n:05}")).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_are_delivered_in_order_and_the_stream_says_running() {
+    let running = start(TRAPS_ON_MARK, FarSide::new(Mood::Accepts, 64), 1).await;
+    running.append(numbered(1000)).await;
+    running.until(|b| b.delivered == 1000).await;
+    assert_eq!(running.status.state(), State::Running);
+    assert_eq!(running.status.script().unwrap().0, "pass");
+    assert_eq!(running.journal.holding().messages.0, 0);
+    assert_eq!(running.finish().await, numbered(1000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_traps_takes_no_other_along() {
+    let running = start(TRAPS_ON_MARK, FarSide::new(Mood::Accepts, 64), 1).await;
+    let mut bodies = numbered(300);
+    bodies[150] = "!150".to_owned();
+    running.append(bodies.clone()).await;
+    running.until(|b| b.queued == 0).await;
+    assert_eq!(running.books().dead_lettered, 1);
+    assert_eq!(running.books().delivered, 299);
+    bodies.remove(150);
+    assert_eq!(running.finish().await, bodies);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_script_that_fails_on_everything_blocks_its_stream_and_keeps_the_rest() {
+    let running = start("unreachable", FarSide::new(Mood::Accepts, 64), 1).await;
+    running.append(numbered(50)).await;
+    running.until(|b| b.dead_lettered > 0).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(running.books().dead_lettered, 9, "the ten minutes since have buried nobody");
+    assert_eq!(running.books().queued, 41);
+    let state = running.status.state();
+    assert!(state.reason().unwrap().contains("10 messages in a row failed"), "{state}");
+    assert!(running.finish().await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_far_side_that_refuses_everything_for_minutes_costs_no_message() {
+    for window in [1, 64] {
+        let running = start(TRAPS_ON_MARK, FarSide::new(Mood::RefusesEverything, window), 2).await;
+        running.append(numbered(400)).await;
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        assert_eq!(running.books().queued, 400);
+        assert_eq!(running.status.state().to_string(), "blocked: refuses everything: 400 no");
+        running.far.set(Mood::Accepts);
+        running.until(|b| b.delivered == 400).await;
+        assert_eq!(running.status.state(), State::Running);
+        let mut accepted = running.finish().await;
+        accepted.sort();
+        assert_eq!(accepted, numbered(400));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_is_refused_becomes_a_dead_letter() {
+    let running = start(TRAPS_ON_MARK, FarSide::new(Mood::RefusesMarked, 8), 1).await;
+    let mut bodies = numbered(200);
+    bodies[20] = "?20".to_owned();
+    bodies[120] = "#120".to_owned();
+    running.append(bodies.clone()).await;
+    running.until(|b| b.queued == 0).await;
+    assert_eq!((running.books().delivered, running.books().dead_lettered), (198, 2));
+    assert!(running.status.last_error().unwrap().starts_with("dead letter"));
+    running.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_far_side_that_cannot_be_entered_blocks_and_then_resumes() {
+    let running = start(TRAPS_ON_MARK, FarSide::new(Mood::Accepts, 4), 1).await;
+    running.append(numbered(10)).await;
+    running.until(|b| b.delivered == 10).await;
+    running.far.set(Mood::Unreachable);
+    running.append(numbered(90)).await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(running.status.state().to_string(), "blocked: bad password");
+    assert_eq!(running.books().dead_lettered, 0);
+    running.far.set(Mood::Accepts);
+    running.until(|b| b.delivered == 100).await;
+    assert_eq!(running.status.state(), State::Running);
+    running.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn lanes_keep_the_order_of_each_key() {
+    let running = start(TRAPS_ON_MARK, FarSide::new(Mood::Accepts, 3), 4).await;
+    running.append(numbered(700)).await;
+    running.until(|b| b.delivered == 700).await;
+    let accepted: Vec<usize> = running.finish().await.iter().map(|b| b.parse().unwrap()).collect();
+    for device in 0..7 {
+        let of_device: Vec<_> = accepted.iter().filter(|n| *n % 7 == device).collect();
+        assert!(of_device.is_sorted(), "{of_device:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clean_stop_waits_for_what_is_in_flight_and_hands_the_rest_back() {
+    let far = FarSide::new(Mood::Silent, 4);
+    let running = start(TRAPS_ON_MARK, far.clone(), 1).await;
+    running.append(numbered(20)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    running.stop.cancel();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    far.set(Mood::Accepts);
+    let journal = running.journal.clone();
+    assert_eq!(running.finish().await, numbered(4));
+    assert_eq!(journal.books(StreamIndex(0)).queued, 16);
+}
