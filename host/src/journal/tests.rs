@@ -42,7 +42,7 @@ async fn a_full_journal_holds_the_bus_back_and_says_who_holds_it() {
     let _first = journal.append(vec![for_streams("a", &[1]), for_streams("b", &[0])]).await;
     let second = {
         let journal = journal.clone();
-        tokio::spawn(async move { journal.append(vec![for_streams("c", &[0])]).await })
+        tokio::spawn(async move { drop(journal.append(vec![for_streams("c", &[0])]).await) })
     };
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(journal.holding().full);

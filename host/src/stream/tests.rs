@@ -174,7 +174,7 @@ impl Running {
         while !wanted(&self.books()) {
             assert!(Instant::now() < deadline, "{:?} {:?}", self.books(), self.status.state());
             assert!(self.books().balance());
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            sleep(Duration::from_millis(50)).await;
         }
     }
 
@@ -219,7 +219,7 @@ async fn a_script_that_fails_on_everything_blocks_its_stream_and_keeps_the_rest(
     let running = start("unreachable", FarSide::new(Mood::Accepts, 64), 1).await;
     running.append(numbered(50)).await;
     running.until(|b| b.dead_lettered > 0).await;
-    tokio::time::sleep(Duration::from_secs(600)).await;
+    sleep(Duration::from_secs(600)).await;
     assert_eq!(running.books().dead_lettered, 9, "the ten minutes since have buried nobody");
     assert_eq!(running.books().queued, 41);
     let state = running.status.state();
@@ -232,7 +232,7 @@ async fn a_far_side_that_refuses_everything_for_minutes_costs_no_message() {
     for window in [1, 64] {
         let running = start(TRAPS_ON_MARK, FarSide::new(Mood::RefusesEverything, window), 2).await;
         running.append(numbered(400)).await;
-        tokio::time::sleep(Duration::from_secs(300)).await;
+        sleep(Duration::from_secs(300)).await;
         assert_eq!(running.books().queued, 400);
         assert_eq!(running.status.state().to_string(), "blocked: refuses everything: 400 no");
         running.far.set(Mood::Accepts);
@@ -264,7 +264,7 @@ async fn a_far_side_that_cannot_be_entered_blocks_and_then_resumes() {
     running.until(|b| b.delivered == 10).await;
     running.far.set(Mood::Unreachable);
     running.append(numbered(90)).await;
-    tokio::time::sleep(Duration::from_secs(120)).await;
+    sleep(Duration::from_secs(120)).await;
     assert_eq!(running.status.state().to_string(), "blocked: bad password");
     assert_eq!(running.books().dead_lettered, 0);
     running.far.set(Mood::Accepts);
@@ -290,9 +290,9 @@ async fn a_clean_stop_waits_for_what_is_in_flight_and_hands_the_rest_back() {
     let far = FarSide::new(Mood::Silent, 4);
     let running = start(TRAPS_ON_MARK, far.clone(), 1).await;
     running.append(numbered(20)).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    sleep(Duration::from_secs(1)).await;
     running.stop.cancel();
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    sleep(Duration::from_secs(1)).await;
     far.set(Mood::Accepts);
     let journal = running.journal.clone();
     assert_eq!(running.finish().await, numbered(4));
