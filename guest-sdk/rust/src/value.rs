@@ -40,7 +40,7 @@ impl<'a> Value<'a> {
 
     /// One JSON value that the script wrote itself; none if it is not valid.
     pub fn parse(raw: &'a str) -> Option<Self> {
-        let value: &serde_json::value::RawValue = serde_json::from_str(raw).ok()?;
+        let value: &RawValue = serde_json::from_str(raw).ok()?;
         Some(Self::new(value.get()))
     }
 
