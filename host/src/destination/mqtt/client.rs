@@ -192,11 +192,6 @@ impl<T: Send + 'static> Client<T> {
         }
     }
 
-    /// Where the connection goes to, for reasons.
-    pub(crate) fn place(&self) -> &str {
-        &self.place
-    }
-
     /// When a missing PUBACK is to be looked for, should nothing happen.
     fn look_again_at(&self) -> Option<Instant> {
         let flight = self.flight();
