@@ -2,6 +2,7 @@
 //! without a manual.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 
 /// One thing that is wrong. Its text is stable, has no colours, ends without a
@@ -35,10 +36,10 @@ pub struct Place {
     pub line: usize,
     /// In characters, from 1.
     pub column: usize,
-    /// How many characters of the line are meant, at least 1.
-    pub width: usize,
-    /// The line, with secrets hidden.
+    /// The line, with secrets hidden; an excerpt of a long one.
     pub text: String,
+    /// Which characters of `text` are meant; at least one.
+    pub marker: Range<usize>,
 }
 
 /// What keeps running while an error stands.
@@ -54,6 +55,14 @@ pub enum Meanwhile {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigErrors(pub Vec<ConfigError>);
 
+impl ConfigError {
+    /// The error on one line, for a list of blocked streams.
+    pub fn summary(&self) -> String {
+        let at = self.place.as_ref().map(|p| format!(":{}:{}", p.line, p.column)).unwrap_or_default();
+        format!("{}{at}: {}; expected: {}", self.file.display(), self.what, self.expected)
+    }
+}
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let file = self.file.display();
@@ -62,8 +71,8 @@ impl fmt::Display for ConfigError {
             Some(place) => {
                 let number = place.line.to_string();
                 let margin = " ".repeat(number.len());
-                let indent = " ".repeat(place.column - 1);
-                let marker = "^".repeat(place.width);
+                let indent = " ".repeat(place.marker.start);
+                let marker = "^".repeat(place.marker.len());
                 writeln!(f, "{file}:{}:{}: {}", place.line, place.column, self.what)?;
                 writeln!(f, "  {number} | {}", place.text)?;
                 writeln!(f, "  {margin} | {indent}{marker}")?;

@@ -5,9 +5,14 @@
 //! at once; an unusable stream leaves the others alone.
 
 mod bus;
+mod document;
 mod error;
+mod load;
+mod read_stream;
+pub(crate) mod section;
 mod stream;
 pub mod tls;
+pub(crate) mod units;
 mod values;
 
 use std::path::PathBuf;
@@ -15,6 +20,7 @@ use std::sync::Arc;
 
 pub use bus::{AdminSettings, BusSettings, BusSource};
 pub use error::{ConfigError, ConfigErrors, Meanwhile, Place};
+pub(crate) use read_stream::Lanes;
 pub use stream::{
     DeliverySettings, DestinationSettings, ScriptLimits, ScriptSettings, ScriptSource, Selection,
     StreamSettings,
@@ -49,3 +55,7 @@ pub enum StreamEntry {
         errors: Vec<ConfigError>,
     },
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -1,4 +1,4 @@
-//! One stream's file.
+//! One stream's file: what it says.
 
 use std::collections::HashSet;
 use std::path::PathBuf;

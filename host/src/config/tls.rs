@@ -12,6 +12,7 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 
+use super::section::io_reason;
 use super::{ClientIdentity, TlsSettings};
 
 /// Why TLS cannot be set up.
@@ -53,26 +54,58 @@ pub enum TlsError {
     Provider(rustls::Error),
 }
 
+impl TlsError {
+    /// The file that has to be put right, if it is one.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Read { path, .. } | Self::Content { path, .. } | Self::Identity { key: path, .. } => {
+                Some(path)
+            }
+            Self::NoRoots | Self::Provider(_) => None,
+        }
+    }
+
+    /// The error without what was expected, for places that say that themselves.
+    pub fn what(&self) -> String {
+        match self {
+            Self::Read { path, source } => format!("cannot read {}: {}", path.display(), io_reason(source)),
+            Self::Content { path, what, .. } => format!("{}: {what}", path.display()),
+            Self::NoRoots => "the system has no certificate authorities that can be read".to_owned(),
+            Self::Identity { .. } | Self::Provider(_) => self.to_string(),
+        }
+    }
+}
+
 /// What a client of TLS needs: authorities, its own certificate, ALPN.
 pub fn client_config(settings: &TlsSettings) -> Result<Arc<ClientConfig>, TlsError> {
-    let roots = match &settings.ca {
-        Some(path) => Arc::new(read_roots(path)?),
-        None => system_roots()?,
-    };
-    let builder = builder()?.with_root_certificates(roots);
-    let mut config = match &settings.identity {
-        None => builder.with_no_client_auth(),
-        Some(identity) => {
-            let (chain, key) = read_identity(identity)?;
-            builder.with_client_auth_cert(chain, key).map_err(|e| TlsError::Identity {
-                cert: identity.cert.clone(),
-                key: identity.key.clone(),
-                what: e.to_string(),
-            })?
-        }
-    };
+    let mut config = configure(roots(settings)?, settings.identity.as_ref())?;
     config.alpn_protocols = settings.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     Ok(Arc::new(config))
+}
+
+/// All that [`client_config`] would refuse, not only the first.
+pub fn problems(settings: &TlsSettings) -> Vec<TlsError> {
+    let authorities = roots(settings).err();
+    let identity = configure(Arc::new(RootCertStore::empty()), settings.identity.as_ref()).err();
+    authorities.into_iter().chain(identity).collect()
+}
+
+fn roots(settings: &TlsSettings) -> Result<Arc<RootCertStore>, TlsError> {
+    match &settings.ca {
+        Some(path) => read_roots(path).map(Arc::new),
+        None => system_roots(),
+    }
+}
+
+fn configure(roots: Arc<RootCertStore>, identity: Option<&ClientIdentity>) -> Result<ClientConfig, TlsError> {
+    let builder = builder()?.with_root_certificates(roots);
+    let Some(identity) = identity else { return Ok(builder.with_no_client_auth()) };
+    let (chain, key) = read_identity(identity)?;
+    builder.with_client_auth_cert(chain, key).map_err(|e| TlsError::Identity {
+        cert: identity.cert.clone(),
+        key: identity.key.clone(),
+        what: e.to_string(),
+    })
 }
 
 /// A configuration that refuses every server: for connectors that want one

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::config::section::{Plain, Section, TlsUse};
+use crate::config::units::parse_http_url;
 use crate::config::{Secret, TlsSettings};
 
 /// Settings of an HTTP destination.
@@ -34,4 +36,85 @@ pub enum HttpMethod {
     Put,
     /// Changes a resource.
     Patch,
+}
+
+/// Headers that follow from the connection and the body.
+const OWN_HEADERS: [&str; 4] = ["host", "content-length", "transfer-encoding", "connection"];
+
+impl HttpSettings {
+    /// Reads `[destination]`.
+    pub(crate) fn read(section: &mut Section<'_>) -> Option<Self> {
+        const URL: &str = "the address of the receiver, \"https://host/path\" or \"http://host/path\"";
+        let url = section.url("url", None, URL, parse_http_url).map(|given| given.value);
+        let usage = match &url {
+            None => TlsUse::Unknown,
+            Some(url) if url.scheme() == "https" => TlsUse::Yes,
+            Some(_) => TlsUse::OnlyWith("https://"),
+        };
+        let method = section.parsed("method", "`POST`, `PUT` or `PATCH`", |text| match text {
+            "POST" => Ok(HttpMethod::Post),
+            "PUT" => Ok(HttpMethod::Put),
+            "PATCH" => Ok(HttpMethod::Patch),
+            _ => Err(format!("`method` is \"{}\"", text.escape_debug())),
+        });
+        let compat =
+            section.parsed(
+                "compat",
+                "`flespi`: only 200 is success, all else is retried",
+                |text| match text {
+                    "flespi" => Ok(true),
+                    _ => Err(format!("`compat` is \"{}\"", text.escape_debug())),
+                },
+            );
+        let seconds = Duration::from_secs;
+        let headers = read_headers(section.section("headers"));
+        let tls = section.tls(usage);
+        let gzip = section.flag("gzip").unwrap_or(false);
+        let timeout =
+            section.duration("timeout", Duration::from_millis(100)..=seconds(600)).unwrap_or(seconds(30));
+        Some(Self {
+            url: url?,
+            method: method.map(|given| given.value).unwrap_or_default(),
+            headers,
+            tls,
+            gzip,
+            timeout,
+            flespi: compat.is_some_and(|given| given.value),
+        })
+    }
+}
+
+fn read_headers(section: Section<'_>) -> Vec<(String, Secret)> {
+    let doc = section.doc();
+    let mut headers: Vec<(String, Secret)> = Vec::new();
+    for (name, value) in section.entries() {
+        // A header's value may be a secret whatever is wrong with it.
+        doc.hide(value.span());
+        let text = section.read_secret(name.value, value, Plain::Allowed);
+        let wrong = if hyper::header::HeaderName::from_bytes(name.value.as_bytes()).is_err() {
+            Some(("is no name of a header", "letters, digits and `-`"))
+        } else if OWN_HEADERS.contains(&name.value.to_ascii_lowercase().as_str()) {
+            Some(("is set by the gateway itself", "no such header: it follows from `url` and the body"))
+        } else if headers.iter().any(|(other, _)| other.eq_ignore_ascii_case(name.value)) {
+            Some(("is given twice", "each header once; upper and lower case are the same"))
+        } else {
+            None
+        };
+        if let Some((what, expected)) = wrong {
+            doc.error(
+                Some(name.span),
+                format!("the header `{}` {what}", name.value.escape_debug()),
+                expected,
+            );
+            continue;
+        }
+        let Some(text) = text else { continue };
+        if hyper::header::HeaderValue::from_str(text.expose()).is_err() {
+            let what = format!("the header `{}` has a value that HTTP cannot carry", name.value);
+            doc.error(Some(value.span()), what, "one line without control characters");
+            continue;
+        }
+        headers.push((name.value.to_owned(), text));
+    }
+    headers
 }

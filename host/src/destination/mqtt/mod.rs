@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use async_trait::async_trait;
 
 pub use settings::{MqttAccess, MqttSettings};
+pub(crate) use settings::{read_access, tls_use};
 
 use self::client::{Client, Event};
 use super::{Connection, Delivery, DeliveryId, Destination, Fault, Verdict};

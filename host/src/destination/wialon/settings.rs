@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use crate::config::section::Section;
+use crate::config::units::parse_tcp_url;
+
 /// Settings of a Wialon Retranslator destination.
 #[derive(Clone, Debug)]
 pub struct WialonSettings {
@@ -12,4 +15,22 @@ pub struct WialonSettings {
     /// Longest wait for the connection, and for the 0x11 of one packet
     /// (default 10 s).
     pub timeout: Duration,
+}
+
+/// Wialon Hosting's receiver of the Retranslator protocol.
+const HOSTING: &str = "tcp://193.193.165.165:20163";
+/// Its port.
+const PORT: u16 = 20163;
+
+impl WialonSettings {
+    /// Reads `[destination]`.
+    pub(crate) fn read(section: &mut Section<'_>) -> Option<Self> {
+        const URL: &str = "the address of the receiver, \"tcp://host:20163\"";
+        let url = section.url("url", Some(HOSTING), URL, |text| parse_tcp_url(text, PORT));
+        let seconds = Duration::from_secs;
+        let timeout =
+            section.duration("timeout", Duration::from_millis(100)..=seconds(600)).unwrap_or(seconds(10));
+        let (host, port) = url?.value;
+        Some(Self { host, port, timeout })
+    }
 }

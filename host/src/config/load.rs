@@ -1,0 +1,253 @@
+//! Finding and reading the files.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use toml::de::DeTable;
+
+use super::document::{Document, Surroundings};
+use super::read_stream::{is_stream_name, read_stream};
+use super::section::{Section, io_reason};
+use super::{AdminSettings, BusSettings, Config, ConfigError, ConfigErrors, Meanwhile, StreamEntry};
+
+/// Where `sluicegate.toml` is looked for if nobody says where it is.
+const PLACES: [&str; 2] = ["sluicegate.toml", "/etc/sluicegate/sluicegate.toml"];
+/// The environment variable that says so.
+const VARIABLE: &str = "SLUICEGATE_CONFIG";
+
+impl Config {
+    /// Reads the configuration for running: what fails is `sluicegate.toml`
+    /// itself; streams that are unusable are in [`Config::streams`]. The
+    /// errors are then those of the streams as well.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigErrors> {
+        let env = |name: &str| std::env::var(name).ok();
+        Self::load_in(path, Surroundings { env: &env, thorough: false })
+    }
+
+    /// Reads the configuration and opens the files that it names, as `check`
+    /// does.
+    pub fn check(path: Option<&Path>) -> Result<Self, ConfigErrors> {
+        let env = |name: &str| std::env::var(name).ok();
+        Self::load_in(path, Surroundings { env: &env, thorough: true })
+    }
+
+    fn load_in(path: Option<&Path>, surroundings: Surroundings<'_>) -> Result<Self, ConfigErrors> {
+        let path = find(path, surroundings.env, Path::is_file).map_err(|error| ConfigErrors(vec![*error]))?;
+        let (main, mut errors) = read_main(&path, surroundings);
+        let streams = read_streams(&path, &main.bus, surroundings);
+        if let Err(error) = &streams {
+            errors.push(*error.clone());
+        }
+        let streams = streams.unwrap_or_default();
+        if errors.is_empty() {
+            return Ok(Self { path, bus: main.bus, admin: main.admin, data: main.data, streams });
+        }
+        for entry in streams {
+            if let StreamEntry::Unusable { errors: of_stream, .. } = entry {
+                errors.extend(of_stream);
+            }
+        }
+        for error in &mut errors {
+            error.meanwhile = Meanwhile::NothingRuns;
+        }
+        Err(ConfigErrors(errors))
+    }
+
+    /// Every error of every unusable stream.
+    pub fn stream_errors(&self) -> impl Iterator<Item = &ConfigError> {
+        self.streams.iter().flat_map(|entry| match entry {
+            StreamEntry::Ready(_) => &[][..],
+            StreamEntry::Unusable { errors, .. } => errors,
+        })
+    }
+
+    /// The folder with one file a stream.
+    pub fn stream_folder(&self) -> PathBuf {
+        beside(&self.path, "streams")
+    }
+}
+
+/// The file to read: what the command line says, the environment variable, or
+/// the first of the usual places.
+fn find(
+    path: Option<&Path>,
+    env: &dyn Fn(&str) -> Option<String>,
+    exists: impl Fn(&Path) -> bool,
+) -> Result<PathBuf, Box<ConfigError>> {
+    let missing = |file: &Path, what: String, expected: String| {
+        let meanwhile = Meanwhile::NothingRuns;
+        Box::new(ConfigError { file: file.to_owned(), place: None, what, expected, meanwhile })
+    };
+    let (path, by) = match (path, env(VARIABLE).filter(|value| !value.is_empty())) {
+        (Some(path), _) => (path.to_owned(), "--config"),
+        (None, Some(path)) => (PathBuf::from(path), VARIABLE),
+        (None, None) => {
+            let found = PLACES.iter().map(PathBuf::from).find(|place| exists(place));
+            return found.ok_or_else(|| {
+                missing(
+                    Path::new("sluicegate.toml"),
+                    "there is no configuration".to_owned(),
+                    format!(
+                        "--config FILE, the environment variable {VARIABLE}, ./{}, or {}",
+                        PLACES[0], PLACES[1]
+                    ),
+                )
+            });
+        }
+    };
+    if exists(&path) {
+        return Ok(path);
+    }
+    let what = format!("there is no such file ({by} names it)");
+    Err(missing(&path, what, "the path of a sluicegate.toml".to_owned()))
+}
+
+/// `sluicegate.toml` without the streams.
+struct Main {
+    bus: BusSettings,
+    admin: Option<AdminSettings>,
+    data: PathBuf,
+}
+
+/// Reads `sluicegate.toml`. What is wrong has a stand-in, so that the streams
+/// can be read all the same.
+fn read_main(path: &Path, surroundings: Surroundings<'_>) -> (Main, Vec<ConfigError>) {
+    let (text, unreadable) = match std::fs::read_to_string(path) {
+        Ok(text) => (text, None),
+        Err(error) => (String::new(), Some(error)),
+    };
+    let doc = Document::new(path, &text, Meanwhile::NothingRuns, surroundings);
+    let (table, errors) = DeTable::parse_recoverable(&text);
+    let unreadable_or_broken = unreadable.is_some() || !errors.is_empty();
+    match unreadable {
+        Some(error) => {
+            doc.error(None, format!("cannot read it: {}", io_reason(&error)), "a readable TOML file")
+        }
+        None => doc.syntax_errors(&errors),
+    }
+    // What is missing in a broken file may only be unreadable.
+    let aside = Document::new(path, &text, Meanwhile::NothingRuns, surroundings);
+    let read_into = if unreadable_or_broken { &aside } else { &doc };
+    let mut root = Section::root(read_into, table.get_ref());
+    let data = root.path("data", "the path of a folder, relative to this file");
+    let main = Main {
+        data: data.map_or_else(|| beside(path, "data"), |given| given.value),
+        bus: BusSettings::read(root.table("bus", "a table [bus] with `url` and `client_id`")),
+        admin: AdminSettings::read(root.section("admin")),
+    };
+    root.finish();
+    (main, doc.into_errors())
+}
+
+/// Reads every `*.toml` of the folder `streams`. A folder that is missing has
+/// no streams.
+fn read_streams(
+    main: &Path,
+    bus: &BusSettings,
+    surroundings: Surroundings<'_>,
+) -> Result<Vec<StreamEntry>, Box<ConfigError>> {
+    let folder = beside(main, "streams");
+    let files = match toml_files(&folder) {
+        Ok(files) => files,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => {
+            return Err(Box::new(ConfigError {
+                file: folder,
+                place: None,
+                what: format!("cannot read the folder: {}", io_reason(&error)),
+                expected: "a readable folder with one file a stream".to_owned(),
+                meanwhile: Meanwhile::NothingRuns,
+            }));
+        }
+    };
+    Ok(files.into_iter().map(|(name, path)| read_stream_file(name, &path, bus, surroundings)).collect())
+}
+
+fn read_stream_file(
+    name: String,
+    path: &Path,
+    bus: &BusSettings,
+    surroundings: Surroundings<'_>,
+) -> StreamEntry {
+    let meanwhile = Meanwhile::OthersRun(name.clone());
+    let (text, unreadable) = match std::fs::read_to_string(path) {
+        Ok(text) => (text, None),
+        Err(error) => (String::new(), Some(error)),
+    };
+    let doc = Document::new(path, &text, meanwhile, surroundings);
+    if !is_stream_name(&name) {
+        let what = format!("`{}` is no name for a stream", name.escape_debug());
+        doc.error(None, what, "a file name of 1 to 64 characters `a-z 0-9 . _ -` before `.toml`");
+    }
+    let mut settings = None;
+    if let Some(error) = unreadable {
+        doc.error(None, format!("cannot read it: {}", io_reason(&error)), "a readable TOML file");
+    } else {
+        let (table, errors) = DeTable::parse_recoverable(&text);
+        doc.syntax_errors(&errors);
+        if errors.is_empty() {
+            settings = read_stream(&name, path, &doc, table.get_ref(), bus);
+        }
+    }
+    match settings {
+        Some(settings) => StreamEntry::Ready(Arc::new(settings)),
+        None => StreamEntry::Unusable { name, errors: doc.into_errors() },
+    }
+}
+
+/// Name without `.toml` and path of each file, in the order of the names.
+/// Hidden files are editors' own.
+fn toml_files(folder: &Path) -> io::Result<BTreeMap<String, PathBuf>> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let Some(file) = path.file_name().map(|name| name.to_string_lossy().into_owned()) else { continue };
+        if let Some(name) = file.strip_suffix(".toml").filter(|_| !file.starts_with('.')) {
+            files.insert(name.to_owned(), path);
+        }
+    }
+    Ok(files)
+}
+
+fn beside(path: &Path, name: &str) -> PathBuf {
+    path.parent().unwrap_or(Path::new("")).join(name)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn found(path: Option<&str>, variable: Option<&str>, files: &[&str]) -> Result<PathBuf, String> {
+        let env = |name: &str| variable.filter(|_| name == VARIABLE).map(str::to_owned);
+        let exists = |path: &Path| files.iter().any(|file| Path::new(file) == path);
+        find(path.map(Path::new), &env, exists).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn looks_in_the_usual_places() {
+        let all = ["a.toml", "b.toml", "sluicegate.toml", "/etc/sluicegate/sluicegate.toml"];
+        assert_eq!(found(Some("a.toml"), Some("b.toml"), &all), Ok("a.toml".into()));
+        assert_eq!(found(None, Some("b.toml"), &all), Ok("b.toml".into()));
+        assert_eq!(found(None, Some(""), &all), Ok("sluicegate.toml".into()));
+        assert_eq!(found(None, None, &all[3..]), Ok("/etc/sluicegate/sluicegate.toml".into()));
+    }
+
+    #[test]
+    fn says_where_it_looked() {
+        assert_eq!(
+            found(None, None, &[]).unwrap_err(),
+            "sluicegate.toml: there is no configuration\n  \
+             expected: --config FILE, the environment variable SLUICEGATE_CONFIG, ./sluicegate.toml, or \
+             /etc/sluicegate/sluicegate.toml\n  meanwhile: nothing runs until this is put right"
+        );
+        assert_eq!(
+            found(None, Some("gone.toml"), &["sluicegate.toml"]).unwrap_err(),
+            "gone.toml: there is no such file (SLUICEGATE_CONFIG names it)\n  \
+             expected: the path of a sluicegate.toml\n  meanwhile: nothing runs until this is put right"
+        );
+    }
+}

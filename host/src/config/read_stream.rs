@@ -1,0 +1,434 @@
+//! One stream's file: how it is read.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Number, Value};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::document::{Document, Span};
+use super::section::{Given, Section, io_reason, listed, nearest, number_or};
+use super::{
+    BusSettings, BusSource, DeliverySettings, DestinationSettings, ScriptLimits, ScriptSettings,
+    ScriptSource, Selection, StreamSettings,
+};
+use crate::bus::{KeyRule, TopicFilter};
+use crate::destination::aws_iot::AwsIotSettings;
+use crate::destination::http::HttpSettings;
+use crate::destination::mqtt::MqttSettings;
+use crate::destination::thingsboard::ThingsBoardSettings;
+use crate::destination::wialon::WialonSettings;
+
+/// The types of destinations, each with the official adapter for it.
+pub const ADAPTERS: [(&str, &str); 5] = [
+    ("aws-iot", "aws-shadow"),
+    ("thingsboard", "thingsboard-gateway"),
+    ("wialon", "wialon-retranslator"),
+    ("http", "http-json"),
+    ("mqtt", "mqtt-json"),
+];
+
+const TOPICS: &str = "a list of MQTT topic filters, such as [\"flespi/message/gw/devices/+\"]";
+const KEY: &str =
+    "\"topic\", a level of the topic counted from 0 such as \"topic[4]\", or the name of a field";
+
+/// What the rest of the configuration says that a destination needs.
+pub struct Lanes {
+    /// `<bus client_id>-<stream>`.
+    pub client_id: String,
+    /// Lanes of the stream.
+    pub count: u32,
+    /// Most unacknowledged publishes on a lane's connection.
+    pub in_flight: usize,
+}
+
+/// Whether a file may name a stream like this.
+pub fn is_stream_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
+}
+
+/// Reads a stream's file. None if something is wrong; `doc` has it all then.
+pub fn read_stream(
+    name: &str,
+    path: &Path,
+    doc: &Document<'_>,
+    table: &DeTable<'_>,
+    bus: &BusSettings,
+) -> Option<StreamSettings> {
+    let mut root = Section::root(doc, table);
+    let topics = read_topics(&mut root);
+    let key = root.parsed("key", KEY, KeyRule::new).map_or(KeyRule::Topic, |given| given.value);
+    let selection = read_selection(&mut root, &key);
+    let (mut destination, kind) = read_type(&mut root);
+    let script = read_script(root.section("script"), kind);
+    let delivery = read_delivery(root.section("delivery"), kind);
+    let lanes = Lanes {
+        client_id: format!("{}-{name}", bus.client_id),
+        count: delivery.lanes,
+        in_flight: delivery.in_flight,
+    };
+    let topic_span = destination.value_span("topic");
+    let destination_span = destination.span();
+    let settings = kind.and_then(|kind| read_destination(kind, &mut destination, &lanes));
+    if kind.is_some() {
+        destination.finish();
+    }
+    root.finish();
+    let (script, settings) = (script?, settings?);
+    if let DestinationSettings::Mqtt(mqtt) = &settings {
+        match &mqtt.topic {
+            Some(topic) => check_loop(doc, topic_span, topic, mqtt, &topics, bus),
+            None if topic_span.is_none() => check_topic_given(doc, destination_span, &script),
+            None => {}
+        }
+    }
+    doc.is_good().then(|| StreamSettings {
+        name: name.to_owned(),
+        path: path.to_owned(),
+        topics,
+        key,
+        selection,
+        script,
+        destination: settings,
+        delivery,
+    })
+}
+
+fn read_topics(root: &mut Section<'_>) -> Vec<TopicFilter> {
+    let doc = root.doc();
+    let Some(value) = root.value("topics") else {
+        root.missing("topics", TOPICS);
+        return Vec::new();
+    };
+    let DeValue::Array(array) = value.get_ref() else {
+        root.wrong_type("topics", value.span(), value.get_ref(), TOPICS);
+        return Vec::new();
+    };
+    if array.is_empty() {
+        doc.error(Some(value.span()), "`topics` is empty", TOPICS);
+    }
+    let mut topics: Vec<TopicFilter> = Vec::new();
+    for entry in array.iter() {
+        let DeValue::String(text) = entry.get_ref() else {
+            root.wrong_entry("topics", entry, TOPICS);
+            continue;
+        };
+        match TopicFilter::new(text) {
+            Err(error) => doc.error(Some(entry.span()), error.to_string(), filter_expected(&error)),
+            Ok(filter) => {
+                if let Some(other) = topics.iter().find(|other| other.overlaps(&filter)) {
+                    doc.error(
+                        Some(entry.span()),
+                        format!("`{filter}` overlaps `{other}`"),
+                        "filters that share no topic: a message must come once",
+                    );
+                }
+                topics.push(filter);
+            }
+        }
+    }
+    topics
+}
+
+fn filter_expected(error: &crate::bus::FilterError) -> &'static str {
+    use crate::bus::FilterError::{Hash, Plus, Shared};
+    match error {
+        Hash(_) => "`#` as the whole last level, such as \"a/b/#\"",
+        Plus(_) => "`+` as a whole level, such as \"a/+/b\"",
+        Shared(_) => "the filter alone; the group goes into `share` in [bus]",
+        _ => "an MQTT topic filter such as \"a/+/b\"",
+    }
+}
+
+fn read_selection(root: &mut Section<'_>, key: &KeyRule) -> Option<Selection> {
+    let only = root.value("only");
+    let except = root.value("except");
+    if let (Some(_), Some(except)) = (only, except) {
+        root.doc().error(Some(except.span()), "`only` and `except` together", "one of the two");
+    }
+    let only = only.and_then(|value| read_keys(root, "only", value, key)).map(Selection::Only);
+    only.or_else(|| except.and_then(|value| read_keys(root, "except", value, key)).map(Selection::Except))
+}
+
+fn read_keys<'d>(
+    root: &Section<'d>,
+    name: &str,
+    value: &'d Spanned<DeValue<'d>>,
+    rule: &KeyRule,
+) -> Option<Arc<HashSet<String>>> {
+    const EXPECTED: &str =
+        "a list of keys such as [\"352625333222111\"], or { file = \"keys.txt\" } with one key a line";
+    let doc = root.doc();
+    let keys = match value.get_ref() {
+        DeValue::Array(array) => {
+            let mut keys = HashSet::with_capacity(array.len());
+            for entry in array.iter() {
+                match entry.get_ref() {
+                    DeValue::String(text) => {
+                        check_key(doc, entry.span(), name, text, rule);
+                        keys.insert(text.to_string());
+                    }
+                    _ => root.wrong_entry(name, entry, EXPECTED),
+                }
+            }
+            keys
+        }
+        DeValue::Table(table) => {
+            let mut entries = table.iter().map(|(k, v)| (k.get_ref().as_ref(), v.get_ref().as_str()));
+            let (Some(("file", Some(file))), None) = (entries.next(), entries.next()) else {
+                doc.error(Some(value.span()), format!("`{name}` is a table without a `file`"), EXPECTED);
+                return None;
+            };
+            let path = doc.resolve(file);
+            match std::fs::read_to_string(&path) {
+                Ok(text) => {
+                    let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
+                    let keys = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+                    keys.inspect(|key| check_key(doc, value.span(), name, key, rule))
+                        .map(str::to_owned)
+                        .collect()
+                }
+                Err(error) => {
+                    let what = format!("cannot read {}: {}", path.display(), io_reason(&error));
+                    doc.error(Some(value.span()), what, "a readable text file with one key a line");
+                    return None;
+                }
+            }
+        }
+        other => {
+            root.wrong_type(name, value.span(), other, EXPECTED);
+            return None;
+        }
+    };
+    if keys.is_empty() {
+        doc.error(Some(value.span()), format!("`{name}` has no key in it"), "at least one key");
+    }
+    Some(Arc::new(keys))
+}
+
+/// Where the topic is the key, an entry is a topic, not a filter.
+fn check_key(doc: &Document<'_>, span: Span, name: &str, key: &str, rule: &KeyRule) {
+    let wild = matches!(rule, KeyRule::Topic | KeyRule::TopicLevel(_)) && key.contains(['+', '#']);
+    if wild {
+        let what = format!("`{name}` has the wildcard `{key}`");
+        doc.error(Some(span), what, "whole keys: wildcards belong into `topics`");
+    }
+}
+
+fn read_type<'d>(root: &mut Section<'d>) -> (Section<'d>, Option<&'static str>) {
+    let types: Vec<&'static str> = ADAPTERS.iter().map(|(kind, _)| *kind).collect();
+    let expected = format!("one of {}", listed(&types));
+    let given = root.value("destination").is_some();
+    let mut section = root.section("destination");
+    if !given {
+        root.missing("[destination]", "a table [destination] with a `type`");
+        return (section, None);
+    }
+    let text = section.required("type", &expected);
+    let kind = text.and_then(|text| {
+        let kind = types.iter().find(|kind| **kind == text.value);
+        if kind.is_none() {
+            let what = format!("there is no destination type \"{}\"", text.value.escape_debug());
+            let expected = match nearest(text.value, &types) {
+                Some(near) => format!("perhaps `{near}`; {expected}"),
+                None => expected,
+            };
+            root.doc().error(Some(text.span), what, expected);
+        }
+        kind.copied()
+    });
+    (section, kind)
+}
+
+fn read_destination(kind: &str, section: &mut Section<'_>, lanes: &Lanes) -> Option<DestinationSettings> {
+    Some(match kind {
+        "aws-iot" => DestinationSettings::AwsIot(AwsIotSettings::read(section, lanes)?),
+        "thingsboard" => DestinationSettings::ThingsBoard(ThingsBoardSettings::read(section, lanes)?),
+        "wialon" => DestinationSettings::Wialon(WialonSettings::read(section)?),
+        "http" => DestinationSettings::Http(HttpSettings::read(section)?),
+        _ => DestinationSettings::Mqtt(MqttSettings::read(section, lanes)?),
+    })
+}
+
+fn read_delivery(mut section: Section<'_>, kind: Option<&str>) -> DeliverySettings {
+    let default = DeliverySettings::default();
+    let in_flight = match kind {
+        Some("http" | "wialon") => {
+            section.refuse(
+                "in_flight",
+                "`in_flight` for a destination that takes one delivery at a time",
+                "`lanes`: each lane has one delivery under way",
+            );
+            None
+        }
+        // AWS closes connections with more than 100 unacknowledged publishes.
+        Some("aws-iot") => section.number("in_flight", 1..=100),
+        _ => section.number("in_flight", 1..=65_535),
+    };
+    let settings = DeliverySettings {
+        lanes: section
+            .number("lanes", 1..=1024)
+            .map_or(default.lanes, |given| u32::try_from(given.value).unwrap_or(1)),
+        in_flight: number_or(in_flight, default.in_flight),
+        batch_messages: number_or(section.number("batch_messages", 1..=10_000), default.batch_messages),
+        batch_bytes: section
+            .size("batch_bytes", 1 << 10..=16 << 20)
+            .map_or(default.batch_bytes, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
+    };
+    section.finish();
+    settings
+}
+
+fn read_script(mut script: Section<'_>, kind: Option<&str>) -> Option<ScriptSettings> {
+    let source = read_source(&mut script, kind);
+    let settings = read_settings(script.section("settings"));
+    let mut limits = script.section("limits");
+    let millis = Duration::from_millis;
+    let settings = ScriptSettings {
+        source: source.clone().unwrap_or(ScriptSource::Official(String::new())),
+        settings,
+        limits: ScriptLimits {
+            time: limits.duration("time", millis(10)..=millis(60_000)),
+            memory: limits
+                .size("memory", 1 << 20..=1 << 30)
+                .map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
+        },
+    };
+    limits.finish();
+    script.finish();
+    source.map(|_| settings)
+}
+
+fn read_source(script: &mut Section<'_>, kind: Option<&str>) -> Option<ScriptSource> {
+    let doc = script.doc();
+    let adapters: Vec<&str> = ADAPTERS.iter().map(|(_, adapter)| *adapter).collect();
+    let both = script.value("adapter").is_some() && script.value("path").is_some();
+    let expected = format!("one of {}; or `path` with a .wasm file", listed(&adapters));
+    let adapter = script.text("adapter", &expected);
+    let path: Option<Given<PathBuf>> = script.path("path", "a .wasm file, relative to this file");
+    if both {
+        doc.error(
+            script.value_span("path"),
+            "`adapter` and `path` together",
+            "an official adapter, or a file of your own",
+        );
+        return None;
+    }
+    if let Some(path) = path {
+        if doc.surroundings().thorough && !path.value.is_file() {
+            let what = format!("there is no file {}", path.value.display());
+            doc.error(Some(path.span), what, "a .wasm file, relative to this file");
+        }
+        return Some(ScriptSource::File(path.value));
+    }
+    if let Some(adapter) = adapter {
+        let Some((its_kind, _)) = ADAPTERS.iter().find(|(_, name)| *name == adapter.value) else {
+            let what = format!("there is no official adapter \"{}\"", adapter.value.escape_debug());
+            let expected = match nearest(adapter.value, &adapters) {
+                Some(near) => format!("perhaps `{near}`; {expected}"),
+                None => expected,
+            };
+            doc.error(Some(adapter.span), what, expected);
+            return None;
+        };
+        if let Some(kind) = kind.filter(|kind| kind != its_kind) {
+            let what = format!("the adapter `{}` is for destinations of type `{its_kind}`", adapter.value);
+            let fitting = ADAPTERS.iter().find(|(k, _)| *k == kind).map_or("", |(_, adapter)| adapter);
+            doc.error(
+                Some(adapter.span),
+                what,
+                format!("`{fitting}` for type `{kind}`, or a script of your own"),
+            );
+        }
+        return Some(ScriptSource::Official(adapter.value.to_owned()));
+    }
+    if script.value("adapter").is_some() || script.value("path").is_some() {
+        return None;
+    }
+    let official = ADAPTERS.iter().find(|(k, _)| Some(*k) == kind);
+    official.map(|(_, adapter)| ScriptSource::Official((*adapter).to_owned()))
+}
+
+/// `[script.settings]` as JSON. Which keys there are is the script's affair.
+fn read_settings(section: Section<'_>) -> Value {
+    let mut object = Map::new();
+    for (key, value) in section.entries() {
+        object.insert(key.value.to_owned(), to_json(section.doc(), value));
+    }
+    Value::Object(object)
+}
+
+fn to_json(doc: &Document<'_>, value: &Spanned<DeValue<'_>>) -> Value {
+    let wrong = |what: &str, expected: &str| {
+        doc.error(Some(value.span()), what, expected);
+        Value::Null
+    };
+    match value.get_ref() {
+        DeValue::String(text) => Value::String(text.to_string()),
+        DeValue::Boolean(flag) => Value::Bool(*flag),
+        DeValue::Datetime(date) => Value::String(date.to_string()),
+        DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
+            Ok(number) => Value::Number(number.into()),
+            Err(_) => {
+                wrong("a number beyond 64 bits in the settings of the script", "text, if it is no quantity")
+            }
+        },
+        DeValue::Float(number) => match number.as_str().parse().ok().and_then(Number::from_f64) {
+            Some(number) => Value::Number(number),
+            None => wrong("`inf` or `nan` in the settings of the script", "a number that JSON can carry"),
+        },
+        DeValue::Array(array) => Value::Array(array.iter().map(|entry| to_json(doc, entry)).collect()),
+        DeValue::Table(table) => {
+            let mut entries = table.iter().map(|(k, v)| (k.get_ref().as_ref(), v.get_ref()));
+            if let (Some(("env" | "file", DeValue::String(_))), None) = (entries.next(), entries.next()) {
+                return wrong(
+                    "a reference to a secret in the settings of the script",
+                    "no secrets here: scripts get none; logins belong into [destination]",
+                );
+            }
+            Value::Object(
+                table.iter().map(|(k, v)| (k.get_ref().as_ref().to_owned(), to_json(doc, v))).collect(),
+            )
+        }
+    }
+}
+
+/// The official adapter for MQTT needs a topic from somewhere.
+fn check_topic_given(doc: &Document<'_>, span: Option<Span>, script: &ScriptSettings) {
+    let official = script.source == ScriptSource::Official("mqtt-json".to_owned());
+    if official && script.settings.get("topic").is_none() {
+        doc.error(
+            span,
+            "no topic to publish to",
+            "`topic` in [destination], or a template `topic` in [script.settings]",
+        );
+    }
+}
+
+/// A stream that reads what it publishes would never come to rest.
+fn check_loop(
+    doc: &Document<'_>,
+    span: Option<Span>,
+    topic: &str,
+    mqtt: &MqttSettings,
+    topics: &[TopicFilter],
+    bus: &BusSettings,
+) {
+    let same = match &bus.source {
+        BusSource::Mqtt(url) => *url == mqtt.access.url,
+        BusSource::Embedded { listen } => {
+            listen.ip().to_string() == mqtt.access.url.host && listen.port() == mqtt.access.url.port
+        }
+    };
+    if let Some(filter) = topics.iter().find(|filter| same && filter.matches(topic)) {
+        doc.error(
+            span,
+            format!("the stream subscribes to `{filter}`, and so to what it publishes on `{topic}`"),
+            "another topic or another broker: messages would go round for ever",
+        );
+    }
+}

@@ -1,0 +1,169 @@
+//! Configurations that are right.
+
+use std::fs;
+use std::time::Duration;
+
+use super::*;
+use crate::bus::KeyRule;
+use crate::destination::http::HttpMethod;
+
+const MAIN: &str = "[bus]\nurl = \"mqtt://127.0.0.1:1883\"\nclient_id = \"sluicegate-1\"\n";
+
+/// A folder with these files, read.
+fn read(files: &[(&str, &str)]) -> (tempfile::TempDir, Config) {
+    let folder = tempfile::tempdir().unwrap();
+    for (path, text) in files {
+        let path = folder.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    let config = Config::load(Some(&folder.path().join("sluicegate.toml"))).unwrap();
+    let errors: Vec<String> = config.stream_errors().map(ToString::to_string).collect();
+    assert!(errors.is_empty(), "{}", errors.join("\n"));
+    (folder, config)
+}
+
+fn only_stream(config: &Config) -> Arc<StreamSettings> {
+    match &config.streams[..] {
+        [StreamEntry::Ready(settings)] => settings.clone(),
+        other => panic!("one stream was expected: {other:?}"),
+    }
+}
+
+#[test]
+fn the_least_that_is_needed() {
+    let (folder, config) = read(&[("sluicegate.toml", MAIN)]);
+    assert_eq!(config.data, folder.path().join("data"));
+    assert_eq!(config.admin.unwrap().listen.to_string(), "127.0.0.1:8080");
+    assert!(config.streams.is_empty());
+    let bus = config.bus;
+    assert!(matches!(bus.source, BusSource::Mqtt(url) if url.to_string() == "mqtt://127.0.0.1:1883"));
+    assert_eq!(bus.session_expiry, Duration::from_secs(7 * 86_400));
+    assert_eq!((bus.receive_maximum, bus.window_messages, bus.window_bytes), (1000, 10_000, 64 << 20));
+}
+
+#[test]
+fn the_embedded_broker_needs_no_more_than_its_name() {
+    let main = "data = \"/var/lib/gateway\"\n[bus]\nurl = \"embedded\"\n[admin]\nlisten = \"off\"\n";
+    let (_folder, config) = read(&[("sluicegate.toml", main)]);
+    let listen = "127.0.0.1:1883".parse().unwrap();
+    assert_eq!(config.bus.source, BusSource::Embedded { listen });
+    assert!(config.admin.is_none());
+    assert_eq!(config.data, std::path::Path::new("/var/lib/gateway"));
+}
+
+#[test]
+fn a_stream_to_aws() {
+    let stream = r#"
+        topics = ["flespi/message/gw/devices/+"]
+        key = "ident"
+        only = { file = "acme.txt" }
+        [script]
+        adapter = "aws-shadow"
+        [script.settings]
+        thing_name = "{ident}"
+        max_document = 4096
+        fields = ["ident", "position.*"]
+        [script.limits]
+        time = "100ms"
+        memory = "16MiB"
+        [destination]
+        type = "aws-iot"
+        url = "mqtts://example-ats.iot.eu-central-1.amazonaws.com:443"
+        ca = "AmazonRootCA1.pem"
+        cert = "gateway.crt"
+        key = "gateway.key"
+        [delivery]
+        lanes = 4
+        in_flight = 16
+    "#;
+    let keys = "\u{feff}# Acme's devices\n352625333222111\n\n  352625333222112  \r\n";
+    let (folder, config) = read(&[
+        ("sluicegate.toml", MAIN),
+        ("streams/fleet-to-aws.toml", stream),
+        ("streams/acme.txt", keys),
+        ("streams/.fleet.toml", "an editor's own file"),
+        ("streams/notes.md", "no stream"),
+    ]);
+    let settings = only_stream(&config);
+    assert_eq!(settings.name, "fleet-to-aws");
+    assert_eq!(settings.key, KeyRule::Field("ident".into()));
+    let selection = settings.selection.as_ref().unwrap();
+    assert!(selection.admits("352625333222111") && selection.admits("352625333222112"));
+    assert!(!selection.admits("352625333222113") && !selection.admits(""));
+    assert_eq!(settings.script.source, ScriptSource::Official("aws-shadow".into()));
+    assert_eq!(
+        settings.script.settings.to_string(),
+        r#"{"thing_name":"{ident}","max_document":4096,"fields":["ident","position.*"]}"#
+    );
+    let limits = ScriptLimits { time: Some(Duration::from_millis(100)), memory: Some(16 << 20) };
+    assert_eq!(settings.script.limits, limits);
+    assert_eq!((settings.delivery.lanes, settings.delivery.batch_messages), (4, 128));
+    let DestinationSettings::AwsIot(aws) = &settings.destination else { panic!("{settings:?}") };
+    assert_eq!(aws.access.client_id, "sluicegate-1-fleet-to-aws");
+    assert_eq!(aws.access.tls.alpn, ["x-amzn-mqtt-ca"]);
+    assert_eq!(aws.access.tls.ca, Some(folder.path().join("streams/AmazonRootCA1.pem")));
+    assert_eq!(aws.access.in_flight, 16);
+    assert_eq!((aws.reject_window, aws.publishes_per_second), (Duration::from_secs(1), 100));
+}
+
+#[test]
+fn the_type_picks_the_adapter() {
+    for (kind, more, adapter) in [
+        ("aws-iot", "url = \"mqtts://x:443\"\nusername = \"u\"", "aws-shadow"),
+        ("thingsboard", "access_token = { file = \"token\" }", "thingsboard-gateway"),
+        ("wialon", "", "wialon-retranslator"),
+        ("http", "url = \"http://x\"", "http-json"),
+        ("mqtt", "url = \"mqtt://x\"\ntopic = \"up\"", "mqtt-json"),
+    ] {
+        let stream = format!("topics = [\"a\"]\n[destination]\ntype = \"{kind}\"\n{more}\n");
+        let (_folder, config) =
+            read(&[("sluicegate.toml", MAIN), ("streams/a.toml", &stream), ("streams/token", "secret\n")]);
+        let settings = only_stream(&config);
+        assert_eq!(settings.script.source, ScriptSource::Official(adapter.into()));
+        assert_eq!(settings.destination.type_name(), kind);
+        match &settings.destination {
+            DestinationSettings::AwsIot(aws) => assert_eq!(aws.access.tls.alpn, ["mqtt"]),
+            DestinationSettings::ThingsBoard(board) => {
+                assert_eq!(board.access.url.to_string(), "mqtt://demo.thingsboard.io:1883");
+                assert_eq!(board.access.username.as_ref().unwrap().expose(), "secret");
+            }
+            DestinationSettings::Wialon(wialon) => {
+                assert_eq!((&*wialon.host, wialon.port), ("193.193.165.165", 20163));
+                assert_eq!(wialon.timeout, Duration::from_secs(10));
+            }
+            DestinationSettings::Http(http) => {
+                assert_eq!((http.method, http.gzip, http.flespi), (HttpMethod::Post, false, false));
+            }
+            DestinationSettings::Mqtt(mqtt) => assert_eq!(mqtt.topic.as_deref(), Some("up")),
+        }
+        assert!(!format!("{settings:?}").contains("secret\""));
+    }
+}
+
+#[test]
+fn headers_may_be_text_or_references() {
+    let stream = "topics = [\"a\"]\nexcept = [\"a/b\"]\n[destination]\ntype = \"http\"\nurl = \"https://x/in?a=b\"\n\
+                  compat = \"flespi\"\nmethod = \"PUT\"\n[destination.headers]\nX-Plain = \"text\"\n\
+                  Authorization = { file = \"../bearer\" }\n";
+    let (_folder, config) =
+        read(&[("sluicegate.toml", MAIN), ("streams/a.toml", stream), ("bearer", "Bearer 123\n")]);
+    let settings = only_stream(&config);
+    assert!(matches!(&settings.selection, Some(s) if s.admits("a") && !s.admits("a/b")));
+    let DestinationSettings::Http(http) = &settings.destination else { panic!("{settings:?}") };
+    let headers: Vec<_> = http.headers.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
+    assert_eq!(headers, [("X-Plain", "text"), ("Authorization", "Bearer 123")]);
+    assert!(http.flespi && http.method == HttpMethod::Put);
+    assert!(!format!("{settings:?}").contains("Bearer"));
+}
+
+#[test]
+fn a_customer_with_twenty_thousand_devices() {
+    let keys: String = (0..20_000).map(|n| format!("{n}\n")).collect();
+    let stream =
+        "topics = [\"a\"]\nkey = \"ident\"\nonly = { file = \"keys\" }\n[destination]\ntype = \"wialon\"\n";
+    let (_folder, config) =
+        read(&[("sluicegate.toml", MAIN), ("streams/a.toml", stream), ("streams/keys", &keys)]);
+    let settings = only_stream(&config);
+    assert!(matches!(&settings.selection, Some(Selection::Only(keys)) if keys.len() == 20_000));
+}
