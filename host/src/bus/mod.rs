@@ -1,9 +1,21 @@
 //! Where messages come from.
 
+mod backoff;
+mod connection;
+pub mod embedded;
 mod filter;
+mod intake;
 mod key;
 mod message;
+mod mqtt;
+mod route;
+mod session;
+mod split;
+mod status;
 
 pub use filter::{FilterError, TopicFilter};
 pub use key::{KeyRule, KeyRuleError};
 pub use message::{Message, unix_millis};
+pub use mqtt::{Bus, BusError, Stop, run, try_login};
+pub use route::{Router, StreamRoute, Subscription};
+pub use status::{BusSnapshot, BusStatus};

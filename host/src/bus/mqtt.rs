@@ -1,0 +1,427 @@
+//! The MQTT 5 bus: one connection after another until it is told to stop.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rumqttc::{
+    ConnAck, ConnectionError, QoS, RetainForwardRule, SubscribeFilterInput, SubscribeProperties,
+    SubscribeReasonCode,
+};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::backoff::Backoff;
+use super::connection::{self, End, Link, Login, explain};
+use super::embedded::{self, EmbeddedError};
+use super::intake::{self, Intake};
+use super::route::Router;
+use super::session::{Arrival, Session};
+use super::status::BusStatus;
+use crate::config::{BusSettings, BusSource, MqttUrl};
+use crate::journal::Journal;
+
+/// Publishes between the connection and the journal beside those that the
+/// journal itself holds.
+const READ_AHEAD: usize = 1024;
+
+/// Subscriptions on their way at a time: the event loop's own outgoing limit.
+const SUBSCRIBE_AT_ONCE: usize = 8;
+
+/// A refused filter is tried again after this time, for the operator may have
+/// changed the broker's access rules meanwhile.
+const RETRY_REFUSED: Duration = Duration::from_secs(60);
+
+/// A connection that lived this long was a good one: the next attempt waits
+/// no longer than the first.
+const GOOD: Duration = Duration::from_secs(10);
+
+/// Two gateways with one client id throw each other out; at least not at full speed.
+const AFTER_TAKE_OVER: Duration = Duration::from_secs(10);
+
+/// On a stop: longest wait for the acknowledgements of what the streams still
+/// settle, and for the goodbye.
+const DRAIN: Duration = Duration::from_secs(10);
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// How the bus is told to stop.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    /// Read nothing more; acknowledge what the streams still settle, for 10 s
+    /// at most, then disconnect.
+    pub reading: CancellationToken,
+    /// The streams will settle nothing more: acknowledge what is settled now
+    /// and disconnect. Means something only after `reading`.
+    pub settling: CancellationToken,
+}
+
+/// Why the bus could not start. A broker that is away is no reason.
+#[derive(Debug, thiserror::Error)]
+pub enum BusError {
+    /// The broker inside could not start.
+    #[error(transparent)]
+    Embedded(#[from] EmbeddedError),
+}
+
+/// What the bus works with.
+pub struct Bus {
+    /// Where it is and who we are.
+    pub settings: BusSettings,
+    /// The data folder, for `bus-filters.json`.
+    pub data: PathBuf,
+    /// Which messages are whose.
+    pub router: Arc<Router>,
+    /// Where messages go.
+    pub journal: Journal,
+    /// What to tell about it.
+    pub status: Arc<BusStatus>,
+}
+
+/// Whether address, TLS and credentials of the bus are right; publishes and
+/// subscribes nothing and leaves the gateway's session alone. The broker
+/// inside needs no check.
+pub async fn try_login(settings: &BusSettings) -> Result<(), String> {
+    match &settings.source {
+        BusSource::Mqtt(url) => Login { settings, url }.try_out().await,
+        BusSource::Embedded { .. } => Ok(()),
+    }
+}
+
+/// Brings messages from the bus to the journal until it is stopped.
+pub async fn run(bus: Bus, stop: Stop) -> Result<(), BusError> {
+    let url = match &bus.settings.source {
+        BusSource::Mqtt(url) => url.clone(),
+        BusSource::Embedded { listen } => {
+            embedded::start(*listen).await?;
+            MqttUrl { host: listen.ip().to_string(), port: listen.port(), tls: false }
+        }
+    };
+    let window = bus.settings.window_messages.saturating_add(READ_AHEAD);
+    let (intake, outlets) = intake::queues(window, bus.status.clone(), stop.reading.clone());
+    let (settling, settled) = outlets.settling;
+    let feeder = tokio::spawn(intake::feed(
+        outlets.arrivals,
+        settling,
+        bus.router.clone(),
+        bus.journal,
+        bus.status.clone(),
+        stop.reading.clone(),
+    ));
+    let mut acknowledger =
+        tokio::spawn(intake::acknowledge(settled, bus.status.clone(), stop.settling.clone()));
+
+    let path = bus.data.join("bus-filters.json");
+    let session = Session::load(&path, &bus.settings.client_id, &url.to_string()).await;
+    let mut supervisor = Supervisor {
+        wanted: wanted(&bus.router, bus.settings.share.as_deref()),
+        settings: bus.settings,
+        url,
+        path,
+        session,
+        intake,
+        capacity: intake::requests(window),
+        status: bus.status.clone(),
+        connections: 0,
+        last_told: None,
+    };
+    let last = supervisor.supervise(&stop.reading).await;
+
+    // The feeder ends at once, and with it the queue of the acknowledger.
+    let _ = feeder.await;
+    if timeout(DRAIN, &mut acknowledger).await.is_err() {
+        acknowledger.abort();
+    }
+    if let Some(connection) = last {
+        connection.close().await;
+    }
+    bus.status.set_disconnected(None);
+    Ok(())
+}
+
+/// Every filter as it is subscribed, with its identifier.
+fn wanted(router: &Router, share: Option<&str>) -> Vec<(String, usize)> {
+    let prefix = share.map(|group| format!("$share/{group}/")).unwrap_or_default();
+    router.subscriptions().iter().map(|s| (format!("{prefix}{}", s.filter), s.id)).collect()
+}
+
+struct Supervisor {
+    settings: BusSettings,
+    url: MqttUrl,
+    path: PathBuf,
+    wanted: Vec<(String, usize)>,
+    session: Session,
+    intake: Intake,
+    capacity: usize,
+    status: Arc<BusStatus>,
+    connections: u64,
+    /// The last complaint that was logged: said once, not at every attempt.
+    last_told: Option<String>,
+}
+
+/// A connection that is being read.
+struct Reading {
+    link: Arc<Link>,
+    reader: JoinHandle<ConnectionError>,
+}
+
+/// How waiting for something on a connection ended.
+enum Waited<T> {
+    Done(T),
+    Ended(End),
+    Stopped,
+}
+
+impl Supervisor {
+    /// Connects again and again until `stop`; the connection that is open then.
+    async fn supervise(&mut self, stop: &CancellationToken) -> Option<Reading> {
+        let mut backoff = Backoff::new();
+        while !stop.is_cancelled() {
+            let began = Instant::now();
+            let mut reading = None;
+            let end = match self.one_connection(&mut reading, stop).await {
+                Waited::Ended(end) => end,
+                Waited::Done(()) | Waited::Stopped => return reading,
+            };
+            self.tell(&end);
+            self.status.set_disconnected(Some(end.text));
+            if began.elapsed() >= GOOD {
+                backoff.reset();
+            }
+            let mut pause = backoff.next();
+            if end.taken_over {
+                self.status.take_overs.add(1);
+                pause = pause.max(AFTER_TAKE_OVER);
+            }
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        None
+    }
+
+    /// One connection from login to end. `open` holds it meanwhile.
+    async fn one_connection(&mut self, open: &mut Option<Reading>, stop: &CancellationToken) -> Waited<()> {
+        let login = Login { settings: &self.settings, url: &self.url };
+        let (link, eventloop) = match login.open(self.capacity) {
+            Ok(opened) => opened,
+            Err(error) => return Waited::Ended(End { text: error.to_string(), taken_over: false }),
+        };
+        let (logged_in, connack) = oneshot::channel();
+        let read =
+            connection::read(eventloop, link.clone(), self.intake.clone(), logged_in, self.wanted.len());
+        let reading = open.insert(Reading { link: link.clone(), reader: tokio::spawn(read) });
+
+        let connack = match reading.wait(connack, &self.url, stop).await {
+            Waited::Done(Ok(connack)) => connack,
+            // The sender is gone, so the reader has ended and says why.
+            Waited::Done(Err(_)) => return Waited::Ended(reading.end(&self.url).await),
+            Waited::Ended(end) => return Waited::Ended(end),
+            Waited::Stopped => return Waited::Stopped,
+        };
+        let unwanted = self.arrived(&connack).await;
+        let with_ids = connack
+            .properties
+            .as_ref()
+            .is_none_or(|properties| properties.subscription_identifiers_available != Some(0));
+
+        let subscribed = subscribe(&link, &self.wanted, with_ids);
+        let mut refused = match reading.wait(subscribed, &self.url, stop).await {
+            Waited::Done(Some(refused)) => refused,
+            Waited::Done(None) => return Waited::Ended(reading.end(&self.url).await),
+            Waited::Ended(end) => return Waited::Ended(end),
+            Waited::Stopped => return Waited::Stopped,
+        };
+        self.connected(connack.session_present, &refused);
+
+        match reading.wait(unsubscribe(&link, unwanted), &self.url, stop).await {
+            Waited::Done(removed) => {
+                removed.iter().for_each(|filter| self.session.removed(filter));
+                self.save().await;
+            }
+            Waited::Ended(end) => return Waited::Ended(end),
+            Waited::Stopped => return Waited::Stopped,
+        }
+
+        loop {
+            let again = async {
+                if refused.is_empty() {
+                    std::future::pending::<()>().await;
+                }
+                sleep(RETRY_REFUSED).await;
+                let filters: Vec<_> = self
+                    .wanted
+                    .iter()
+                    .filter(|(f, _)| refused.iter().any(|r| r.filter == *f))
+                    .cloned()
+                    .collect();
+                subscribe(&link, &filters, with_ids).await
+            };
+            match reading.wait(again, &self.url, stop).await {
+                Waited::Done(Some(still)) => {
+                    refused = still;
+                    self.status.set_connected(refused.iter().map(Refused::to_string).collect());
+                }
+                Waited::Done(None) => return Waited::Ended(reading.end(&self.url).await),
+                Waited::Ended(end) => return Waited::Ended(end),
+                Waited::Stopped => return Waited::Stopped,
+            }
+        }
+    }
+
+    /// Compares the CONNACK with what was expected; the filters to remove.
+    async fn arrived(&mut self, connack: &ConnAck) -> Vec<String> {
+        let wanted: Vec<String> = self.wanted.iter().map(|(filter, _)| filter.clone()).collect();
+        let Arrival { lost, unwanted } = self.session.arrive(connack.session_present, &wanted);
+        if lost {
+            self.status.sessions_lost.add(1);
+            tracing::error!(
+                bus = %self.url,
+                client_id = %self.settings.client_id,
+                "the broker has lost our session: what it had queued for us is gone"
+            );
+        }
+        // Before SUBSCRIBE: what may have been subscribed is written down, so
+        // that a crash leaves no subscription that nobody knows of.
+        self.save().await;
+        unwanted
+    }
+
+    fn connected(&mut self, resumed: bool, refused: &[Refused]) {
+        self.last_told = None;
+        self.connections += 1;
+        if self.connections > 1 {
+            self.status.reconnects.add(1);
+        }
+        self.status.set_connected(refused.iter().map(Refused::to_string).collect());
+        let session = if resumed { "resumed" } else { "new" };
+        tracing::info!(bus = %self.url, session, filters = self.wanted.len() - refused.len(), "reading the bus");
+    }
+
+    async fn save(&self) {
+        if let Err(error) = self.session.save(&self.path).await {
+            tracing::warn!("{}: {error}; a later run will not know what is subscribed", self.path.display());
+        }
+    }
+
+    fn tell(&mut self, end: &End) {
+        if self.last_told.as_ref() != Some(&end.text) {
+            tracing::warn!("bus: {}; trying again", end.text);
+            self.last_told = Some(end.text.clone());
+        }
+    }
+}
+
+impl Reading {
+    /// Waits for `future`, the end of the connection or `stop`.
+    async fn wait<T>(
+        &mut self,
+        future: impl Future<Output = T>,
+        url: &MqttUrl,
+        stop: &CancellationToken,
+    ) -> Waited<T> {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Waited::Stopped,
+            result = &mut self.reader => Waited::Ended(ended(result, url)),
+            done = future => Waited::Done(done),
+        }
+    }
+
+    /// Why the reader ended; it is known to be about to.
+    async fn end(&mut self, url: &MqttUrl) -> End {
+        ended((&mut self.reader).await, url)
+    }
+
+    /// Writes out the acknowledgements that were handed over, says goodbye.
+    async fn close(mut self) {
+        if !self.link.over.is_cancelled() && self.link.client.disconnect_with_timeout(GOODBYE).await.is_ok() {
+            let _ = timeout(GOODBYE, &mut self.reader).await;
+        }
+        self.reader.abort();
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+fn ended(result: Result<ConnectionError, tokio::task::JoinError>, url: &MqttUrl) -> End {
+    match result {
+        Ok(error) => explain(&error, url),
+        Err(error) => End { text: format!("{url}: reading failed: {error}"), taken_over: false },
+    }
+}
+
+/// A filter that the broker does not let us subscribe to.
+struct Refused {
+    filter: String,
+    reason: String,
+}
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.filter, self.reason)
+    }
+}
+
+/// Subscribes to each filter in a packet of its own, because a packet carries
+/// one identifier. The filters that were refused; none if the connection ended.
+///
+/// Done at every connection, whether the broker has a session or not: one that
+/// ended before its SUBSCRIBE leaves a session without subscriptions, and the
+/// next CONNACK reports that session as present.
+async fn subscribe(link: &Link, filters: &[(String, usize)], with_ids: bool) -> Option<Vec<Refused>> {
+    let mut refused = Vec::new();
+    for some in filters.chunks(SUBSCRIBE_AT_ONCE) {
+        let mut notices = Vec::with_capacity(some.len());
+        for (filter, id) in some {
+            let input = SubscribeFilterInput::new(filter.clone(), QoS::AtLeastOnce)
+                .retain_forward_rule(RetainForwardRule::Never);
+            let properties = SubscribeProperties { id: with_ids.then_some(*id), user_properties: vec![] };
+            let notice =
+                link.client.subscribe_many_with_properties_tracked([input], properties).await.ok()?;
+            notices.push((filter, notice));
+        }
+        for (filter, notice) in notices {
+            let suback = notice.wait_async().await.ok()?;
+            match suback.return_codes.first() {
+                Some(SubscribeReasonCode::Success(QoS::AtMostOnce)) => {
+                    tracing::warn!(%filter, "the broker grants QoS 0 only: messages are lost whenever we are away");
+                }
+                Some(SubscribeReasonCode::Success(_)) => {}
+                code => {
+                    let reason = code.map_or("no reason code".to_owned(), |code| format!("{code:?}"));
+                    tracing::error!(%filter, reason, "the broker refuses the subscription");
+                    refused.push(Refused { filter: filter.clone(), reason });
+                }
+            }
+        }
+    }
+    Some(refused)
+}
+
+/// Unsubscribes; the filters that the broker has confirmed. After SUBSCRIBE:
+/// the other way round a message could fall between an old filter and the new
+/// one that covers it.
+async fn unsubscribe(link: &Link, filters: Vec<String>) -> Vec<String> {
+    let mut removed = Vec::new();
+    for filter in filters {
+        let Ok(notice) = link.client.unsubscribe_tracked(filter.clone()).await else { break };
+        match notice.wait_completion_async().await {
+            Ok(()) => {
+                tracing::info!(%filter, "unsubscribed: no stream wants it any more");
+                removed.push(filter);
+            }
+            Err(error) => tracing::warn!(%filter, "cannot unsubscribe: {error}"),
+        }
+    }
+    removed
+}
+
+#[cfg(test)]
+mod tests;
