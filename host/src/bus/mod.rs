@@ -12,6 +12,8 @@ mod route;
 mod session;
 mod split;
 mod status;
+#[cfg(test)]
+mod testing;
 
 pub use filter::{FilterError, TopicFilter};
 pub use key::{KeyRule, KeyRuleError};
