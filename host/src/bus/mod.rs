@@ -18,6 +18,6 @@ mod testing;
 pub use filter::{FilterError, TopicFilter};
 pub use key::{KeyRule, KeyRuleError};
 pub use message::{Message, unix_millis};
-pub use mqtt::{Bus, BusError, Stop, run, try_login};
-pub use route::{Router, StreamRoute, Subscription};
+pub use mqtt::{Stop, run, try_login};
+pub use route::{Route, Router, Subscription};
 pub use status::{BusSnapshot, BusStatus};

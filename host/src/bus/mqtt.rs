@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
 use super::connection::{self, End, Link, Login, explain};
-use super::embedded::{self, EmbeddedError};
 use super::intake::{self, Intake};
 use super::route::Router;
 use super::session::{Arrival, Session};
@@ -57,28 +56,6 @@ pub struct Stop {
     pub settling: CancellationToken,
 }
 
-/// Why the bus could not start. A broker that is away is no reason.
-#[derive(Debug, thiserror::Error)]
-pub enum BusError {
-    /// The broker inside could not start.
-    #[error(transparent)]
-    Embedded(#[from] EmbeddedError),
-}
-
-/// What the bus works with.
-pub struct Bus {
-    /// Where it is and who we are.
-    pub settings: BusSettings,
-    /// The data folder, for `bus-filters.json`.
-    pub data: PathBuf,
-    /// Which messages are whose.
-    pub router: Arc<Router>,
-    /// Where messages go.
-    pub journal: Journal,
-    /// What to tell about it.
-    pub status: Arc<BusStatus>,
-}
-
 /// Whether address, TLS and credentials of the bus are right; publishes and
 /// subscribes nothing and leaves the gateway's session alone. The broker
 /// inside needs no check.
@@ -89,40 +66,43 @@ pub async fn try_login(settings: &BusSettings) -> Result<(), String> {
     }
 }
 
-/// Brings messages from the bus to the journal until it is stopped.
-pub async fn run(bus: Bus, stop: Stop) -> Result<(), BusError> {
-    let url = match &bus.settings.source {
+/// Brings messages from the bus to the journal until it is stopped. The broker
+/// inside has to run already.
+///
+/// `data` is the data folder, for `bus-filters.json`.
+pub async fn run(
+    settings: BusSettings,
+    data: PathBuf,
+    router: Arc<Router>,
+    journal: Journal,
+    status: Arc<BusStatus>,
+    stop: Stop,
+) {
+    let url = match &settings.source {
         BusSource::Mqtt(url) => url.clone(),
         BusSource::Embedded { listen } => {
-            embedded::start(*listen).await?;
             MqttUrl { host: listen.ip().to_string(), port: listen.port(), tls: false }
         }
     };
-    let window = bus.settings.window_messages.saturating_add(READ_AHEAD);
-    let (intake, outlets) = intake::queues(window, bus.status.clone(), stop.reading.clone());
+    let window = settings.window_messages.saturating_add(READ_AHEAD);
+    let (intake, outlets) = intake::queues(window, status.clone(), stop.reading.clone());
     let (settling, settled) = outlets.settling;
-    let feeder = tokio::spawn(intake::feed(
-        outlets.arrivals,
-        settling,
-        bus.router.clone(),
-        bus.journal,
-        bus.status.clone(),
-        stop.reading.clone(),
-    ));
-    let mut acknowledger =
-        tokio::spawn(intake::acknowledge(settled, bus.status.clone(), stop.settling.clone()));
+    let (arrivals, reading) = (outlets.arrivals, stop.reading.clone());
+    let feeder = intake::feed(arrivals, settling, router.clone(), journal, status.clone(), reading);
+    let feeder = tokio::spawn(feeder);
+    let mut acknowledger = tokio::spawn(intake::acknowledge(settled, status.clone(), stop.settling.clone()));
 
-    let path = bus.data.join("bus-filters.json");
-    let session = Session::load(&path, &bus.settings.client_id, &url.to_string()).await;
+    let path = data.join("bus-filters.json");
+    let session = Session::load(&path, &settings.client_id, &url.to_string()).await;
     let mut supervisor = Supervisor {
-        wanted: wanted(&bus.router, bus.settings.share.as_deref()),
-        settings: bus.settings,
+        wanted: wanted(&router, settings.share.as_deref()),
+        settings,
         url,
         path,
         session,
         intake,
         capacity: intake::requests(window),
-        status: bus.status.clone(),
+        status: status.clone(),
         connections: 0,
         last_told: None,
     };
@@ -136,8 +116,7 @@ pub async fn run(bus: Bus, stop: Stop) -> Result<(), BusError> {
     if let Some(connection) = last {
         connection.close().await;
     }
-    bus.status.set_disconnected(None);
-    Ok(())
+    status.set_disconnected(None);
 }
 
 /// Every filter as it is subscribed, with its identifier.

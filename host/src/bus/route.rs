@@ -18,11 +18,11 @@ use crate::journal::StreamIndex;
 
 /// What routing has to know of a stream.
 #[derive(Clone, Debug)]
-pub struct StreamRoute {
+pub struct Route {
     /// Its number in the running configuration.
     pub stream: StreamIndex,
     /// What it subscribes to.
-    pub topics: Vec<TopicFilter>,
+    pub filters: Vec<TopicFilter>,
     /// What its keys are.
     pub key: KeyRule,
     /// Which keys it serves; none: all.
@@ -44,15 +44,15 @@ pub struct Router {
     /// Beside `subscriptions`: whose filter it is, as indexes into `streams`.
     owners: Vec<Vec<usize>>,
     by_id: HashMap<usize, usize>,
-    streams: Vec<StreamRoute>,
+    streams: Vec<Route>,
 }
 
 impl Router {
     /// A router for these streams.
-    pub fn new(streams: Vec<StreamRoute>) -> Self {
+    pub fn new(streams: Vec<Route>) -> Self {
         let mut owners: BTreeMap<TopicFilter, Vec<usize>> = BTreeMap::new();
         for (index, stream) in streams.iter().enumerate() {
-            for filter in &stream.topics {
+            for filter in &stream.filters {
                 let owners = owners.entry(filter.clone()).or_default();
                 if owners.last() != Some(&index) {
                     owners.push(index);
@@ -108,7 +108,7 @@ impl Router {
     }
 }
 
-impl StreamRoute {
+impl Route {
     fn wants(&self, message: &Message) -> bool {
         self.selection
             .as_ref()
@@ -141,10 +141,10 @@ mod tests {
 
     use super::*;
 
-    fn stream(index: u32, topics: &[&str]) -> StreamRoute {
-        StreamRoute {
+    fn stream(index: u32, topics: &[&str]) -> Route {
+        Route {
             stream: StreamIndex(index),
-            topics: topics.iter().map(|t| TopicFilter::new(t).unwrap()).collect(),
+            filters: topics.iter().map(|t| TopicFilter::new(t).unwrap()).collect(),
             key: KeyRule::Field("ident".into()),
             selection: None,
         }

@@ -3,16 +3,14 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use metrics::{Counter, Gauge};
+use metrics::{counter, gauge};
 use serde::Serialize;
 
-/// State and counters of the bus, shared by its tasks. Metrics are registered
-/// when it is made, so the recorder is installed first.
+/// State and counters of the bus, shared by its tasks.
+#[derive(Debug, Default)]
 pub struct BusStatus {
     connected: AtomicBool,
     held_back: AtomicBool,
-    connected_metric: Gauge,
-    held_back_metric: Gauge,
     last_error: Mutex<Option<String>>,
     refused_filters: Mutex<Vec<String>>,
     /// Publishes that arrived, copies of one message included.
@@ -59,60 +57,50 @@ pub struct BusSnapshot {
     pub reconnects: u64,
 }
 
-/// A counter that can be read back.
-pub(super) struct Count {
-    value: AtomicU64,
-    metric: Counter,
-}
+#[derive(Debug, Default)]
+pub(super) struct Count(AtomicU64);
 
 impl Count {
-    fn new(metric: Counter) -> Self {
-        Self { value: AtomicU64::new(0), metric }
-    }
-
     pub(super) fn add(&self, n: usize) {
-        let n = n as u64;
-        self.value.fetch_add(n, Ordering::Relaxed);
-        self.metric.increment(n);
+        self.0.fetch_add(n as u64, Ordering::Relaxed);
     }
 
     fn get(&self) -> u64 {
-        self.value.load(Ordering::Relaxed)
-    }
-}
-
-impl Default for BusStatus {
-    fn default() -> Self {
-        Self::new()
+        self.0.load(Ordering::Relaxed)
     }
 }
 
 impl BusStatus {
-    /// Nothing has happened yet.
-    pub fn new() -> Self {
-        Self {
-            connected: AtomicBool::new(false),
-            held_back: AtomicBool::new(false),
-            connected_metric: metrics::gauge!("sluicegate_bus_connected"),
-            held_back_metric: metrics::gauge!("sluicegate_bus_held_back"),
-            last_error: Mutex::default(),
-            refused_filters: Mutex::default(),
-            received: Count::new(metrics::counter!("sluicegate_bus_received_total")),
-            unwanted: Count::new(metrics::counter!("sluicegate_bus_unwanted_total")),
-            acknowledged: Count::new(metrics::counter!("sluicegate_bus_acknowledged_total")),
-            abandoned: Count::new(metrics::counter!("sluicegate_bus_abandoned_total")),
-            sessions_lost: Count::new(metrics::counter!("sluicegate_bus_sessions_lost_total")),
-            take_overs: Count::new(metrics::counter!("sluicegate_bus_take_overs_total")),
-            reconnects: Count::new(metrics::counter!("sluicegate_bus_reconnects_total")),
-        }
+    /// Logged in, and the broker has answered every SUBSCRIBE.
+    pub fn connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    /// What went wrong last; none while the connection works.
+    pub fn last_error(&self) -> Option<String> {
+        lock(&self.last_error).clone()
+    }
+
+    /// Hands everything to the metrics recorder.
+    pub fn measure(&self) {
+        let now = self.snapshot();
+        gauge!("sluicegate_bus_connected").set(f64::from(now.connected));
+        gauge!("sluicegate_bus_held_back").set(f64::from(now.held_back));
+        counter!("sluicegate_bus_received_total").absolute(now.received);
+        counter!("sluicegate_bus_unwanted_total").absolute(now.unwanted);
+        counter!("sluicegate_bus_acknowledged_total").absolute(now.acknowledged);
+        counter!("sluicegate_bus_abandoned_total").absolute(now.abandoned);
+        counter!("sluicegate_bus_sessions_lost_total").absolute(now.sessions_lost);
+        counter!("sluicegate_bus_take_overs_total").absolute(now.take_overs);
+        counter!("sluicegate_bus_reconnects_total").absolute(now.reconnects);
     }
 
     /// All of it.
     pub fn snapshot(&self) -> BusSnapshot {
         BusSnapshot {
-            connected: self.connected.load(Ordering::Relaxed),
+            connected: self.connected(),
             held_back: self.held_back.load(Ordering::Relaxed),
-            last_error: lock(&self.last_error).clone(),
+            last_error: self.last_error(),
             refused_filters: lock(&self.refused_filters).clone(),
             received: self.received.get(),
             unwanted: self.unwanted.get(),
@@ -126,14 +114,12 @@ impl BusStatus {
 
     pub(super) fn set_connected(&self, refused_filters: Vec<String>) {
         self.connected.store(true, Ordering::Relaxed);
-        self.connected_metric.set(1.0);
         *lock(&self.last_error) = None;
         *lock(&self.refused_filters) = refused_filters;
     }
 
     pub(super) fn set_disconnected(&self, error: Option<String>) {
         self.connected.store(false, Ordering::Relaxed);
-        self.connected_metric.set(0.0);
         if error.is_some() {
             *lock(&self.last_error) = error;
         }
@@ -141,7 +127,6 @@ impl BusStatus {
 
     pub(super) fn set_held_back(&self, held_back: bool) {
         self.held_back.store(held_back, Ordering::Relaxed);
-        self.held_back_metric.set(if held_back { 1.0 } else { 0.0 });
     }
 }
 

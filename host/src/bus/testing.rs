@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use super::{Bus, BusError, BusSnapshot, BusStatus, KeyRule, Router, Stop, StreamRoute, TopicFilter, run};
+use super::{BusSnapshot, BusStatus, KeyRule, Route, Router, Stop, TopicFilter, run};
 use crate::config::{BusSettings, BusSource, MqttUrl, TlsSettings};
 use crate::journal::{Journal, Outcome, Pending, Reader, StreamIndex};
 
@@ -167,10 +167,10 @@ pub(super) fn publish(pkid: u16, topic: &str, payload: &str, ids: &[usize]) -> P
     Packet::Publish(publish)
 }
 
-pub(super) fn stream(index: u32, topics: &[&str]) -> StreamRoute {
-    StreamRoute {
+pub(super) fn stream(index: u32, topics: &[&str]) -> Route {
+    Route {
         stream: StreamIndex(index),
-        topics: topics.iter().map(|t| TopicFilter::new(t).unwrap()).collect(),
+        filters: topics.iter().map(|t| TopicFilter::new(t).unwrap()).collect(),
         key: KeyRule::Topic,
         selection: None,
     }
@@ -199,23 +199,24 @@ pub(super) struct Gateway {
     pub(super) stop: Stop,
     pub(super) journal: Journal,
     pub(super) readers: Vec<Reader>,
-    task: JoinHandle<Result<(), BusError>>,
+    task: JoinHandle<()>,
 }
 
 impl Gateway {
-    pub(super) fn start(settings: BusSettings, streams: Vec<StreamRoute>, data: &TempDir) -> Self {
+    pub(super) fn start(settings: BusSettings, streams: Vec<Route>, data: &TempDir) -> Self {
         let journal = Journal::in_memory(streams.len(), settings.window_messages, settings.window_bytes);
         let readers = streams.iter().map(|s| journal.reader(s.stream)).collect();
-        let status = Arc::new(BusStatus::new());
+        let status = Arc::new(BusStatus::default());
         let stop = Stop::default();
-        let bus = Bus {
+        let router = Arc::new(Router::new(streams));
+        let task = tokio::spawn(run(
             settings,
-            data: data.path().to_owned(),
-            router: Arc::new(Router::new(streams)),
-            journal: journal.clone(),
-            status: status.clone(),
-        };
-        let task = tokio::spawn(run(bus, stop.clone()));
+            data.path().to_owned(),
+            router,
+            journal.clone(),
+            status.clone(),
+            stop.clone(),
+        ));
         Self { status, stop, journal, readers, task }
     }
 
@@ -246,6 +247,6 @@ impl Gateway {
 
     /// Waits for the end after `stop`.
     pub(super) async fn ended(self) {
-        soon(self.task).await.unwrap().unwrap();
+        soon(self.task).await.unwrap();
     }
 }

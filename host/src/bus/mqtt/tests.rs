@@ -10,6 +10,7 @@ use tempfile::{TempDir, tempdir};
 use super::super::testing::{Broker, Gateway, publish, settings, soon, stream};
 use super::*;
 use crate::bus::KeyRule;
+use crate::bus::embedded::{self, EmbeddedError};
 use crate::config::{Secret, Selection};
 use crate::journal::StreamIndex;
 
@@ -453,6 +454,7 @@ async fn the_embedded_broker_serves_the_bus() {
     let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let listen = free.local_addr().unwrap();
     drop(free);
+    embedded::start(listen).await.unwrap();
     let data = tempdir().unwrap();
     let mut gateway =
         Gateway::start(settings(BusSource::Embedded { listen }), vec![stream(0, &["a/+"])], &data);

@@ -81,17 +81,19 @@ impl Started {
     /// Takes messages from the bus until `stop`; then stops reading, lets the
     /// streams settle what is in flight, and acknowledges that.
     pub async fn run(mut self, config: &Config, stop: CancellationToken) {
+        let bus_stop = bus::Stop { reading: stop.clone(), settling: CancellationToken::new() };
         let bus = tokio::spawn(bus::run(
             config.bus.clone(),
             config.data.clone(),
             Arc::new(self.router),
             self.gateway.journal.clone(),
             self.gateway.bus.clone(),
-            stop.clone(),
+            bus_stop.clone(),
         ));
         stop.cancelled().await;
         self.stop_streams.cancel();
         while self.streams.join_next().await.is_some() {}
+        bus_stop.settling.cancel();
         if let Err(error) = bus.await {
             tracing::error!(%error, "the bus task failed");
         }
