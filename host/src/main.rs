@@ -1,2 +1,9 @@
-//! sluicegate
-fn main() {}
+//! The program `sluicegate`.
+
+use std::process::ExitCode;
+
+use sluicegate::cli::Cli;
+
+fn main() -> ExitCode {
+    Cli::from_args().run()
+}

@@ -1,3 +1,79 @@
 //! The commands.
 
+pub mod check;
 pub mod demo;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sluicegate",
+    version,
+    about = "Takes messages from a bus, lets a WebAssembly script shape them for one destination per stream, \
+             and transmits them",
+    after_help = CONFIG_HELP,
+    max_term_width = 100
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Check(check::CheckArgs),
+}
+
+/// Where the configuration is, for every command that needs one.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct ConfigArg {
+    /// The sluicegate.toml to read
+    ///
+    /// Without it: $SLUICEGATE_CONFIG, ./sluicegate.toml, /etc/sluicegate/sluicegate.toml, in this order.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<std::path::PathBuf>,
+}
+
+const CONFIG_HELP: &str = "\
+The configuration is sluicegate.toml and, beside it, one file a stream in streams/.
+It is taken from --config FILE, $SLUICEGATE_CONFIG, ./sluicegate.toml or
+/etc/sluicegate/sluicegate.toml, in this order.";
+
+impl Cli {
+    /// Reads the command line; ends the program where it is wrong or asks for
+    /// help.
+    pub fn from_args() -> Self {
+        Self::parse()
+    }
+
+    /// Runs the command to its end and says what the program's exit status is.
+    pub fn run(self) -> ExitCode {
+        let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                eprintln!("sluicegate: cannot start its threads: {error}");
+                return ExitCode::FAILURE;
+            }
+        };
+        runtime.block_on(async {
+            match self.command {
+                Command::Check(args) => check::check(args).await,
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

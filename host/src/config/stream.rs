@@ -1,6 +1,7 @@
 //! One stream's file: what it says.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,6 +108,15 @@ impl Selection {
         match self {
             Self::Only(keys) => keys.contains(key),
             Self::Except(keys) => !keys.contains(key),
+        }
+    }
+}
+
+impl fmt::Display for ScriptSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Official(name) => f.write_str(name),
+            Self::File(path) => path.display().fmt(f),
         }
     }
 }
