@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod demo;
+pub mod map;
 
 use std::process::ExitCode;
 

@@ -10,6 +10,7 @@
 //! This module knows nothing of journal, stream or destination: a mapping
 //! carries positions in the batch, and what they mean is the caller's affair.
 
+pub mod adapter;
 mod bindings;
 mod engine;
 mod fault;
