@@ -1,8 +1,10 @@
-//! The commands.
+//! The command line: one file or folder per command.
 
 pub mod check;
 pub mod demo;
 pub mod map;
+pub mod run;
+mod wiring;
 
 use std::process::ExitCode;
 
@@ -25,7 +27,9 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::RunArgs),
     Check(check::CheckArgs),
+    Map(map::MapArgs),
 }
 
 /// Where the configuration is, for every command that needs one.
@@ -61,7 +65,9 @@ impl Cli {
         };
         runtime.block_on(async {
             match self.command {
+                Command::Run(args) => run::run(args).await,
                 Command::Check(args) => check::check(args).await,
+                Command::Map(args) => map::run(&args).await,
             }
         })
     }

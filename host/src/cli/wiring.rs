@@ -39,9 +39,9 @@ pub fn limits(settings: &ScriptSettings) -> Limits {
 pub fn script_name(source: &ScriptSource) -> String {
     match source {
         ScriptSource::Official(name) => name.clone(),
-        ScriptSource::File(path) => {
-            path.file_stem().map_or_else(|| path.display().to_string(), |stem| stem.to_string_lossy().into_owned())
-        }
+        ScriptSource::File(path) => path
+            .file_stem()
+            .map_or_else(|| path.display().to_string(), |stem| stem.to_string_lossy().into_owned()),
     }
 }
 

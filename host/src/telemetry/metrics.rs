@@ -41,12 +41,15 @@ fn describe() {
     describe_counter!("sluicegate_stream_state_changes_total", "Changes of state, by stream and new state");
     describe_counter!("sluicegate_dead_letters_total", "Dead letters logged, by stream");
     describe_counter!("sluicegate_script_faults_total", "Traps, time-outs and broken contracts, by stream");
-    describe_gauge!("sluicegate_bus_connected", "1 while connected to the bus");
-    describe_counter!("sluicegate_bus_messages_received_total", "Messages received from the bus");
-    describe_counter!("sluicegate_bus_messages_unwanted_total", "Messages that no stream wanted");
+    describe_gauge!("sluicegate_bus_connected", "1 while connected to the bus and subscribed");
+    describe_gauge!("sluicegate_bus_held_back", "1 while the bus waits for room in the window");
+    describe_counter!("sluicegate_bus_received_total", "Publishes received from the bus, copies included");
+    describe_counter!("sluicegate_bus_unwanted_total", "Messages that no stream wanted");
+    describe_counter!("sluicegate_bus_acknowledged_total", "Messages acknowledged to the bus");
+    describe_counter!("sluicegate_bus_abandoned_total", "Publishes of an ended connection; they come again");
     describe_counter!("sluicegate_bus_sessions_lost_total", "Times the bus had forgotten the session");
     describe_counter!("sluicegate_bus_take_overs_total", "Times another client took the client id over");
-    describe_counter!("sluicegate_bus_connections_total", "Connections made to the bus");
+    describe_counter!("sluicegate_bus_reconnects_total", "Connections to the bus after the first one");
     describe_gauge!("sluicegate_journal_messages", "Unsettled messages held");
     describe_gauge!("sluicegate_journal_bytes", "Bytes of unsettled messages held");
 }

@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::gateway::Gateway;
-use crate::bus::unix_millis;
+use crate::bus::{BusSnapshot, unix_millis};
 use crate::journal::Books;
 use crate::stream::StreamStatus;
 use crate::telemetry::Metrics;
@@ -74,16 +74,10 @@ struct ScriptLine {
 #[derive(Serialize)]
 struct Readiness {
     ready: bool,
-    bus: BusLine,
+    bus: BusSnapshot,
     /// Streams that are not loaded, or that hold the window of unacknowledged messages.
     waiting_for: Vec<String>,
     window: WindowLine,
-}
-
-#[derive(Serialize)]
-struct BusLine {
-    connected: bool,
-    last_error: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -148,14 +142,14 @@ async fn readyz(State(shared): State<Shared>) -> Response {
     if let Some(name) = &holder {
         waiting_for.push(format!("{name}: holds the window of unacknowledged messages"));
     }
-    let connected = gateway.bus.connected();
+    let bus = gateway.bus.snapshot();
     // Streams that cannot be loaded are reported but do not take the gateway
     // out of service: the others run.
     let starting = gateway.streams.iter().any(|s| s.script().is_none() && s.state().reason().is_none());
-    let ready = connected && !starting && !holding.full;
+    let ready = bus.connected && !starting && !holding.full;
     let body = Readiness {
         ready,
-        bus: BusLine { connected, last_error: gateway.bus.last_error() },
+        bus,
         waiting_for,
         window: WindowLine {
             messages: holding.messages.0,
@@ -202,9 +196,9 @@ async fn show_metrics(State(shared): State<Shared>) -> Response {
         measure(&shared.gateway, status);
     }
     let holding = shared.gateway.journal.holding();
+    shared.gateway.bus.measure();
     metrics::gauge!("sluicegate_journal_messages").set(holding.messages.0 as f64);
     metrics::gauge!("sluicegate_journal_bytes").set(holding.bytes.0 as f64);
-    shared.gateway.bus.measure();
     let content_type = (header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8");
     ([content_type], shared.metrics.render()).into_response()
 }
@@ -227,7 +221,8 @@ fn measure(gateway: &Gateway, status: &StreamStatus) {
     }
     metrics::gauge!("sluicegate_messages_queued", "stream" => stream()).set(books.queued as f64);
     metrics::gauge!("sluicegate_lag_seconds", "stream" => stream()).set(lag(&books));
-    metrics::gauge!("sluicegate_books_balance", "stream" => stream()).set(f64::from(u8::from(books.balance())));
+    metrics::gauge!("sluicegate_books_balance", "stream" => stream())
+        .set(f64::from(u8::from(books.balance())));
     metrics::counter!("sluicegate_delivery_retries_total", "stream" => stream()).absolute(status.retries());
     let now = status.state().word();
     for word in ["starting", "running", "retrying", "blocked", "stopped"] {

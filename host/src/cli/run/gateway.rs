@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::bus::{self, BusStatus, Router};
+use crate::bus::{self, BusStatus, Router, Stop};
 use crate::cli::wiring;
 use crate::config::{Config, StreamEntry};
 use crate::journal::{Books, Journal, StreamIndex};
@@ -78,24 +78,24 @@ pub fn start_streams(config: &Config) -> Result<Started, EngineError> {
 }
 
 impl Started {
-    /// Takes messages from the bus until `stop`; then stops reading, lets the
+    /// Takes messages from the bus until `stop`; then reads no more, lets the
     /// streams settle what is in flight, and acknowledges that.
     pub async fn run(mut self, config: &Config, stop: CancellationToken) {
-        let bus_stop = bus::Stop { reading: stop.clone(), settling: CancellationToken::new() };
-        let bus = tokio::spawn(bus::run(
+        let settling = CancellationToken::new();
+        let bus = bus::run(
             config.bus.clone(),
             config.data.clone(),
             Arc::new(self.router),
             self.gateway.journal.clone(),
             self.gateway.bus.clone(),
-            bus_stop.clone(),
-        ));
-        stop.cancelled().await;
-        self.stop_streams.cancel();
-        while self.streams.join_next().await.is_some() {}
-        bus_stop.settling.cancel();
-        if let Err(error) = bus.await {
-            tracing::error!(%error, "the bus task failed");
-        }
+            Stop { reading: stop.clone(), settling: settling.clone() },
+        );
+        let streams = async {
+            stop.cancelled().await;
+            self.stop_streams.cancel();
+            while self.streams.join_next().await.is_some() {}
+            settling.cancel();
+        };
+        tokio::join!(bus, streams);
     }
 }

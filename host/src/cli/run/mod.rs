@@ -3,28 +3,43 @@
 mod admin;
 mod gateway;
 
-use std::path::PathBuf;
+use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::bus::embedded;
+use crate::cli::ConfigArg;
 use crate::config::{BusSource, Config, StreamEntry};
 use crate::telemetry::{self, Metrics};
 
-/// Arguments of `sluicegate run`.
+/// Run the gateway
+///
+/// Runs until SIGTERM or Ctrl-C, then reads no more, finishes what is in
+/// flight and ends. A stream that cannot run is listed as blocked while the
+/// others run; only an unusable sluicegate.toml ends the command at once.
+///
+/// Exit status: 0 after a clean stop, 1 where it could not start.
 #[derive(Clone, Debug, clap::Args)]
 pub struct RunArgs {
-    /// sluicegate.toml [default: ./sluicegate.toml, then /etc/sluicegate/sluicegate.toml]
-    #[arg(long, value_name = "FILE", env = "SLUICEGATE_CONFIG")]
-    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigArg,
 }
 
-/// Runs until SIGTERM or SIGINT. An error is for a person and ends the program
-/// with exit status 1.
-pub async fn run(args: RunArgs) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let config = Config::load(args.config.as_deref())?;
+/// Runs the command.
+pub async fn run(args: RunArgs) -> ExitCode {
+    match gateway_until_signal(args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn gateway_until_signal(args: RunArgs) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let config = Config::load(args.config.config.as_deref())?;
     telemetry::init_logs()?;
     let metrics = Metrics::install()?;
     tokio::fs::create_dir_all(&config.data)
@@ -35,31 +50,32 @@ pub async fn run(args: RunArgs) -> Result<(), Box<dyn std::error::Error + Send +
         Some(settings) => Some(admin::bind(settings.listen).await?),
         None => None,
     };
-    let _broker = match &config.bus.source {
-        BusSource::Embedded { listen } => Some(embedded::start(*listen).await?),
-        BusSource::Mqtt(_) => None,
-    };
+    if let BusSource::Embedded { listen } = &config.bus.source {
+        embedded::start(*listen).await?;
+    }
     report(&config);
 
     let stop = CancellationToken::new();
     let started = gateway::start_streams(&config)?;
-    let admin = admin.map(|listener| {
-        tokio::spawn(admin::serve(listener, started.gateway.clone(), metrics, stop.clone()))
-    });
+    let admin = admin
+        .map(|listener| tokio::spawn(admin::serve(listener, started.gateway.clone(), metrics, stop.clone())));
     let gateway = started.gateway.clone();
-    let running = tokio::spawn({
-        let (config, stop) = (config.clone(), stop.clone());
-        async move { started.run(&config, stop).await }
+    let signals = tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            let signal = terminated().await?;
+            info!(signal, "stopping: no more is read, what is in flight is finished");
+            stop.cancel();
+            std::io::Result::Ok(())
+        }
     });
-    let signal = terminated().await?;
-    info!(signal, "stopping: no more is read, what is in flight is finished");
-    stop.cancel();
-    running.await?;
+    started.run(&config, stop).await;
+    signals.abort();
     if let Some(admin) = admin {
         let _ = admin.await;
     }
     let held = gateway.journal.holding().messages.0;
-    info!(handed_back = held, "stopped; what was handed back is still the bus's and comes again");
+    info!(handed_back = held, "stopped; what is handed back is still the bus's and comes again");
     Ok(())
 }
 
@@ -67,10 +83,14 @@ pub async fn run(args: RunArgs) -> Result<(), Box<dyn std::error::Error + Send +
 fn report(config: &Config) {
     let ready = config.streams.iter().filter(|s| matches!(s, StreamEntry::Ready(_))).count();
     let admin = config.admin.as_ref().map(|a| a.listen.to_string());
+    let bus = match &config.bus.source {
+        BusSource::Mqtt(url) => url.to_string(),
+        BusSource::Embedded { listen } => format!("embedded on {listen}"),
+    };
     info!(
         version = env!("CARGO_PKG_VERSION"),
         config = %config.path.display(),
-        bus = %config.bus.source,
+        bus,
         admin = admin.as_deref().unwrap_or("off"),
         streams = ready,
         "sluicegate starts"
