@@ -195,7 +195,7 @@ impl StreamStatus {
 impl Inner {
     fn state(&self) -> State {
         if self.stream == State::Running {
-            self.lanes.values().max().cloned().unwrap_or(State::Running)
+            self.lanes.values().max().cloned().unwrap_or(State::Starting)
         } else {
             self.stream.clone()
         }

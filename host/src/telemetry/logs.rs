@@ -21,7 +21,7 @@ pub fn init() -> Result<(), LogError> {
     let given = std::env::var("SLUICEGATE_LOG").unwrap_or_else(|_| "info".to_owned());
     // The libraries below have little to say to an operator.
     let directives =
-        format!("{given},rumqttd=error,rumqttc=error,hyper_util=warn,wasmtime=warn,cranelift_codegen=warn");
+        format!("{given},rumqttd=off,rumqttc=error,hyper_util=warn,wasmtime=warn,cranelift_codegen=warn");
     let filter = EnvFilter::try_new(&directives)
         .map_err(|e| LogError { given: given.clone(), reason: e.to_string() })?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_timer(SystemTime);
