@@ -119,24 +119,25 @@ impl Connection for AwsIotConnection {
 
     async fn next(&mut self) -> Result<(DeliveryId, Verdict), Fault> {
         loop {
+            // What has arrived goes before what the clock says: a rejection
+            // that waits to be read still counts.
+            while let Some(event) = self.client.arrived() {
+                self.take(event);
+            }
+            self.updates.elapsed(Instant::now());
             if let Some(verdict) = self.updates.next_verdict() {
                 return Ok(verdict);
             }
-            // What has arrived goes before what the clock says: a rejection
-            // that waits to be read still counts.
-            let event = match self.updates.next_end() {
-                None => self.client.next().await?,
-                Some(end) => match timeout_at(end, self.client.next()).await {
-                    Ok(event) => event?,
-                    Err(_) => {
-                        self.updates.elapsed(Instant::now());
-                        continue;
+            match self.updates.next_end() {
+                None => {
+                    let event = self.client.next().await?;
+                    self.take(event);
+                }
+                Some(end) => {
+                    if let Ok(event) = timeout_at(end, self.client.next()).await {
+                        self.take(event?);
                     }
-                },
-            };
-            match event {
-                Event::Acked(attempt, verdict) => self.updates.acked(attempt, verdict, Instant::now()),
-                Event::Message(message) => self.hear(&message),
+                }
             }
         }
     }
@@ -147,6 +148,13 @@ impl Connection for AwsIotConnection {
 }
 
 impl AwsIotConnection {
+    fn take(&mut self, event: Event<Attempt>) {
+        match event {
+            Event::Acked(attempt, verdict) => self.updates.acked(attempt, verdict, Instant::now()),
+            Event::Message(message) => self.hear(&message),
+        }
+    }
+
     fn hear(&mut self, message: &Publish) {
         #[derive(Deserialize)]
         struct Rejection {

@@ -180,6 +180,19 @@ impl<T: Send + 'static> Client<T> {
         }
     }
 
+    /// An event that has already arrived, whatever the clock and the
+    /// scheduler say.
+    pub(crate) fn arrived(&mut self) -> Option<Event<T>> {
+        match self.reports.try_recv() {
+            Ok(Report::Event(event)) => Some(event),
+            Ok(Report::End(fault)) => {
+                self.ended = Some(fault);
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
     /// Says goodbye and waits, for a moment, until it is on the wire.
     pub(crate) async fn close(mut self) {
         if self.requests.try_disconnect_now().is_err() {
