@@ -5,6 +5,7 @@
 //! `bus -> journal -> stream -> script | destination`. The command line wires
 //! the parts together.
 
+mod backoff;
 pub mod bus;
 pub mod cli;
 pub mod config;

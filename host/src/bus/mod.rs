@@ -1,6 +1,5 @@
 //! Where messages come from.
 
-mod backoff;
 mod connection;
 pub mod embedded;
 mod filter;

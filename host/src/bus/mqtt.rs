@@ -13,12 +13,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::backoff::Backoff;
 use super::connection::{self, End, Link, Login, explain};
 use super::intake::{self, Intake};
 use super::route::Router;
 use super::session::{Arrival, Session};
 use super::status::BusStatus;
+use crate::backoff::Backoff;
 use crate::config::{BusSettings, BusSource, MqttUrl};
 use crate::journal::Journal;
 
@@ -155,7 +155,8 @@ enum Waited<T> {
 impl Supervisor {
     /// Connects again and again until `stop`; the connection that is open then.
     async fn supervise(&mut self, stop: &CancellationToken) -> Option<Reading> {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(fastrand::u64(..));
+        let mut failures = 0;
         while !stop.is_cancelled() {
             let began = Instant::now();
             let mut reading = None;
@@ -165,14 +166,10 @@ impl Supervisor {
             };
             self.tell(&end);
             self.status.set_disconnected(Some(end.text));
-            if began.elapsed() >= GOOD {
-                backoff.reset();
-            }
-            let mut pause = backoff.next();
-            if end.taken_over {
-                self.status.take_overs.add(1);
-                pause = pause.max(AFTER_TAKE_OVER);
-            }
+            failures = if began.elapsed() >= GOOD { 1 } else { failures + 1 };
+            let at_least = end.taken_over.then_some(AFTER_TAKE_OVER);
+            self.status.take_overs.add(usize::from(end.taken_over));
+            let pause = backoff.pause(failures, at_least);
             tokio::select! {
                 () = sleep(pause) => {}
                 () = stop.cancelled() => {}

@@ -11,7 +11,6 @@ use futures_util::FutureExt;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::backoff::Backoff;
 use super::entry::{Entry, Parcel};
 use super::intake::Intake;
 use super::map::{MapStep, Mapped};
@@ -19,6 +18,7 @@ use super::outbox::{Ended, Outbox, Trouble};
 use super::proof::ProofOfLife;
 use super::settle::Settling;
 use super::status::{State, StreamStatus};
+use crate::backoff::Backoff;
 use crate::destination::{Connection, DeliveryId, Destination, Fault, FaultKind, Verdict};
 use crate::journal::{Journal, Outcome, Position, StreamIndex};
 use crate::script::Mapper;

@@ -4,7 +4,6 @@
 //!
 //! The rules are plain state machines without I/O; `lane` carries them out.
 
-mod backoff;
 mod entry;
 mod intake;
 mod lane;
@@ -23,11 +22,11 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::backoff::Backoff;
 use crate::bus::KeyRule;
 use crate::destination::Destination;
 use crate::journal::{Journal, StreamIndex};
 use crate::script::{Engine, Limits, LogLevel, LogSink, Script, State as ScriptState};
-use backoff::Backoff;
 use intake::Intake;
 use lane::{Lane, Shared};
 

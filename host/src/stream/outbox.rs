@@ -23,9 +23,9 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::backoff::Backoff;
 use super::entry::Parcel;
 use super::proof::{ProofOfLife, Stamp};
+use crate::backoff::Backoff;
 use crate::destination::{DeliveryId, Fault, FaultKind, Reply, Verdict};
 
 /// Most deliveries that are set aside without proof of life.

@@ -8,21 +8,22 @@ const FIRST: Duration = Duration::from_millis(250);
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// Exponential back-off with jitter: 250 ms doubling to 30 s, each pause
-/// between half of that and all of it, so that a thousand streams do not
-/// return to a recovering destination in the same instant.
+/// between half of that and all of it, so that a thousand streams, or all
+/// gateways of a broker, do not return to a recovering far side in the same
+/// instant.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     random: fastrand::Rng,
 }
 
 impl Backoff {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self { random: fastrand::Rng::with_seed(seed) }
     }
 
     /// The pause after failure number `failures` (from 1). A longer wish of
     /// the far side (`Retry-After`) is respected.
-    pub(super) fn pause(&mut self, failures: u32, wished: Option<Duration>) -> Duration {
+    pub(crate) fn pause(&mut self, failures: u32, wished: Option<Duration>) -> Duration {
         let doublings = failures.saturating_sub(1).min(16);
         let full = FIRST.saturating_mul(1 << doublings).min(LONGEST);
         let jittered = full.mul_f64(0.5 + self.random.f64() / 2.0);
