@@ -14,7 +14,9 @@ use bytes::Bytes;
 use clap::{ArgGroup, Args};
 use serde_json::Value;
 
+use super::{ConfigArg, wiring};
 use crate::bus::Message;
+use crate::config::{Config, ConfigErrors, DestinationSettings, StreamEntry};
 use crate::script::{
     Engine, EngineError, Limits, LoadError, LogLevel, Mapper, Mapping, Script, ScriptFault, State, adapter,
 };
@@ -22,13 +24,16 @@ use crate::script::{
 /// Map messages from stdin (one payload a line) and print what becomes of them
 #[derive(Args, Clone, Debug)]
 #[command(
-    group(ArgGroup::new("source").required(true).args(["script", "adapter"])),
+    group(ArgGroup::new("source").required(true).args(["stream", "script", "adapter"])),
     after_long_help = "Prints for each delivery {\"messages\":[0],\"target\":...,\"headers\":{...},\"body\":\"text\"}, \
         with \"body_base64\" where the body is no text and \"packet\", the decoded packet, for Wialon; \
         then {\"message\":3,\"rejected\":\"reason\"} and {\"message\":4,\"filtered\":true}. \
         Messages are numbered from 0 by their lines."
 )]
 pub struct MapArgs {
+    /// The stream whose script, settings and limits to use
+    #[arg(long, value_name = "NAME", conflicts_with = "settings")]
+    pub stream: Option<String>,
     /// The WebAssembly file to run
     #[arg(long, value_name = "FILE")]
     pub script: Option<PathBuf>,
@@ -51,6 +56,8 @@ pub struct MapArgs {
     /// Exit with status 1 if a message is rejected
     #[arg(long)]
     pub strict: bool,
+    #[command(flatten)]
+    config: ConfigArg,
 }
 
 /// The topic of messages that have none: as flespi's channels publish.
@@ -92,6 +99,27 @@ pub enum MapError {
         path: PathBuf,
         /// Why.
         error: io::Error,
+    },
+    /// The configuration cannot be used.
+    #[error("{0}")]
+    Config(ConfigErrors),
+    /// `--stream` names none.
+    #[error("--stream {name}: there is no such stream in {}; there are: {streams}", folder.display())]
+    Stream {
+        /// What was asked for.
+        name: String,
+        /// Where streams are.
+        folder: PathBuf,
+        /// Their names.
+        streams: String,
+    },
+    /// The script of a stream cannot be read.
+    #[error("stream {name}: {problem}")]
+    Unreadable {
+        /// Which stream.
+        name: String,
+        /// Why.
+        problem: String,
     },
     /// `--adapter` names none.
     #[error("--adapter {0}: there is no such official adapter; there are {names}", names = adapter::names())]
@@ -191,6 +219,10 @@ pub async fn load(
 }
 
 fn source(args: &MapArgs) -> Result<Source, MapError> {
+    if let Some(name) = &args.stream {
+        let config = Config::load(args.config.config.as_deref()).map_err(MapError::Config)?;
+        return source_of_stream(config, name);
+    }
     let settings =
         args.settings.as_deref().map_or_else(|| Ok(Value::Object(Default::default())), settings)?;
     let limits = Limits::default();
@@ -199,10 +231,41 @@ fn source(args: &MapArgs) -> Result<Source, MapError> {
         let packets = adapter.manifest.destinations.iter().any(|destination| destination == "wialon");
         return Ok(Source { name: name.clone(), wasm: adapter.wasm.into(), settings, limits, packets });
     }
-    // One of the two is there: clap has seen to that.
+    // One of the three is there: clap has seen to that.
     let path = args.script.as_deref().unwrap_or(Path::new(""));
     let wasm = std::fs::read(path).map_err(|error| MapError::File { path: path.to_owned(), error })?;
     Ok(Source { name: path.display().to_string(), wasm: wasm.into(), settings, limits, packets: false })
+}
+
+fn source_of_stream(config: Config, name: &str) -> Result<Source, MapError> {
+    let folder = config.stream_folder();
+    let known: Vec<String> = config.streams.iter().map(|entry| name_of(entry).to_owned()).collect();
+    let entry = config.streams.into_iter().find(|entry| name_of(entry) == name);
+    let settings = match entry {
+        Some(StreamEntry::Ready(settings)) => settings,
+        Some(StreamEntry::Unusable { errors, .. }) => return Err(MapError::Config(ConfigErrors(errors))),
+        None => {
+            let streams = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            return Err(MapError::Stream { name: name.to_owned(), folder, streams });
+        }
+    };
+    let script = &settings.script;
+    let wasm = wiring::read_script(&script.source)
+        .map_err(|problem| MapError::Unreadable { name: name.to_owned(), problem })?;
+    Ok(Source {
+        name: format!("{} (stream {name})", wiring::script_name(&script.source)),
+        wasm,
+        settings: script.settings.clone(),
+        limits: wiring::limits(script),
+        packets: matches!(settings.destination, DestinationSettings::Wialon(_)),
+    })
+}
+
+fn name_of(entry: &StreamEntry) -> &str {
+    match entry {
+        StreamEntry::Ready(settings) => &settings.name,
+        StreamEntry::Unusable { name, .. } => name,
+    }
 }
 
 fn settings(text: &str) -> Result<Value, MapError> {

@@ -122,3 +122,43 @@ fn lines_are_taken_as_they_are() {
     assert_eq!(batch[1].received_at, 5 + 4 * INTERVAL);
     assert_eq!(&*batch[0].topic, "x/y");
 }
+
+/// A configuration with one stream of the guest above, to Wialon.
+fn configuration() -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
+    std::fs::create_dir(folder.path().join("streams")).unwrap();
+    file("sluicegate.toml", b"[bus]\nurl = \"mqtt://127.0.0.1:1883\"\nclient_id = \"c\"\n");
+    file("streams/guest.wasm", &guest());
+    let stream = "topics = [\"a/+\"]\n[script]\npath = \"guest.wasm\"\n[destination]\ntype = \"wialon\"\n";
+    file("streams/one.toml", stream.as_bytes());
+    file("streams/wrong.toml", b"topics = 1\n");
+    let config = folder.path().join("sluicegate.toml").to_str().unwrap().to_owned();
+    (folder, config)
+}
+
+#[tokio::test]
+async fn a_stream_brings_its_script_and_shows_packets_of_its_destination() {
+    let (_folder, config) = configuration();
+    let args = args(&["--stream", "one", "--config", &config]).unwrap();
+    let mut out = Vec::new();
+    assert!(map(&args, &b"plain\n"[..], &mut out).await.unwrap());
+    let line: Value = serde_json::from_slice(&out).unwrap();
+    assert_eq!(line["body"], "plain");
+    assert!(line["packet"]["error"].is_string(), "{line}");
+}
+
+#[tokio::test]
+async fn a_stream_that_is_not_there_or_cannot_be_used() {
+    let (folder, config) = configuration();
+    let text = async |name: &str| {
+        let args = args(&["--stream", name, "--config", &config]).unwrap();
+        map(&args, &b""[..], Vec::new()).await.unwrap_err().to_string()
+    };
+    let streams = folder.path().join("streams").display().to_string();
+    assert_eq!(
+        text("two").await,
+        format!("--stream two: there is no such stream in {streams}; there are: one, wrong")
+    );
+    assert!(text("wrong").await.contains("wrong.toml:1:"));
+}
