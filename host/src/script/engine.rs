@@ -119,6 +119,7 @@ fn pool(slots: u32) -> InstanceAllocationStrategy {
 
 /// Advances the epoch of the engines until all of them are gone. The thread
 /// holds them weakly, so it never keeps one alive for longer than a tick.
+#[expect(clippy::disallowed_methods, reason = "the ticker has a thread of its own, outside the runtime")]
 fn start_ticker(engines: Vec<EngineWeak>) -> Result<(), EngineError> {
     let tick = move || {
         loop {
