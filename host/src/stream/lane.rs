@@ -60,6 +60,8 @@ pub(super) struct Lane {
     stuck: Option<Stuck>,
     idle_at: Option<Instant>,
     stopping: bool,
+    /// What the status says of this lane.
+    shown: State,
 }
 
 struct Stuck {
@@ -116,6 +118,7 @@ impl Lane {
             stuck: None,
             idle_at: None,
             stopping: false,
+            shown: State::Stopped,
             shared,
         }
     }
@@ -411,7 +414,7 @@ impl Lane {
 
     // --- telling ---
 
-    fn show(&self) {
+    fn show(&mut self) {
         let state = if let Some(stuck) = &self.stuck {
             State::Blocked(format!("script: {}", stuck.reason))
         } else {
@@ -434,7 +437,10 @@ impl Lane {
                 (None, None) => State::Starting,
             }
         };
-        self.shared.status.set_lane(self.number, state);
+        if state != self.shown {
+            self.shown = state.clone();
+            self.shared.status.set_lane(self.number, state);
+        }
     }
 }
 
