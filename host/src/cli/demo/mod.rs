@@ -1,3 +1,408 @@
-//! The command `demo`.
+//! `sluicegate demo`: the real gateway as a child process on real sockets,
+//! with a simulated fleet before it and strict stand-ins of the five
+//! destinations behind it. What arrives is compared, field by field, with what
+//! was published; the exit status says whether all of it was right.
 
+pub mod fleet;
+pub mod ledger;
 pub mod standin;
+
+mod gateway;
+mod publisher;
+mod screen;
+mod site;
+mod story;
+mod summary;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::bus::unix_millis;
+use fleet::{Fleet, FleetMessage};
+use gateway::{Gateway, StreamLine};
+use ledger::{Ledger, Receiver};
+use publisher::Publisher;
+use screen::{Row, Screen, View};
+use site::{Error, REFUSED_TEXT, Site, stream_name};
+use story::{Act, SHORTEST, Story};
+use summary::Verdict;
+
+/// Vehicles of the fleet.
+const VEHICLES: usize = 25;
+/// Seconds that a tracker records before it sends, all in one publish. That
+/// saves traffic; and the embedded broker lets at most 100 publishes be
+/// unacknowledged, which has to last for as long as one receiver is away while
+/// the journal is in memory.
+const PACK_SECONDS: f64 = 8.0;
+/// How often the loop looks for work.
+const TICK: Duration = Duration::from_millis(100);
+/// How often the figures are fetched and shown.
+const SHOW: Duration = Duration::from_millis(300);
+/// How long after the fleet has parked everything must have arrived.
+const SETTLE: Duration = Duration::from_secs(60);
+/// A message that the gateway calls settled and its receiver has not got for
+/// this long is shown as missing.
+const OVERDUE: Duration = Duration::from_secs(5);
+
+/// Arguments of `sluicegate demo`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DemoArgs {
+    /// End after this time, for example 60s or 5m; at least 30s [default: on Ctrl-C]
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
+    pub length: Option<Duration>,
+    /// Drive other routes; the same seed gives the same drives
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub seed: u64,
+    /// Messages a second of each of the 25 vehicles, 0.1 to 20
+    #[arg(long, value_name = "NUMBER", default_value_t = 1.0, value_parser = parse_rate)]
+    pub rate: f64,
+}
+
+/// Runs the demo; the exit status is 1 if anything is missing, wrong or
+/// unexpected.
+pub async fn run(args: DemoArgs) -> Result<ExitCode, Error> {
+    let mut signals = Signals::new()?;
+    let site = Site::set_up().await?;
+    eprintln!("Starting the gateway (its log: {})", site.log.display());
+    let mut gateway = Gateway::start(&site)?;
+    match perform(&args, &site, &mut gateway, &mut signals).await {
+        Ok(verdict) => {
+            print!("{verdict}");
+            Ok(if verdict.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Err(error) => {
+            let (log, tail) = (site.log.display(), gateway::log_tail(&site.log));
+            Err(format!("{error}\nThe end of the gateway's log, {log}:\n{tail}").into())
+        }
+    }
+}
+
+async fn perform(
+    args: &DemoArgs,
+    site: &Site,
+    gateway: &mut Gateway,
+    signals: &mut Signals,
+) -> Result<Verdict, Error> {
+    tokio::select! {
+        ready = gateway.ready() => ready?,
+        () = signals.next() => return Err("interrupted while the gateway was starting".into()),
+    }
+    let publisher = Publisher::connect(site.broker).await?;
+    let mut screen = Screen::open()?;
+    let mut demo = Demo::new(args, site, publisher);
+    let played = demo.play(gateway, &mut screen, signals).await;
+    // The terminal is given back before anything is printed, an error too.
+    screen.close(&demo.view())?;
+    played?;
+    let Demo { mut ledger, publisher, streams, expected_dead, .. } = demo;
+    publisher.finish().await?;
+    let exit = gateway.stop().await;
+    // What the gateway sent while it stopped counts as well.
+    collect(site, &mut ledger);
+    Ok(Verdict::new(&ledger, &streams, &expected_dead, exit, site))
+}
+
+/// Enters what the receivers got.
+fn collect(site: &Site, ledger: &mut Ledger) {
+    for receiver in Receiver::ALL {
+        for received in site.inboxes[receiver as usize].drain() {
+            ledger.receive(receiver, received);
+        }
+    }
+}
+
+/// The demo while it runs.
+struct Demo<'a> {
+    site: &'a Site,
+    total: Option<Duration>,
+    /// Between two messages of a vehicle.
+    pace: Duration,
+    /// Messages of a full pack.
+    pack: usize,
+    fleet: Fleet,
+    trackers: Vec<Tracker>,
+    publisher: Publisher,
+    ledger: Ledger,
+    story: Story,
+    started: Instant,
+    started_unix: u64,
+    /// Elements of all publishes.
+    published: u64,
+    streams: Vec<StreamLine>,
+    rows: Vec<Row>,
+    expected_dead: [u64; 5],
+}
+
+/// What a vehicle has recorded and not yet sent.
+struct Tracker {
+    next: Duration,
+    pack: Vec<FleetMessage>,
+    /// Size at which the pack is sent.
+    full: usize,
+}
+
+impl<'a> Demo<'a> {
+    fn new(args: &DemoArgs, site: &'a Site, publisher: Publisher) -> Self {
+        let pace = Duration::from_secs_f64(1.0 / args.rate);
+        let pack = (PACK_SECONDS * args.rate).ceil() as usize;
+        // Vehicles are out of step, and so are their first packs.
+        let tracker = |number: usize| Tracker {
+            next: pace.mul_f64(number as f64 / VEHICLES as f64),
+            pack: Vec::new(),
+            full: number * pack / VEHICLES + 1,
+        };
+        Self {
+            site,
+            total: args.length,
+            pace,
+            pack,
+            fleet: Fleet::new(args.seed, VEHICLES),
+            trackers: (0..VEHICLES).map(tracker).collect(),
+            publisher,
+            ledger: Ledger::default(),
+            story: Story::new(args.length),
+            started: Instant::now(),
+            started_unix: unix_millis(),
+            published: 0,
+            streams: Vec::new(),
+            rows: Vec::new(),
+            expected_dead: [0; 5],
+        }
+    }
+
+    fn view(&self) -> View<'_> {
+        View {
+            elapsed: self.started.elapsed(),
+            total: self.total,
+            vehicles: self.fleet.size(),
+            published: self.published,
+            rows: &self.rows,
+            story: self.story.told(),
+        }
+    }
+
+    async fn play(
+        &mut self,
+        gateway: &mut Gateway,
+        screen: &mut Screen,
+        signals: &mut Signals,
+    ) -> Result<(), Error> {
+        let opening =
+            format!("{VEHICLES} vehicles drive; five scripts map their messages for five destinations.");
+        self.story.tell(Duration::ZERO, opening);
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut shown = None;
+        loop {
+            let interrupted = tokio::select! {
+                _ = tick.tick() => false,
+                () = signals.next() => true,
+            };
+            let elapsed = self.started.elapsed();
+            if interrupted || self.total.is_some_and(|total| elapsed >= total) {
+                break;
+            }
+            self.drive(elapsed).await?;
+            for act in self.story.due(elapsed) {
+                self.perform(act).await?;
+            }
+            collect(self.site, &mut self.ledger);
+            if shown.is_none_or(|at: Duration| elapsed >= at + SHOW) {
+                shown = Some(elapsed);
+                self.look(gateway).await?;
+                screen.show(&self.view())?;
+            }
+        }
+        tokio::select! {
+            settled = self.settle(gateway, screen) => settled,
+            () = signals.next() => Err("interrupted a second time, while messages were still on their way".into()),
+        }
+    }
+
+    /// Lets the vehicles record what is due and send what is full.
+    async fn drive(&mut self, elapsed: Duration) -> Result<(), Error> {
+        for vehicle in 0..VEHICLES {
+            while self.trackers[vehicle].next <= elapsed {
+                let tracker = &mut self.trackers[vehicle];
+                let time = self.started_unix + u64::try_from(tracker.next.as_millis()).unwrap_or(u64::MAX);
+                let message = self.fleet.step(vehicle, self.pace.as_secs_f64(), time);
+                tracker.pack.push(message);
+                tracker.next += self.pace;
+                if tracker.pack.len() >= tracker.full {
+                    tracker.full = self.pack;
+                    self.send(vehicle).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes what a vehicle has recorded: one object, or a list.
+    async fn send(&mut self, vehicle: usize) -> Result<(), Error> {
+        let pack = std::mem::take(&mut self.trackers[vehicle].pack);
+        let Some(first) = pack.first() else { return Ok(()) };
+        let topic = first.topic.clone();
+        let payload = match &pack[..] {
+            [one] => one.payload(),
+            many => Bytes::from(serde_json::to_vec(&many.iter().map(|m| &m.fields).collect::<Vec<_>>())?),
+        };
+        self.published += pack.len() as u64;
+        for message in pack {
+            self.ledger.publish(message, None, Instant::now());
+        }
+        self.publisher.publish(&topic, payload).await
+    }
+
+    async fn perform(&mut self, act: Act) -> Result<(), Error> {
+        match act {
+            Act::UnplugWialon => self.site.wialon.plug().unplug().await?,
+            Act::PlugWialon => self.site.wialon.plug().plug().await?,
+            Act::PublishGarbage => {
+                let topic = "flespi/message/gw/devices/5250001";
+                let garbage = Bytes::from_static(br#"{"ident":"352093081723115","position.latitude":54."#);
+                self.published += 1;
+                self.expected_dead.iter_mut().for_each(|dead| *dead += 1);
+                self.publisher.publish(topic, garbage).await?;
+            }
+            Act::PublishRefused => {
+                // What the vehicle recorded before goes out before.
+                self.send(0).await?;
+                let mut message = self.fleet.step(0, 0.0, unix_millis());
+                message.fields.insert("driver.message".to_owned(), REFUSED_TEXT.into());
+                let (topic, payload) = (message.topic.clone(), message.payload());
+                self.published += 1;
+                self.expected_dead[Receiver::Http as usize] += 1;
+                self.ledger.publish(message, Some(Receiver::Http), Instant::now());
+                self.publisher.publish(&topic, payload).await?;
+            }
+        }
+        self.story.explain(self.started.elapsed(), act);
+        Ok(())
+    }
+
+    /// Fetches the gateway's figures and puts the receivers' beside them.
+    async fn look(&mut self, gateway: &mut Gateway) -> Result<(), Error> {
+        let lines = gateway.streams().await?;
+        collect(self.site, &mut self.ledger);
+        self.streams.clear();
+        self.rows.clear();
+        for receiver in Receiver::ALL {
+            let name = stream_name(receiver);
+            let line = lines.iter().find(|line| line.name() == name);
+            let line = line.ok_or_else(|| format!("/streams does not list {name}"))?;
+            let mut row = line.row();
+            let book = self.ledger.book(receiver);
+            // What waits in the broker or in the gateway is late, not missing.
+            let waiting = row.queued + self.published.saturating_sub(row.read);
+            let overdue = self.ledger.missing(receiver, Instant::now(), OVERDUE);
+            row.missing = overdue.saturating_sub(waiting);
+            row.wrong = book.wrong + book.unexpected;
+            self.rows.push(row);
+            self.streams.push(line.clone());
+        }
+        self.story.observe(self.started.elapsed(), &self.rows, Receiver::Wialon as usize);
+        Ok(())
+    }
+
+    /// After the fleet has parked: everything has to arrive.
+    async fn settle(&mut self, gateway: &mut Gateway, screen: &mut Screen) -> Result<(), Error> {
+        self.site.wialon.plug().plug().await?;
+        for vehicle in 0..VEHICLES {
+            self.send(vehicle).await?;
+        }
+        let line = "The fleet has parked; what is on its way still has to arrive.";
+        self.story.tell(self.started.elapsed(), line);
+        let deadline = Instant::now() + SETTLE;
+        let mut tick = interval(TICK);
+        loop {
+            tick.tick().await;
+            self.look(gateway).await?;
+            screen.show(&self.view())?;
+            if self.is_settled() || Instant::now() > deadline {
+                break;
+            }
+        }
+        for (row, receiver) in self.rows.iter_mut().zip(Receiver::ALL) {
+            row.missing = self.ledger.missing(receiver, Instant::now(), Duration::ZERO);
+        }
+        Ok(())
+    }
+
+    fn is_settled(&self) -> bool {
+        let arrived =
+            |receiver: &Receiver| self.ledger.missing(*receiver, Instant::now(), Duration::ZERO) == 0;
+        let dead =
+            |(line, expected): (&StreamLine, &u64)| line.queued() == 0 && line.dead_lettered() >= *expected;
+        Receiver::ALL.iter().all(arrived) && self.streams.iter().zip(&self.expected_dead).all(dead)
+    }
+}
+
+/// Ctrl-C and SIGTERM: the first parks the fleet, the second ends at once.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Error> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// A number with `s` or `m`, at least what the story needs.
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let wanted = || format!("\"{text}\" is no time, expected for example \"60s\" or \"5m\"");
+    let unit = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit);
+    let number: u64 = number.parse().map_err(|_| wanted())?;
+    let seconds = match unit {
+        "s" => number,
+        "m" => number.checked_mul(60).ok_or_else(wanted)?,
+        _ => return Err(wanted()),
+    };
+    let time = Duration::from_secs(seconds);
+    if time < SHORTEST {
+        return Err(format!("{text} is too short for the story, expected at least {} s", SHORTEST.as_secs()));
+    }
+    Ok(time)
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if (0.1..=20.0).contains(&rate) => Ok(rate),
+        _ => Err(format!("\"{text}\" is no number from 0.1 to 20")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_a_unit_and_room_for_the_story() {
+        assert_eq!(parse_time("60s"), Ok(Duration::from_secs(60)));
+        assert_eq!(parse_time("5m"), Ok(Duration::from_secs(300)));
+        for wrong in ["60", "s", "", "1h", "-5s", "29s", "99999999999999999999s", "999999999999999999m"] {
+            assert!(parse_time(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn rates_are_within_reason() {
+        assert_eq!(parse_rate("2.5"), Ok(2.5));
+        for wrong in ["0", "21", "NaN", "x", "-1"] {
+            assert!(parse_rate(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What the demo runs against: the five stand-ins, and a configuration folder
+//! like any other for the gateway in front of them.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use super::ledger::Receiver;
+use super::standin::Inbox;
+use super::standin::aws::AwsStandin;
+use super::standin::certificates::{Authority, server_config};
+use super::standin::http::{HttpStandin, Mode};
+use super::standin::mqtt::MqttStandin;
+use super::standin::thingsboard::ThingsBoardStandin;
+use super::standin::wialon::WialonStandin;
+
+/// What can go wrong here; for the person who started the demo.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// Text that makes the HTTP receiver refuse a message.
+pub const REFUSED_TEXT: &str = "this is the poisoned message";
+
+/// The stand-ins and the folder. The folder stays for a look afterwards.
+pub struct Site {
+    /// Configuration, data and log of the gateway.
+    pub folder: PathBuf,
+    /// `sluicegate.toml` in it.
+    pub config: PathBuf,
+    /// The gateway's log in it.
+    pub log: PathBuf,
+    /// Where the embedded broker listens.
+    pub broker: SocketAddr,
+    /// Where the admin listener is.
+    pub admin: SocketAddr,
+    /// The inbox of each receiver, in the order of [`Receiver::ALL`].
+    pub inboxes: [Inbox; 5],
+    /// The receiver that is unplugged.
+    pub wialon: WialonStandin,
+    _aws: AwsStandin,
+    _thingsboard: ThingsBoardStandin,
+    _http: HttpStandin,
+    _mqtt: MqttStandin,
+}
+
+/// The stream of a receiver.
+pub fn stream_name(receiver: Receiver) -> &'static str {
+    match receiver {
+        Receiver::Aws => "fleet-to-aws",
+        Receiver::ThingsBoard => "fleet-to-thingsboard",
+        Receiver::Wialon => "fleet-to-wialon",
+        Receiver::Http => "fleet-to-http",
+        Receiver::Mqtt => "fleet-to-mqtt",
+    }
+}
+
+impl Site {
+    /// Starts the stand-ins and writes the folder.
+    pub async fn set_up() -> Result<Self, Error> {
+        let inboxes: [Inbox; 5] = Default::default();
+        let inbox = |receiver: Receiver| inboxes[receiver as usize].clone();
+
+        let authority = Authority::new("Sluicegate demo CA")?;
+        let server = authority.server(&["localhost"])?;
+        let gateway = authority.client("gateway")?;
+        let token = format!("{:032x}", fastrand::u128(..));
+
+        let aws =
+            AwsStandin::start(inbox(Receiver::Aws), server_config(&server, Some(&authority), &[])?).await?;
+        let thingsboard = ThingsBoardStandin::start(inbox(Receiver::ThingsBoard), &token).await?;
+        let wialon = WialonStandin::start(inbox(Receiver::Wialon)).await?;
+        let http = HttpStandin::start(inbox(Receiver::Http), None).await?;
+        http.set_mode(Mode::RefuseText(REFUSED_TEXT.to_owned()));
+        let mqtt = MqttStandin::start(inbox(Receiver::Mqtt), None).await?;
+        let (broker, admin) = free_addresses()?;
+
+        let folder = std::env::temp_dir().join(format!("sluicegate-demo-{}", std::process::id()));
+        let write = |name: &str, text: &str| write_private(&folder.join(name), text);
+        std::fs::create_dir_all(folder.join("streams"))?;
+        write("ca.pem", &authority.certificate)?;
+        write("gateway.crt", &gateway.certificate)?;
+        write("gateway.key", &gateway.key)?;
+        write("thingsboard.token", &token)?;
+        write("sluicegate.toml", &gateway_toml(broker, admin))?;
+        let destinations = [
+            (Receiver::Aws, aws_toml(aws.port())),
+            (Receiver::ThingsBoard, thingsboard_toml(thingsboard.port())),
+            (Receiver::Wialon, wialon_toml(&wialon.url())),
+            (Receiver::Http, http_toml(http.address())),
+            (Receiver::Mqtt, mqtt_toml(mqtt.port())),
+        ];
+        for (receiver, rest) in destinations {
+            let text = format!("topics = [\"flespi/message/gw/devices/+\"]\nkey = \"ident\"\n{rest}");
+            write(&format!("streams/{}.toml", stream_name(receiver)), &text)?;
+        }
+        Ok(Self {
+            config: folder.join("sluicegate.toml"),
+            log: folder.join("gateway.log"),
+            folder,
+            broker,
+            admin,
+            inboxes,
+            wialon,
+            _aws: aws,
+            _thingsboard: thingsboard,
+            _http: http,
+            _mqtt: mqtt,
+        })
+    }
+}
+
+fn gateway_toml(broker: SocketAddr, admin: SocketAddr) -> String {
+    format!(
+        "[bus]\nurl = \"embedded\"\nlisten = \"{broker}\"\nclient_id = \"sluicegate-demo\"\n\n\
+         [admin]\nlisten = \"{admin}\"\n"
+    )
+}
+
+fn aws_toml(port: u16) -> String {
+    format!(
+        "\n[script.settings]\nthing_name = \"{{ident}}\"\n\n\
+         [destination]\ntype = \"aws-iot\"\nurl = \"mqtts://localhost:{port}\"\n\
+         ca = \"../ca.pem\"\ncert = \"../gateway.crt\"\nkey = \"../gateway.key\"\n"
+    )
+}
+
+fn thingsboard_toml(port: u16) -> String {
+    format!(
+        "\n[script.settings]\ndevice_type = \"vehicle\"\nattributes = [\"device.name\", \"device.type.id\"]\n\n\
+         [destination]\ntype = \"thingsboard\"\nurl = \"mqtt://127.0.0.1:{port}\"\n\
+         access_token = {{ file = \"../thingsboard.token\" }}\n"
+    )
+}
+
+fn wialon_toml(url: &str) -> String {
+    format!("\n[destination]\ntype = \"wialon\"\nurl = \"{url}\"\n")
+}
+
+fn http_toml(address: SocketAddr) -> String {
+    format!("\n[destination]\ntype = \"http\"\nurl = \"http://{address}/flespi\"\n")
+}
+
+fn mqtt_toml(port: u16) -> String {
+    format!(
+        "\n[script.settings]\ntopic = \"fleet/{{ident}}\"\n\n\
+         [destination]\ntype = \"mqtt\"\nurl = \"mqtt://127.0.0.1:{port}\"\n"
+    )
+}
+
+/// Two ports that nobody uses now. The gateway binds them a moment later.
+fn free_addresses() -> io::Result<(SocketAddr, SocketAddr)> {
+    let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let second = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    Ok((first.local_addr()?, second.local_addr()?))
+}
+
+/// Keys and tokens are nobody else's, and so is the rest.
+fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?
+        .write_all(text.as_bytes())
+}

@@ -1,0 +1,99 @@
+//! What the demo says at its end.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use super::gateway::{StreamLine, log_tail};
+use super::ledger::{Book, Ledger, Receiver};
+use super::site::{Error, Site};
+
+/// The end of the demo: figures, and everything that was not right.
+pub struct Verdict {
+    receivers: Vec<(Receiver, Book, u64)>,
+    problems: Vec<String>,
+    folder: PathBuf,
+    log: PathBuf,
+}
+
+impl Verdict {
+    /// Compares books, gateway and exit status with what they should be.
+    pub fn new(
+        ledger: &Ledger,
+        streams: &[StreamLine],
+        expected_dead: &[u64; 5],
+        exit: Result<ExitStatus, Error>,
+        site: &Site,
+    ) -> Self {
+        let mut problems = ledger.problems().to_vec();
+        let receivers: Vec<(Receiver, Book, u64)> = Receiver::ALL
+            .iter()
+            .map(|receiver| {
+                let missing = ledger.missing(*receiver, Instant::now(), Duration::ZERO);
+                (*receiver, ledger.book(*receiver), missing)
+            })
+            .collect();
+        for (receiver, _, missing) in &receivers {
+            if *missing > 0 {
+                problems.push(format!("{}: {missing} messages have not arrived", receiver.name()));
+            }
+        }
+        for (line, expected) in streams.iter().zip(expected_dead) {
+            if line.dead_lettered() != *expected {
+                let found = line.dead_lettered();
+                problems.push(format!("{}: {found} dead letters, expected {expected}", line.name()));
+            }
+            if !line.balances() {
+                problems.push(format!("{}: the gateway's books do not balance", line.name()));
+            }
+        }
+        match exit {
+            Ok(status) if status.success() => {}
+            Ok(status) => problems.push(format!("the gateway stopped with {status}, expected exit status 0")),
+            Err(error) => problems.push(error.to_string()),
+        }
+        Self { receivers, problems, folder: site.folder.clone(), log: site.log.clone() }
+    }
+
+    /// Whether nothing is missing, wrong or unexpected.
+    pub fn is_good(&self) -> bool {
+        self.problems.is_empty()
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "\n {:<12} {:>10} {:>8} {:>8} {:>6} {:>11} {:>8}",
+            "RECEIVER", "SHOULD GET", "GOT", "MISSING", "WRONG", "UNEXPECTED", "REPEATS"
+        )?;
+        for (receiver, book, missing) in &self.receivers {
+            let Book { published, received, repeats, wrong, unexpected } = book;
+            writeln!(
+                f,
+                " {:<12} {published:>10} {received:>8} {missing:>8} {wrong:>6} {unexpected:>11} {repeats:>8}",
+                receiver.name()
+            )?;
+        }
+        writeln!(f)?;
+        if self.is_good() {
+            writeln!(
+                f,
+                "Good: every message is where it belongs, compared field by field; nothing wrong, nothing"
+            )?;
+            writeln!(
+                f,
+                "unexpected; the gateway stopped in order. Its configuration and log: {}",
+                self.folder.display()
+            )
+        } else {
+            writeln!(f, "NOT GOOD:")?;
+            for problem in &self.problems {
+                writeln!(f, "  {problem}")?;
+            }
+            writeln!(f, "The end of the gateway's log, {}:\n{}", self.log.display(), log_tail(&self.log))
+        }
+    }
+}
