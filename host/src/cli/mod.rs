@@ -30,6 +30,7 @@ enum Command {
     Run(run::RunArgs),
     Check(check::CheckArgs),
     Map(map::MapArgs),
+    Demo(demo::DemoArgs),
 }
 
 /// Where the configuration is, for every command that needs one.
@@ -68,6 +69,7 @@ impl Cli {
                 Command::Run(args) => run::run(args).await,
                 Command::Check(args) => check::check(args).await,
                 Command::Map(args) => map::run(&args).await,
+                Command::Demo(args) => demo::run(args).await,
             }
         })
     }

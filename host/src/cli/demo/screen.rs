@@ -129,7 +129,9 @@ impl Screen {
                 }
                 *told = view.story.len();
                 let due = table_at.is_none_or(|last| view.elapsed >= last + PLAIN_INTERVAL);
-                if due && !view.rows.is_empty() {
+                // The last one is printed by `close`.
+                let last = view.total.is_some_and(|total| view.elapsed >= total);
+                if due && !last && !view.rows.is_empty() {
                     *table_at = Some(view.elapsed);
                     for line in std::iter::once(title(view)).chain(table(view.rows, usize::MAX)) {
                         writeln!(out, "{}", text_of(&line).trim_end())?;
@@ -210,7 +212,7 @@ fn title(view: &View<'_>) -> Line {
         Some(total) => format!("{} of {}", clock(view.elapsed.min(total)), clock(total)),
         None => clock(view.elapsed),
     };
-    let rest = format!("  {time}   {} vehicles   {} messages published", view.vehicles, view.published);
+    let rest = format!("  {time}   {} vehicles   messages published: {}", view.vehicles, view.published);
     vec![span(" Sluicegate demo", Look::Bold), span(rest, Look::Plain)]
 }
 

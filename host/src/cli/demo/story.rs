@@ -86,7 +86,7 @@ impl Story {
                 "Something poisonous is published: half a JSON object. No script can map it, none may stumble over it."
             }
             Act::PublishRefused => {
-                "A second poison: a proper message that the HTTP receiver answers with 400, and takes nothing sent along with it."
+                "A second poison: a proper message that the HTTP receiver answers with 400, and with it the whole list that it comes in."
             }
         };
         self.tell(elapsed, line);

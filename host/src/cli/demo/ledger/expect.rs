@@ -34,14 +34,20 @@ pub fn topic(message: &FleetMessage, got: &str) -> Result<(), String> {
     equal("topic", &format!("fleet/{}", message.ident).as_str(), &got)
 }
 
-/// AWS: the message is `reported`, and the shadow holds all of it.
-pub fn shadow(message: &FleetMessage, update: &Map<String, Value>, merged: &Value) -> Result<(), String> {
-    same(&message.fields, update)?;
-    let stale = |(field, value): &(&String, &Value)| merged.get(field) != Some(value);
-    match message.fields.iter().find(stale) {
-        Some((field, value)) => Err(format!("{field} is {value}, but not in the shadow")),
-        None => Ok(()),
+/// AWS: the update has all of the message, and the shadow exactly what is
+/// `expected` of it by now.
+pub fn shadow(
+    message: &FleetMessage,
+    update: &Map<String, Value>,
+    expected: &Map<String, Value>,
+    merged: &Value,
+) -> Result<(), String> {
+    let Value::Object(merged) = merged else { return Err(format!("reported is {merged}")) };
+    same(expected, merged)?;
+    for (field, value) in &message.fields {
+        equal(field, &Some(value), &update.get(field))?;
     }
+    Ok(())
 }
 
 /// ThingsBoard: milliseconds, and everything but name, time and attributes.

@@ -84,6 +84,8 @@ struct Device {
     last: u64,
     /// The newest message that the shadow holds.
     in_shadow: u64,
+    /// What the shadow must hold with it: of each field the newest value.
+    shadow: Map<String, Value>,
     /// Wialon: the message whose packets are arriving, and the names of its
     /// blocks that have not come yet. What does not fit one packet comes in
     /// several, and only the first has the sequence.
@@ -217,7 +219,8 @@ impl Ledger {
         self.enter(receiver, ident, fit);
     }
 
-    /// The newest values win: one update stands for every older message.
+    /// One update stands for every older message: of each field it has brought
+    /// the newest value, also of those that the newest message lacks.
     fn shadow(&mut self, update: &ShadowUpdate) {
         let receiver = Receiver::Aws;
         let fields = update.update.as_object();
@@ -230,12 +233,17 @@ impl Ledger {
         };
         if sequence < device.in_shadow {
             let newer = device.in_shadow;
-            return self
-                .wrong(receiver, format!("{ident}: message {sequence} overwrote {newer} in the shadow"));
+            return self.wrong(receiver, format!("{ident}: message {sequence} overwrote {newer} in the shadow"));
         }
-        let fit = device.fit(receiver, sequence, |message| expect::shadow(message, fields, &update.merged));
-        if let Fit::First = fit {
+        let mut expected = device.shadow.clone();
+        for (_, entry) in device.messages.range(device.in_shadow + 1..=sequence) {
+            expected.extend(entry.message.fields.clone());
+        }
+        let fit =
+            device.fit(receiver, sequence, |message| expect::shadow(message, fields, &expected, &update.merged));
+        if !matches!(fit, Fit::Unexpected(_)) {
             device.in_shadow = sequence;
+            device.shadow = expected;
             for entry in device.messages.range_mut(..sequence).map(|(_, entry)| entry) {
                 if std::mem::take(&mut entry.awaited[receiver as usize]) {
                     self.books[receiver as usize].received += 1;

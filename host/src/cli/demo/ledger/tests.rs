@@ -131,6 +131,25 @@ fn a_newer_shadow_covers_older_messages_and_an_older_one_is_wrong() {
 }
 
 #[test]
+fn a_shadow_keeps_what_only_an_older_message_had() {
+    let mut fleet = Fleet::new(1, 1);
+    let mut ledger = Ledger::default();
+    let (mut older, newer) = (message(&mut fleet), message(&mut fleet));
+    older.fields.insert("alarm.event".to_owned(), json!(true));
+    ledger.publish(older, None, Instant::now());
+    ledger.publish(newer.clone(), None, Instant::now());
+
+    let Received::Shadow(mut update) = shadow(&newer) else { unreachable!() };
+    ledger.receive(Receiver::Aws, Received::Shadow(update.clone()));
+    assert_eq!(ledger.book(Receiver::Aws).wrong, 1);
+    assert!(ledger.problems()[0].contains("alarm.event is missing"), "{:?}", ledger.problems());
+
+    update.merged.as_object_mut().unwrap().insert("alarm.event".to_owned(), json!(true));
+    ledger.receive(Receiver::Aws, Received::Shadow(update));
+    assert_eq!(ledger.book(Receiver::Aws).wrong, 1);
+}
+
+#[test]
 fn a_shadow_that_lacks_a_field_is_wrong() {
     let (mut ledger, messages) = published(1);
     let Received::Shadow(mut update) = shadow(&messages[0]) else { unreachable!() };
