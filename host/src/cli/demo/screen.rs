@@ -142,7 +142,7 @@ impl Screen {
         }
     }
 
-    /// Gives the terminal back and prints the last table where it stays.
+    /// Gives the terminal back and prints table and story where they stay.
     pub fn close(self, view: &View<'_>) -> io::Result<()> {
         let live = matches!(self, Self::Live);
         drop(self);
@@ -151,6 +151,13 @@ impl Screen {
         let mut out = io::stdout().lock();
         for line in std::iter::once(title(view)).chain(table(view.rows, usize::from(columns))) {
             writeln!(out, "{}", text_of(&line).trim_end())?;
+        }
+        if live {
+            // The plain lines have told it already.
+            writeln!(out)?;
+            for line in story_lines(view.story, usize::from(columns)) {
+                writeln!(out, "{}", text_of(&line).trim_end())?;
+            }
         }
         Ok(())
     }
@@ -184,14 +191,7 @@ fn layout(view: &View<'_>, columns: usize, rows: usize) -> Vec<Line> {
     }
     lines.push(Vec::new());
 
-    let mut story = Vec::new();
-    for (at, text) in view.story {
-        let width = columns.saturating_sub(8).max(10);
-        for (number, part) in wrap(text, width).into_iter().enumerate() {
-            let time = if number == 0 { clock(*at) } else { String::new() };
-            story.push(vec![span(format!(" {time:5}  "), Look::Dim), span(part, Look::Plain)]);
-        }
-    }
+    let story = story_lines(view.story, columns);
     let room = rows.saturating_sub(lines.len() + 2);
     let skipped = story.len().saturating_sub(room);
     lines.extend(story.into_iter().skip(skipped));
@@ -205,6 +205,17 @@ fn layout(view: &View<'_>, columns: usize, rows: usize) -> Vec<Line> {
     }
     lines.truncate(rows);
     lines.into_iter().map(|line| cut(line, columns)).collect()
+}
+
+fn story_lines(story: &[(Duration, String)], columns: usize) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for (at, text) in story {
+        for (number, part) in wrap(text, columns.saturating_sub(8).max(10)).into_iter().enumerate() {
+            let time = if number == 0 { clock(*at) } else { String::new() };
+            lines.push(vec![span(format!(" {time:5}  "), Look::Dim), span(part, Look::Plain)]);
+        }
+    }
+    lines
 }
 
 fn title(view: &View<'_>) -> Line {

@@ -5,6 +5,7 @@
 mod expect;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound::{Excluded, Included};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -233,14 +234,15 @@ impl Ledger {
         };
         if sequence < device.in_shadow {
             let newer = device.in_shadow;
-            return self.wrong(receiver, format!("{ident}: message {sequence} overwrote {newer} in the shadow"));
+            return self
+                .wrong(receiver, format!("{ident}: message {sequence} overwrote {newer} in the shadow"));
         }
         let mut expected = device.shadow.clone();
-        for (_, entry) in device.messages.range(device.in_shadow + 1..=sequence) {
+        for (_, entry) in device.messages.range((Excluded(device.in_shadow), Included(sequence))) {
             expected.extend(entry.message.fields.clone());
         }
-        let fit =
-            device.fit(receiver, sequence, |message| expect::shadow(message, fields, &expected, &update.merged));
+        let fit = device
+            .fit(receiver, sequence, |message| expect::shadow(message, fields, &expected, &update.merged));
         if !matches!(fit, Fit::Unexpected(_)) {
             device.in_shadow = sequence;
             device.shadow = expected;
