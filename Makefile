@@ -28,8 +28,9 @@ $(BIN): adapters first-build
 	@$(CARGO) build --release --locked -p sluicegate
 
 test: setup adapters first-build lint
+	$(CARGO) test --release --locked -p sluicegate
 	$(CARGO) build --release --locked -p sluicegate
-	$(CARGO) test --release --locked --workspace
+	$(CARGO) test --release --locked --workspace --exclude sluicegate
 
 lint: adapters
 	$(CARGO) fmt --all --check
