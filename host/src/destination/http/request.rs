@@ -146,11 +146,13 @@ pub(super) fn head_and_body(
             HeaderValue::from_static(concat!("sluicegate/", env!("CARGO_PKG_VERSION"))),
         );
     }
-    if gzip && body.len() >= GZIP_FROM && !headers.contains_key(header::CONTENT_ENCODING) {
-        if let Some(packed) = compress(body) {
-            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-            return (headers, packed);
-        }
+    if gzip
+        && body.len() >= GZIP_FROM
+        && !headers.contains_key(header::CONTENT_ENCODING)
+        && let Some(packed) = compress(body)
+    {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        return (headers, packed);
     }
     (headers, body.clone())
 }
