@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::intake::Intake;
+use super::wire::LateWriter;
 use crate::config::tls::{self, TlsError};
 use crate::config::{BusSettings, MqttUrl};
 
@@ -82,6 +83,11 @@ impl Login<'_> {
             .set_receive_maximum(Some(self.settings.receive_maximum))
             .set_ack_mode(AckMode::Manual)
             .set_session_store(NothingToResume);
+        if !self.url.tls {
+            options.set_socket_connector(|host, network| async {
+                rumqttc::default_socket_connect(host, network).await.map(LateWriter::new)
+            });
+        }
         let (client, eventloop) = AsyncClient::builder(options).capacity(capacity).build();
         let link = Link { client, over: CancellationToken::new(), broken: AtomicBool::new(false) };
         Ok((Arc::new(link), eventloop))

@@ -13,6 +13,7 @@ mod split;
 mod status;
 #[cfg(test)]
 mod testing;
+mod wire;
 
 pub use filter::{FilterError, TopicFilter};
 pub use key::{KeyRule, KeyRuleError};
