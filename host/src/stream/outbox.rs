@@ -11,7 +11,8 @@
 //!    goes out, of other keys if there are any, and only when the destination
 //!    has accepted one and then refuses the suspect *again* is it rejected.
 //!    (The second refusal makes the difference to a destination that recovers
-//!    between the suspect and the probe.) Ten suspects and no probe accepted:
+//!    between the suspect and the probe. What was on the wire behind the
+//!    suspect already serves as a probe, too.) Ten suspects and no probe accepted:
 //!    the destination refuses everything, nothing new goes out, the suspects
 //!    are tried again for ever.
 //!  - When a connection ends without a word, one delivery at a time goes out
@@ -65,6 +66,11 @@ struct Item {
     /// When it was refused first (proof of life must be later), how often, and
     /// the last answer.
     refused: Option<Stamp>,
+    /// When it was sent last, and whether one that was sent behind it on the
+    /// same connection was accepted after it had been refused: the far side
+    /// answers in order there, so that is proof of life as well.
+    sent: Option<Stamp>,
+    outlived: bool,
     refusals: u32,
     reply: Option<Reply>,
     /// Unexplained ends of a connection with only this delivery in flight.
@@ -89,6 +95,17 @@ enum Stage {
     },
     /// Refused; the lane is mapping its messages apart.
     Splitting,
+}
+
+/// Which delivery may go out next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pick {
+    /// The oldest that is ready.
+    InOrder,
+    /// One that is no suspect, and of other keys than the suspects.
+    Probe,
+    /// One that was never refused, of whatever key.
+    ProbeOfAnyKey,
 }
 
 /// What became of a delivery.
@@ -181,6 +198,7 @@ impl Outbox {
         let stamp = self.life.now();
         if let Some(item) = self.find(id) {
             item.stage = Stage::InFlight { sent: stamp };
+            item.sent = Some(stamp);
             item.sends += 1;
         }
     }
@@ -203,6 +221,9 @@ impl Outbox {
         match verdict {
             Verdict::Delivered => {
                 self.life.accepted(sent);
+                for suspect in self.items.iter_mut().filter(|i| i.refused.is_some()) {
+                    suspect.outlived |= suspect.sent.is_some_and(|earlier| earlier < sent);
+                }
                 self.remove(index).map(Ended::Delivered)
             }
             Verdict::Refused(reply) => self.refused(index, reply, now),
@@ -308,6 +329,8 @@ impl Outbox {
             deferrals: 0,
             deferred: None,
             refused: None,
+            sent: None,
+            outlived: false,
             refusals: 0,
             reply: None,
             lone_ends: 0,
@@ -333,7 +356,7 @@ impl Outbox {
     /// Whether the destination has accepted another delivery since it first
     /// refused this one.
     fn proven(&self, item: &Item) -> bool {
-        item.refused.is_some_and(|at| self.life.since(at))
+        item.outlived || item.refused.is_some_and(|at| self.life.since(at))
     }
 
     /// Refused deliveries without proof of life.
@@ -364,7 +387,7 @@ impl Outbox {
             let due = match item.stage {
                 Stage::Deferred { until } => until <= now,
                 Stage::Suspect { until } => {
-                    until <= now || item.refused.is_some_and(|at| self.life.since(at))
+                    until <= now || item.outlived || item.refused.is_some_and(|at| self.life.since(at))
                 }
                 Stage::Ready | Stage::InFlight { .. } | Stage::Splitting => false,
             };
@@ -380,26 +403,37 @@ impl Outbox {
         if self.in_flight() >= window {
             return None;
         }
-        let probe = self.scan(suspects, true);
-        if probe.is_some() || suspects == 0 {
-            return probe;
+        if suspects == 0 {
+            return self.scan(suspects, Pick::InOrder);
+        }
+        // A probe before a suspect whose time has come again: where each
+        // refusal ends the connection, and connecting takes longer than the
+        // suspect's pause, no probe would ever go out.
+        if let Some(probe) = self.scan(suspects, Pick::Probe) {
+            return Some(probe);
         }
         // Nothing of another key: one of the oldest suspect's own key will have
         // to do once that was given enough chances. (Not of all suspects: those
         // behind it may be waiting for it.)
         let tried_enough = self.suspects().next().is_some_and(|oldest| oldest.refusals >= PATIENCE);
-        if tried_enough { self.scan(suspects, false) } else { None }
+        let probe = if tried_enough { self.scan(suspects, Pick::ProbeOfAnyKey) } else { None };
+        probe.or_else(|| self.scan(suspects, Pick::InOrder))
     }
 
-    /// The first delivery that nothing before it holds back. Without
-    /// `keep_keys` only a probe: suspects never overtake each other.
-    fn scan(&self, suspects: usize, keep_keys: bool) -> Option<usize> {
+    /// The first delivery of that kind that nothing before it holds back.
+    fn scan(&self, suspects: usize, pick: Pick) -> Option<usize> {
+        let keep_keys = pick != Pick::ProbeOfAnyKey;
         let mut slots: HashSet<&str> = HashSet::new();
         let mut keys: HashSet<u64> = HashSet::new();
         for (index, item) in self.items.iter().enumerate() {
-            let probe = keep_keys || item.refused.is_none();
+            let wanted = match pick {
+                Pick::InOrder => true,
+                Pick::Probe => item.refused.is_none() || self.proven(item),
+                // Suspects never overtake each other.
+                Pick::ProbeOfAnyKey => item.refused.is_none(),
+            };
             let free = item.stage == Stage::Ready
-                && probe
+                && wanted
                 && item.slot.as_deref().is_none_or(|slot| !slots.contains(slot))
                 && (keys.is_empty() || item.parcel.carries.iter().all(|e| !keys.contains(&e.key())))
                 // With too many suspects only they themselves are tried again.

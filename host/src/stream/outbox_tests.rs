@@ -181,9 +181,39 @@ fn a_destination_that_refuses_everything_and_recovers_loses_nothing() {
     bench.assert_order_per_key();
 }
 
+/// All of them are on the wire when the first answer comes, and nothing is left
+/// to probe with: those behind the bad one are proof enough.
+#[test]
+fn one_bad_message_in_the_last_window_is_rejected() {
+    let mut bench = Bench::new(8, 5);
+    (0..6).for_each(|n| bench.push(&[n]));
+    bench.finish(|n| if n == [2] { refuse() } else { Verdict::Delivered });
+    assert_eq!(bench.rejected, [2].into());
+    assert_eq!(bench.delivered, [0, 1, 3, 4, 5]);
+}
+
 #[test]
 fn what_closes_every_connection_is_found_and_rejected() {
-    let mut bench = Bench::new(8, 7);
+    for window in [1, 8] {
+        for keys in [1, 7] {
+            find_what_closes_connections(window, keys, Duration::ZERO);
+        }
+    }
+}
+
+/// The suspect's own pause was always over when the next connection stood, so
+/// it was the first delivery on it and ended it again, for ever.
+#[test]
+fn what_closes_every_connection_is_found_also_where_connecting_takes_long() {
+    for window in [1, 8] {
+        for keys in [1, 7] {
+            find_what_closes_connections(window, keys, Duration::from_secs(60));
+        }
+    }
+}
+
+fn find_what_closes_connections(window: usize, keys: u32, connecting: Duration) {
+    let mut bench = Bench::new(window, keys);
     (0..30).for_each(|n| bench.push(&[n]));
     for _ in 0..10_000 {
         bench.send_all();
@@ -196,11 +226,12 @@ fn what_closes_every_connection_is_found_and_rejected() {
         }
         if bench.wire.front().is_some_and(|(_, n)| n == &[13]) {
             bench.cut(&Fault::unexplained("closed"));
+            bench.now += connecting;
         } else {
             bench.answer(|_| Verdict::Delivered);
         }
     }
-    assert_eq!(bench.rejected, [13].into());
+    assert_eq!(bench.rejected, [13].into(), "window {window}, {keys} keys");
     assert_eq!(bench.delivered.len(), 29);
     bench.assert_order_per_key();
 }
