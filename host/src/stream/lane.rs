@@ -428,6 +428,9 @@ impl Lane {
             let up = matches!(self.link, Link::Up { .. });
             match (self.outbox.trouble(), fault) {
                 (Some(trouble @ Trouble::Blocked(_)), _) => trouble.into(),
+                // What the far side says on this connection is newer than why
+                // the one before it ended.
+                (Some(trouble), _) if up => trouble.into(),
                 (_, Some(fault)) if fault.kind == FaultKind::Persistent => {
                     State::Blocked(fault.reason.clone())
                 }
