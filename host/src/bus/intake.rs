@@ -72,22 +72,21 @@ pub(super) struct Outlets {
     pub(super) settling: (mpsc::Sender<Settling>, mpsc::Receiver<Settling>),
 }
 
-/// Queues for `window` publishes that are not acknowledged yet. After
-/// `stopping` nothing more is taken.
+/// Queues for `window` publishes that are not acknowledged yet, of which the
+/// broker is told that it may send `receive_maximum`. After `stopping` nothing
+/// more is taken.
 pub(super) fn queues(
     window: usize,
+    receive_maximum: u16,
     status: Arc<BusStatus>,
     stopping: CancellationToken,
 ) -> (Intake, Outlets) {
     let window = window.clamp(1, Semaphore::MAX_PERMITS);
     let (arrivals, arriving) = mpsc::channel(window);
-    let intake = Intake {
-        arrivals,
-        slots: Arc::new(Semaphore::new(window)),
-        bytes: Arc::new(Semaphore::new(READ_AHEAD as usize)),
-        status,
-        stopping,
-    };
+    let slots = Arc::new(Semaphore::new(window));
+    status.set_window(slots.clone(), window, receive_maximum);
+    let intake =
+        Intake { arrivals, slots, bytes: Arc::new(Semaphore::new(READ_AHEAD as usize)), status, stopping };
     (intake, Outlets { arrivals: arriving, settling: mpsc::channel(window) })
 }
 
@@ -304,7 +303,9 @@ pub(super) async fn acknowledge(
                 sent += 1;
             }
         }
-        status.acknowledged.add(sent);
+        if sent > 0 {
+            status.acknowledged(sent);
+        }
         status.abandoned.add(acks.len() - sent);
         drop(slots);
     }

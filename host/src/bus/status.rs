@@ -1,16 +1,26 @@
 //! How the bus is doing, for the admin listener and the metrics.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use metrics::{counter, gauge};
 use serde::Serialize;
+use tokio::sync::Semaphore;
+
+use super::message::unix_millis;
+
+/// So long nothing is acknowledged, with the broker's window used up, before
+/// the bus counts as held back: at full speed the window is always used up.
+const NO_PROGRESS: u64 = 1_000;
 
 /// State and counters of the bus, shared by its tasks.
 #[derive(Debug, Default)]
 pub struct BusStatus {
     connected: AtomicBool,
     held_back: AtomicBool,
+    window: OnceLock<Window>,
+    /// When something was acknowledged last, Unix milliseconds.
+    progress: AtomicU64,
     last_error: Mutex<Option<String>>,
     refused_filters: Mutex<Vec<String>>,
     /// Publishes that arrived, copies of one message included.
@@ -35,7 +45,8 @@ pub struct BusStatus {
 pub struct BusSnapshot {
     /// Logged in, and the broker has answered every SUBSCRIBE.
     pub connected: bool,
-    /// The next message waits for room in the window: the broker is not read.
+    /// The next message waits for room in the window of unacknowledged
+    /// messages: the broker is not read, or may send nothing more.
     pub held_back: bool,
     /// What went wrong last; cleared by a connection that works.
     pub last_error: Option<String>,
@@ -55,6 +66,15 @@ pub struct BusSnapshot {
     pub take_overs: u64,
     /// Connections after the first one.
     pub reconnects: u64,
+}
+
+/// Slots for publishes that are not acknowledged yet.
+#[derive(Debug)]
+struct Window {
+    slots: Arc<Semaphore>,
+    size: usize,
+    /// What the broker may send without an acknowledgement.
+    receive_maximum: usize,
 }
 
 #[derive(Debug, Default)]
@@ -99,7 +119,7 @@ impl BusStatus {
     pub fn snapshot(&self) -> BusSnapshot {
         BusSnapshot {
             connected: self.connected(),
-            held_back: self.held_back.load(Ordering::Relaxed),
+            held_back: self.held_back.load(Ordering::Relaxed) || self.used_up(),
             last_error: self.last_error(),
             refused_filters: lock(&self.refused_filters).clone(),
             received: self.received.get(),
@@ -114,6 +134,7 @@ impl BusStatus {
 
     pub(super) fn set_connected(&self, refused_filters: Vec<String>) {
         self.connected.store(true, Ordering::Relaxed);
+        self.progress.store(unix_millis(), Ordering::Relaxed);
         *lock(&self.last_error) = None;
         *lock(&self.refused_filters) = refused_filters;
     }
@@ -123,6 +144,27 @@ impl BusStatus {
         if error.is_some() {
             *lock(&self.last_error) = error;
         }
+    }
+
+    /// The slots, of which there are `size` in all; the broker stops by itself
+    /// at `receive_maximum` of them (if it keeps to that).
+    pub(super) fn set_window(&self, slots: Arc<Semaphore>, size: usize, receive_maximum: u16) {
+        // Said once, by the one bus of the process.
+        let _ = self.window.set(Window { slots, size, receive_maximum: receive_maximum.into() });
+    }
+
+    pub(super) fn acknowledged(&self, count: usize) {
+        self.acknowledged.add(count);
+        self.progress.store(unix_millis(), Ordering::Relaxed);
+    }
+
+    /// Whether the broker waits for acknowledgements that do not come.
+    fn used_up(&self) -> bool {
+        let used = self.window.get().is_some_and(|window| {
+            let used = window.size.saturating_sub(window.slots.available_permits());
+            used >= window.receive_maximum
+        });
+        used && unix_millis().saturating_sub(self.progress.load(Ordering::Relaxed)) > NO_PROGRESS
     }
 
     pub(super) fn set_held_back(&self, held_back: bool) {

@@ -28,7 +28,10 @@ pub struct BusSettings {
     pub session_expiry: Duration,
     /// Time between pings; whole seconds (default 30 s).
     pub keep_alive: Duration,
-    /// Receive maximum of MQTT 5 (default 1,000). Not every broker keeps to it.
+    /// Receive maximum of MQTT 5: publishes that the broker may send without an
+    /// acknowledgement (default `window_messages`: with less, one stream that
+    /// is stuck stops the others before the window is full). Not every broker
+    /// keeps to it.
     pub receive_maximum: u16,
     /// Largest MQTT packet taken, in bytes (default 1 MiB).
     pub max_packet: u32,
@@ -113,6 +116,7 @@ impl BusSettings {
             if good { Ok(text.to_owned()) } else { Err(format!("`share` is \"{}\"", text.escape_debug())) }
         });
         let seconds = Duration::from_secs;
+        let window_messages = number_or(bus.number("window_messages", 1..=10_000_000), 10_000);
         let settings = Self {
             source,
             client_id: client_id(&mut bus, embedded).unwrap_or_else(|| "sluicegate".to_owned()),
@@ -128,11 +132,13 @@ impl BusSettings {
                 .unwrap_or(seconds(30)),
             receive_maximum: bus
                 .number("receive_maximum", 1..=u64::from(u16::MAX))
-                .map_or(1000, |given| u16::try_from(given.value).unwrap_or(u16::MAX)),
+                .map_or(u16::try_from(window_messages).unwrap_or(u16::MAX), |given| {
+                    u16::try_from(given.value).unwrap_or(u16::MAX)
+                }),
             max_packet: bus
                 .size("max_packet", 1024..=256 << 20)
                 .map_or(1 << 20, |bytes| u32::try_from(bytes).unwrap_or(u32::MAX)),
-            window_messages: number_or(bus.number("window_messages", 1..=10_000_000), 10_000),
+            window_messages,
             window_bytes: bus
                 .size("window_bytes", 64 << 10..=1 << 40)
                 .map_or(64 << 20, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),

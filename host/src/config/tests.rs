@@ -39,7 +39,7 @@ fn the_least_that_is_needed() {
     let bus = config.bus;
     assert!(matches!(bus.source, BusSource::Mqtt(url) if url.to_string() == "mqtt://127.0.0.1:1883"));
     assert_eq!(bus.session_expiry, Duration::from_secs(7 * 86_400));
-    assert_eq!((bus.receive_maximum, bus.window_messages, bus.window_bytes), (1000, 10_000, 64 << 20));
+    assert_eq!((bus.receive_maximum, bus.window_messages, bus.window_bytes), (10_000, 10_000, 64 << 20));
 }
 
 #[test]

@@ -131,7 +131,9 @@ fn is_loopback(host: &str) -> bool {
 async fn readyz(State(shared): State<Shared>) -> Response {
     let gateway = &shared.gateway;
     let holding = gateway.journal.holding();
-    let holder = holding.holder.filter(|_| holding.full).and_then(|h| gateway.stream_name(h));
+    let bus = gateway.bus.snapshot();
+    let full = holding.full || bus.held_back;
+    let holder = holding.holder.filter(|_| full).and_then(|h| gateway.stream_name(h));
     let loading = gateway.streams.iter().filter(|s| s.script().is_none());
     let mut waiting_for: Vec<String> = loading
         .map(|s| match s.state().reason() {
@@ -142,11 +144,10 @@ async fn readyz(State(shared): State<Shared>) -> Response {
     if let Some(name) = &holder {
         waiting_for.push(format!("{name}: holds the window of unacknowledged messages"));
     }
-    let bus = gateway.bus.snapshot();
     // Streams that cannot be loaded are reported but do not take the gateway
     // out of service: the others run.
     let starting = gateway.streams.iter().any(|s| s.script().is_none() && s.state().reason().is_none());
-    let ready = bus.connected && !starting && !holding.full;
+    let ready = bus.connected && !starting && !full;
     let body = Readiness {
         ready,
         bus,
@@ -156,7 +157,7 @@ async fn readyz(State(shared): State<Shared>) -> Response {
             max_messages: holding.messages.1,
             bytes: holding.bytes.0,
             max_bytes: holding.bytes.1,
-            full: holding.full,
+            full,
             holder,
         },
     };
@@ -167,6 +168,7 @@ async fn readyz(State(shared): State<Shared>) -> Response {
 async fn streams(State(shared): State<Shared>) -> Json<Vec<StreamLine>> {
     let gateway = &shared.gateway;
     let holding = gateway.journal.holding();
+    let full = holding.full || gateway.bus.snapshot().held_back;
     let lines = gateway.streams.iter().map(|status| {
         let books = gateway.books(status);
         let state = status.state();
@@ -184,7 +186,7 @@ async fn streams(State(shared): State<Shared>) -> Json<Vec<StreamLine>> {
             queued: books.queued,
             retries: status.retries(),
             lag: lag(&books),
-            holds_window: holding.full && holding.holder.is_some() && holding.holder == status.index(),
+            holds_window: full && holding.holder.is_some() && holding.holder == status.index(),
             last_error: status.last_error(),
         }
     });
