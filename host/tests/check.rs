@@ -12,8 +12,14 @@ fn check(folder: &Path, files: &[(&str, &str)]) -> Output {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
+    check_with(folder, &[])
+}
+
+/// Checks what is in the folder.
+fn check_with(folder: &Path, options: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_sluicegate"))
         .arg("check")
+        .args(options)
         .env("SLUICEGATE_CONFIG", folder.join("sluicegate.toml"))
         .output()
         .unwrap()
@@ -57,7 +63,7 @@ fn a_wrong_stream_leaves_the_others_in_the_table() {
     assert_eq!(output.status.code(), Some(1));
     let table = text(&output.stdout, folder.path());
     assert!(table.contains("\na       fleet/+ "), "{table}");
-    assert!(table.ends_with("\nb       blocked: 1 error\n"), "{table}");
+    assert!(table.ends_with("\nb       (1 error)\n"), "{table}");
     assert_eq!(
         text(&output.stderr, folder.path()),
         "\nstreams/b.toml: `[destination]` is missing\n  expected: a table [destination] with a `type`\n  \
@@ -72,6 +78,75 @@ fn an_unusable_main_file_ends_it() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(text(&output.stdout, folder.path()), "");
     assert!(text(&output.stderr, folder.path()).ends_with("\n\n2 errors\n"));
+}
+
+#[test]
+fn a_script_that_refuses_its_settings_is_told_with_the_setting() {
+    let folder = tempfile::tempdir().unwrap();
+    let wrong = format!("{WIALON}[script.settings]\nwhere = \"position.speed >\"\n");
+    let files = [("sluicegate.toml", MAIN), ("streams/a.toml", WIALON), ("streams/b.toml", wrong.as_str())];
+    let output = check(folder.path(), &files);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout, folder.path()).ends_with("\nb       (1 error)\n"));
+    let errors = text(&output.stderr, folder.path());
+    assert!(
+        errors.starts_with("\nstreams/b.toml:5:1: the script `wialon-retranslator` refuses its settings: "),
+        "{errors}"
+    );
+    assert!(errors.contains("\n  5 | where = \"position.speed >\"\n    | ^^^^^\n"), "{errors}");
+    assert!(errors.contains("\n  expected: the settings of `wialon-retranslator` are "), "{errors}");
+}
+
+#[test]
+fn a_file_that_is_no_script_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let stream = format!("{WIALON}[script]\npath = \"mine.wasm\"\n");
+    let files =
+        [("sluicegate.toml", MAIN), ("streams/a.toml", stream.as_str()), ("streams/mine.wasm", "(module)")];
+    let output = check(folder.path(), &files);
+    assert_eq!(output.status.code(), Some(1));
+    let errors = text(&output.stderr, folder.path());
+    assert!(
+        errors.starts_with("\nstreams/a.toml:4:2: the script `mine` cannot be used: it is no WebAssembly"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn connecting_tells_who_is_not_there() {
+    // Bound and not listening any more: nobody else gets the port at once.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let folder = tempfile::tempdir().unwrap();
+    let main = format!("[bus]\nurl = \"mqtt://127.0.0.1:{port}\"\nclient_id = \"gw\"\n");
+    let stream = format!("{WIALON}url = \"tcp://127.0.0.1:{port}\"\n");
+    let files = [("sluicegate.toml", main.as_str()), ("streams/a.toml", stream.as_str())];
+    assert_eq!(check(folder.path(), &files).status.code(), Some(0));
+    let output = check_with(folder.path(), &["--connect"]);
+    assert_eq!(output.status.code(), Some(1));
+    let errors = text(&output.stderr, folder.path());
+    for expected in [
+        format!("\nsluicegate.toml:1:2: mqtt://127.0.0.1:{port}: cannot connect: "),
+        format!("\n  expected: the broker at mqtt://127.0.0.1:{port} lets the gateway in\n"),
+        format!("\nstreams/a.toml:2:2: cannot connect to 127.0.0.1:{port}: "),
+        "\n  meanwhile: stream `a` sends nothing and tries again for ever, the others run\n".to_owned(),
+        "\n\n2 errors\n".to_owned(),
+    ] {
+        assert!(errors.contains(&expected), "{expected}\nis not in\n{errors}");
+    }
+}
+
+#[test]
+fn connecting_to_what_is_there() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let folder = tempfile::tempdir().unwrap();
+    let stream = format!("{WIALON}url = \"tcp://127.0.0.1:{port}\"\n");
+    check(folder.path(), &[("sluicegate.toml", "[bus]\nurl = \"embedded\"\n"), ("streams/a.toml", &stream)]);
+    let output = check_with(folder.path(), &["--connect"]);
+    assert_eq!(text(&output.stderr, folder.path()), "");
+    assert_eq!(output.status.code(), Some(0));
+    listener.set_nonblocking(true).unwrap();
+    assert!(listener.accept().is_ok(), "it connected");
 }
 
 #[test]

@@ -4,20 +4,29 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use super::ConfigArg;
+use futures_util::stream::{self, StreamExt};
+
+use super::{ConfigArg, wiring};
 use crate::config::{
-    BusSource, Config, ConfigError, DestinationSettings, Selection, StreamEntry, StreamSettings,
+    BusSource, Config, ConfigError, DestinationSettings, Meanwhile, ScriptSettings, ScriptSource, Selection,
+    StreamEntry, StreamSettings,
 };
+use crate::destination::mqtt::{MqttAccess, MqttDestination, MqttSettings};
+use crate::destination::{Destination, Fault};
+use crate::script::{Engine, LoadError, Script, adapter};
+
+/// Scripts that are compiled, or destinations that are tried, at a time.
+const AT_A_TIME: usize = 8;
 
 /// Check the configuration and tell all that is wrong with it
 ///
 /// Reads sluicegate.toml, every file in streams/ and every file that they name: lists of keys, secrets,
-/// certificates, scripts. Nothing is sent or changed.
+/// certificates. Compiles every script and hands it its settings. Nothing is sent or changed.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   sluicegate check
-  sluicegate check --config /etc/sluicegate/sluicegate.toml
+  sluicegate check --connect --config /etc/sluicegate/sluicegate.toml
 
 Exit status:
   0  nothing is wrong; one line per stream says what it does
@@ -26,6 +35,18 @@ Exit status:
 pub struct CheckArgs {
     #[command(flatten)]
     config: ConfigArg,
+    /// Try the bus and every destination as well: name, address, TLS, login
+    ///
+    /// Connects under client ids of its own and publishes nothing, so that a gateway that is running is not
+    /// disturbed.
+    #[arg(long)]
+    connect: bool,
+}
+
+/// A stream with all that is wrong with it.
+struct Finding<'c> {
+    entry: &'c StreamEntry,
+    errors: Vec<ConfigError>,
 }
 
 /// Runs the command.
@@ -37,9 +58,24 @@ pub async fn check(args: CheckArgs) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let errors: Vec<ConfigError> = config.stream_errors().cloned().collect();
+    // Never two instances of a script at a time here, so the fewest will do.
+    let engine = match Engine::new(2 * u32::try_from(AT_A_TIME).unwrap_or(u32::MAX)) {
+        Ok(engine) => engine,
+        Err(error) => {
+            eprintln!("sluicegate: scripts cannot run on this machine: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let bus = if args.connect { try_bus(&config).await } else { None };
+    let findings: Vec<Finding<'_>> = stream::iter(&config.streams)
+        .map(|entry| find(entry, &engine, args.connect))
+        .buffered(AT_A_TIME)
+        .collect()
+        .await;
     // A closed standard output, as of `| head`, is no fault of the configuration.
-    let _ = write_report(&config, &mut io::stdout().lock());
+    let _ = write_report(&config, &findings, &mut io::stdout().lock());
+    let errors: Vec<ConfigError> =
+        bus.into_iter().chain(findings.into_iter().flat_map(|f| f.errors)).collect();
     if errors.is_empty() {
         return ExitCode::SUCCESS;
     }
@@ -57,8 +93,117 @@ fn sum(errors: usize) -> String {
     }
 }
 
+async fn find<'c>(entry: &'c StreamEntry, engine: &Engine, connect: bool) -> Finding<'c> {
+    let errors = match entry {
+        StreamEntry::Unusable { errors, .. } => errors.clone(),
+        StreamEntry::Ready(settings) => {
+            let script = try_script(settings, engine).await;
+            let destination = if connect { try_destination(settings).await } else { None };
+            script.into_iter().chain(destination).collect()
+        }
+    };
+    Finding { entry, errors }
+}
+
+/// Loads the stream's script with its settings.
+async fn try_script(settings: &StreamSettings, engine: &Engine) -> Option<ConfigError> {
+    let script = &settings.script;
+    let error = |keys: &[&str], what: String, expected: String| {
+        let meanwhile = Meanwhile::OthersRun(settings.name.clone());
+        ConfigError::found_later(&settings.path, keys, what, expected, meanwhile)
+    };
+    const WASM: &str = "a WebAssembly component or module that keeps the contract sluicegate:mapper";
+    let wasm = match wiring::read_script(&script.source) {
+        Ok(wasm) => wasm,
+        Err(reason) => return Some(error(&["script"], reason, WASM.to_owned())),
+    };
+    let name = wiring::script_name(&script.source);
+    let loaded = Script::load(engine, &name, wasm, &script.settings, wiring::limits(script)).await;
+    match loaded.err()? {
+        LoadError::Settings(reason) => {
+            // The script says which setting it means, if it means one.
+            let named = script.settings.as_object().into_iter().flat_map(|settings| settings.keys());
+            let named = named.map(String::as_str).find(|key| reason.contains(&format!("`{key}`")));
+            let keys: Vec<&str> = ["script", "settings"].into_iter().chain(named).collect();
+            Some(error(
+                &keys,
+                format!("the script `{name}` refuses its settings: {reason}"),
+                known_settings(script),
+            ))
+        }
+        other => {
+            Some(error(&["script"], format!("the script `{name}` cannot be used: {other}"), WASM.to_owned()))
+        }
+    }
+}
+
+/// The settings that a script has, as far as it tells.
+fn known_settings(script: &ScriptSettings) -> String {
+    let manifest = match &script.source {
+        ScriptSource::Official(name) => adapter::official(name).map(|adapter| &adapter.manifest),
+        ScriptSource::File(_) => None,
+    };
+    let properties = manifest.and_then(|m| m.settings.get("properties")).and_then(|p| p.as_object());
+    match (manifest, properties) {
+        (Some(manifest), Some(properties)) => {
+            let names: Vec<String> = properties.keys().map(|key| format!("`{key}`")).collect();
+            format!("the settings of `{}` are {}", manifest.name, names.join(", "))
+        }
+        _ => "settings that the script accepts".to_owned(),
+    }
+}
+
+/// Connects to the stream's destination and hangs up.
+async fn try_destination(settings: &StreamSettings) -> Option<ConfigError> {
+    let destination = wiring::destination(&settings.destination);
+    // The lane after the last: the same client id would end the connection of
+    // a gateway that is running.
+    let fault = try_connection(destination.as_ref(), settings.delivery.lanes).await?;
+    Some(ConfigError::found_later(
+        &settings.path,
+        &["destination"],
+        fault.reason,
+        format!("the destination at {} lets the gateway in", address(&settings.destination)),
+        Meanwhile::StreamRetries(settings.name.clone()),
+    ))
+}
+
+/// Connects to the bus under another client id, and so without touching the
+/// session with its messages.
+async fn try_bus(config: &Config) -> Option<ConfigError> {
+    let BusSource::Mqtt(url) = &config.bus.source else { return None };
+    let access = MqttAccess {
+        url: url.clone(),
+        client_id: format!("{}-check", config.bus.client_id),
+        username: config.bus.username.clone(),
+        password: config.bus.password.clone(),
+        tls: config.bus.tls.clone(),
+        keep_alive: config.bus.keep_alive,
+        timeout: std::time::Duration::from_secs(10),
+        in_flight: 1,
+    };
+    let fault = try_connection(&MqttDestination::new(MqttSettings { access, topic: None }), 0).await?;
+    Some(ConfigError::found_later(
+        &config.path,
+        &["bus"],
+        fault.reason,
+        format!("the broker at {url} lets the gateway in"),
+        Meanwhile::BusRetries,
+    ))
+}
+
+async fn try_connection(destination: &dyn Destination, lane: u32) -> Option<Fault> {
+    match destination.connect(lane).await {
+        Ok(connection) => {
+            connection.close().await;
+            None
+        }
+        Err(fault) => Some(fault),
+    }
+}
+
 /// What the configuration does: the bus, then a table of the streams.
-fn write_report(config: &Config, out: &mut dyn Write) -> io::Result<()> {
+fn write_report(config: &Config, findings: &[Finding<'_>], out: &mut dyn Write) -> io::Result<()> {
     let bus = match &config.bus.source {
         BusSource::Mqtt(url) => url.to_string(),
         BusSource::Embedded { listen } => format!("embedded on {listen}"),
@@ -68,23 +213,24 @@ fn write_report(config: &Config, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "bus     {bus} as {}", config.bus.client_id)?;
     writeln!(out, "admin   {admin}")?;
     writeln!(out, "data    {}\n", config.data.display())?;
-    if config.streams.is_empty() {
+    if findings.is_empty() {
         return writeln!(out, "no streams: {} has no *.toml file", config.stream_folder().display());
     }
     let mut rows =
         vec![["STREAM", "TOPICS", "KEY", "SERVES", "SCRIPT", "DESTINATION", "LANES"].map(str::to_owned)];
-    for entry in &config.streams {
-        rows.push(match entry {
-            StreamEntry::Ready(settings) => row(settings),
-            StreamEntry::Unusable { name, errors } => {
-                let mut row = [const { String::new() }; 7];
-                row[0].clone_from(name);
-                row[1] = format!("blocked: {}", sum(errors.len()));
-                row
-            }
-        });
-    }
+    rows.extend(findings.iter().map(|finding| match finding.entry {
+        StreamEntry::Ready(settings) if finding.errors.is_empty() => row(settings),
+        StreamEntry::Ready(settings) => failed_row(&settings.name, finding.errors.len()),
+        StreamEntry::Unusable { name, .. } => failed_row(name, finding.errors.len()),
+    }));
     write_table(&rows, out)
+}
+
+fn failed_row(name: &str, errors: usize) -> [String; 7] {
+    let mut row = [const { String::new() }; 7];
+    row[0] = name.to_owned();
+    row[1] = format!("({})", sum(errors));
+    row
 }
 
 fn row(settings: &StreamSettings) -> [String; 7] {

@@ -5,6 +5,8 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use toml::de::{DeTable, DeValue};
+
 use super::error::{ConfigError, Meanwhile, Place};
 use super::section::sounds_secret;
 
@@ -131,6 +133,23 @@ impl<'a> Document<'a> {
     }
 }
 
+/// Where the last of `keys` is that the text has, each in the table of the one
+/// before.
+pub fn place_of_keys(text: &str, keys: &[&str]) -> Option<Place> {
+    let root = DeTable::parse(text).ok()?;
+    let mut table = Some(root.get_ref());
+    let mut found = None;
+    for key in keys {
+        let Some((key, value)) = table.and_then(|table| table.get_key_value(*key)) else { break };
+        found = Some(key.span());
+        table = match value.get_ref() {
+            DeValue::Table(table) => Some(table),
+            _ => None,
+        };
+    }
+    found.map(|span| place(text, &span, &[]))
+}
+
 /// Where `span` begins, and the line there with `secrets` hidden.
 fn place(text: &str, span: &Span, secrets: &[Span]) -> Place {
     let start = floor(text, span.start);
@@ -223,6 +242,17 @@ mod tests {
         assert_eq!(found.column, 17);
         let inside = place(text, &(6..14), &[6..14]);
         assert_eq!(inside.marker, 6..9);
+    }
+
+    #[test]
+    fn finds_keys_again() {
+        let text = "a = 1\n[b]\nc.d = 2\n";
+        let line = |keys: &[&str]| place_of_keys(text, keys).map(|place| (place.line, place.column));
+        assert_eq!(line(&["b", "c", "d"]), Some((3, 3)));
+        assert_eq!(line(&["b", "x"]), Some((2, 2)));
+        assert_eq!(line(&["a", "x"]), Some((1, 1)));
+        assert_eq!(line(&["x"]), None);
+        assert_eq!(place_of_keys("a =", &["a"]), None);
     }
 
     #[test]

@@ -3,7 +3,9 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use super::document::place_of_keys;
 
 /// One thing that is wrong. Its text is stable, has no colours, ends without a
 /// line end, and never shows a secret:
@@ -49,6 +51,10 @@ pub enum Meanwhile {
     NothingRuns,
     /// This stream is blocked, the others run.
     OthersRun(String),
+    /// This stream tries again until it succeeds, the others run.
+    StreamRetries(String),
+    /// The gateway runs and tries again until the bus lets it in.
+    BusRetries,
 }
 
 /// All errors of a configuration; at least one.
@@ -56,6 +62,20 @@ pub enum Meanwhile {
 pub struct ConfigErrors(pub Vec<ConfigError>);
 
 impl ConfigError {
+    /// An error that was found later than the file was read. `keys` lead to its
+    /// place from the root of the file; where one is missing, the place is the
+    /// table that lacks it.
+    pub fn found_later(
+        file: &Path,
+        keys: &[&str],
+        what: impl Into<String>,
+        expected: impl Into<String>,
+        meanwhile: Meanwhile,
+    ) -> Self {
+        let place = std::fs::read_to_string(file).ok().and_then(|text| place_of_keys(&text, keys));
+        Self { file: file.to_owned(), place, what: what.into(), expected: expected.into(), meanwhile }
+    }
+
     /// The error on one line, for a list of blocked streams.
     pub fn summary(&self) -> String {
         let at = self.place.as_ref().map(|p| format!(":{}:{}", p.line, p.column)).unwrap_or_default();
@@ -88,6 +108,10 @@ impl fmt::Display for Meanwhile {
         match self {
             Self::NothingRuns => f.write_str("nothing runs until this is put right"),
             Self::OthersRun(stream) => write!(f, "stream `{stream}` is blocked, the others run"),
+            Self::StreamRetries(stream) => {
+                write!(f, "stream `{stream}` sends nothing and tries again for ever, the others run")
+            }
+            Self::BusRetries => f.write_str("the gateway receives nothing and tries again for ever"),
         }
     }
 }

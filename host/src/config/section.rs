@@ -192,6 +192,10 @@ impl<'d> Section<'d> {
                 Some(_) => self.text(key, expected)?,
             },
         };
+        // A query may be a token.
+        if let Some(query) = self.doc.source(&text.span).find('?') {
+            self.doc.hide(text.span.start + query + 1..text.span.end.saturating_sub(1));
+        }
         match read(text.value) {
             Ok(value) => Some(Given { value, span: text.span }),
             Err(wrong) => {
