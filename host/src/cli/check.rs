@@ -286,3 +286,21 @@ fn write_table(rows: &[[String; 7]], out: &mut dyn Write) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ADAPTERS;
+
+    /// The configuration knows the adapters by name only.
+    #[test]
+    fn the_configuration_knows_the_embedded_adapters() {
+        let embedded: Vec<(&str, &str)> = adapter::all()
+            .iter()
+            .flat_map(|a| {
+                a.manifest.destinations.iter().map(|kind| (kind.as_str(), a.manifest.name.as_str()))
+            })
+            .collect();
+        assert_eq!(embedded, ADAPTERS);
+    }
+}

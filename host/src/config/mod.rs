@@ -20,6 +20,8 @@ use std::sync::Arc;
 
 pub use bus::{AdminSettings, BusSettings, BusSource};
 pub use error::{ConfigError, ConfigErrors, Meanwhile, Place};
+#[cfg(test)]
+pub(crate) use read_stream::ADAPTERS;
 pub(crate) use read_stream::Lanes;
 pub use stream::{
     DeliverySettings, DestinationSettings, ScriptLimits, ScriptSettings, ScriptSource, Selection,

@@ -167,3 +167,32 @@ fn a_customer_with_twenty_thousand_devices() {
     let settings = only_stream(&config);
     assert!(matches!(&settings.selection, Some(Selection::Only(keys)) if keys.len() == 20_000));
 }
+
+#[test]
+fn a_key_of_another_certificate_is_told_at_the_key() {
+    let certificate = |name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate =
+            rcgen::CertificateParams::new([name.to_owned()]).unwrap().self_signed(&key).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    };
+    let ((one, one_key), (_, other_key)) = (certificate("one"), certificate("other"));
+    let stream = "topics = [\"a\"]\n[destination]\ntype = \"aws-iot\"\nurl = \"mqtts://x\"\nca = \"one.pem\"\n\
+                  cert = \"one.pem\"\nkey = \"key.pem\"\n";
+    let files = [
+        ("sluicegate.toml", MAIN),
+        ("streams/a.toml", stream),
+        ("streams/one.pem", &one),
+        ("streams/key.pem", &one_key),
+    ];
+    let (folder, config) = read(&files);
+    assert_eq!(Config::check(Some(&config.path)).unwrap().stream_errors().count(), 0);
+    fs::write(folder.path().join("streams/key.pem"), other_key).unwrap();
+    let checked = Config::check(Some(&config.path)).unwrap();
+    let errors: Vec<String> = checked.stream_errors().map(ConfigError::summary).collect();
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(
+        errors[0].contains("a.toml:7:7: ") && errors[0].contains("keys may not be consistent"),
+        "{errors:?}"
+    );
+}

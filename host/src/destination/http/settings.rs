@@ -88,8 +88,7 @@ fn read_headers(section: Section<'_>) -> Vec<(String, Secret)> {
     let doc = section.doc();
     let mut headers: Vec<(String, Secret)> = Vec::new();
     for (name, value) in section.entries() {
-        // A header's value may be a secret whatever is wrong with it.
-        doc.hide(value.span());
+        // Read first: a value may be a secret whatever is wrong with its name.
         let text = section.read_secret(name.value, value, Plain::Allowed);
         let wrong = if hyper::header::HeaderName::from_bytes(name.value.as_bytes()).is_err() {
             Some(("is no name of a header", "letters, digits and `-`"))
