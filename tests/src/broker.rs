@@ -77,6 +77,14 @@ impl Broker {
         self.port
     }
 
+    /// The id of its process.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn process(&self) -> u32 {
+        self.child.as_ref().expect("it is running").id()
+    }
+
     /// Asks it to end, as an operator does (it writes its sessions down where
     /// it keeps them), and waits for that.
     ///

@@ -292,6 +292,14 @@ impl Gateway {
         self.folder.path()
     }
 
+    /// The id of its process.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn process(&self) -> u32 {
+        self.child.as_ref().expect("it is running").id()
+    }
+
     /// The lines of its log so far.
     ///
     /// # Panics
