@@ -68,8 +68,8 @@ fn main() {
         }
     }
     println!(
-        "  {:<20} {:>5}  {:>11}  {:>11}  {:>6}  {}",
-        "adapter", "batch", "native ns", "wasm ns", "ratio", "min - max"
+        "  {:<20} {:>5}  {:>11}  {:>11}  {:>6}  min - max",
+        "adapter", "batch", "native ns", "wasm ns", "ratio"
     );
     for case in &cases {
         case.print();
