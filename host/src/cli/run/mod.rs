@@ -2,6 +2,7 @@
 
 mod admin;
 mod gateway;
+mod sums;
 
 use std::process::ExitCode;
 
@@ -69,8 +70,10 @@ async fn gateway_until_signal(args: RunArgs) -> Result<(), Box<dyn std::error::E
             std::io::Result::Ok(())
         }
     });
+    let sums = tokio::spawn(sums::log(gateway.clone()));
     started.run(&config, stop).await;
     signals.abort();
+    sums.abort();
     if let Some(admin) = admin {
         let _ = admin.await;
     }
