@@ -28,9 +28,7 @@ $(BIN): adapters first-build
 	@$(CARGO) build --release --locked -p sluicegate
 
 test: setup adapters first-build lint
-	$(CARGO) test --release --locked -p sluicegate
-	$(CARGO) build --release --locked -p sluicegate
-	$(CARGO) test --release --locked --workspace --exclude sluicegate
+	$(CARGO) test --release --locked --workspace
 
 lint: adapters
 	$(CARGO) fmt --all --check

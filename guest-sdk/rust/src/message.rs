@@ -265,6 +265,9 @@ impl<'de> Visitor<'de> for FieldsVisitor<'_, 'de> {
         let fields = self.0;
         let mut seen = Marks::default();
         while let Some(key) = map.next_key_seed(Key)? {
+            if fields.len() == MAX_FIELDS {
+                return Err(serde::de::Error::custom(format_args!("more than {MAX_FIELDS} fields")));
+            }
             let raw: &'de RawValue = map.next_value()?;
             let value = Value::new(raw.get());
             if seen.maybe(key.as_bytes())
@@ -279,6 +282,10 @@ impl<'de> Visitor<'de> for FieldsVisitor<'_, 'de> {
         Ok(())
     }
 }
+
+/// Most fields of an object. A tracker's message has a few hundred at most;
+/// with many more, looking for doubles would take longer than a script may.
+const MAX_FIELDS: usize = 2000;
 
 /// Keys that were seen, one bit each of 256: most keys need no search for
 /// their double.

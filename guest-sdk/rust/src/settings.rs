@@ -187,7 +187,6 @@ mod tests {
                 r#"{"topic":"a","tpic":1}"#,
                 "`tpic` = 1 is not a setting of this script, expected one of topic, notation, fields, limit, require, where",
             ),
-            (r#"{"topic":5}"#, "`topic` = 5: invalid type: integer `5`, expected a string"),
             (r#"{"topic":"{"}"#, "`topic` = \"{\": `{` without `}`; write `{{` for a brace"),
             (
                 r#"{"topic":"a","notation":"x"}"#,
@@ -210,6 +209,11 @@ mod tests {
         for (text, expected) in table {
             assert_eq!(error(text), expected, "{text}");
         }
+        // serde_json names numbers in other words when another crate of the
+        // build asks it for arbitrary precision.
+        let number = error(r#"{"topic":5}"#);
+        assert!(number.starts_with("`topic` = 5: invalid type: "), "{number}");
+        assert!(number.ends_with(", expected a string"), "{number}");
         assert!(read::<Nothing>(r#"{"a":1}"#).unwrap_err().starts_with("`a` = 1 is not a setting"));
     }
 }

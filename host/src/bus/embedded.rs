@@ -10,6 +10,9 @@ use rumqttd::{Broker, Config, ConnectionSettings, RouterConfig, ServerSettings};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 
+/// Room for what the broker adds to a publish on its way out.
+const HEADERS: usize = 512;
+
 /// Longest wait until it answers.
 const START: Duration = Duration::from_secs(5);
 
@@ -34,7 +37,7 @@ pub enum EmbeddedError {
 
 /// Starts the broker and returns when it answers. It runs until the process
 /// ends: rumqttd knows no stop.
-pub async fn start(listen: SocketAddr) -> Result<(), EmbeddedError> {
+pub async fn start(listen: SocketAddr, max_packet: u32) -> Result<(), EmbeddedError> {
     if !listen.ip().is_loopback() {
         return Err(EmbeddedError::NotLoopback(listen));
     }
@@ -43,7 +46,7 @@ pub async fn start(listen: SocketAddr) -> Result<(), EmbeddedError> {
         Ok(probe) => drop(probe),
         Err(source) => return Err(EmbeddedError::Listen { listen, source }),
     }
-    let mut broker = Broker::new(config(listen));
+    let mut broker = Broker::new(config(listen, max_packet));
     std::thread::Builder::new()
         .name("embedded-broker".to_owned())
         .spawn(move || {
@@ -66,10 +69,12 @@ pub async fn start(listen: SocketAddr) -> Result<(), EmbeddedError> {
     Ok(())
 }
 
-fn config(listen: SocketAddr) -> Config {
+fn config(listen: SocketAddr, max_packet: u32) -> Config {
     let connections = ConnectionSettings {
         connection_timeout_ms: 5_000,
-        max_payload_size: 4 * 1024 * 1024,
+        // What the gateway would not take, the broker must not keep for it: it
+        // would come again with every connection.
+        max_payload_size: (max_packet as usize).saturating_sub(HEADERS),
         max_inflight_count: 100,
         auth: None,
         external_auth: None,

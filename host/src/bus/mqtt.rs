@@ -94,7 +94,11 @@ pub async fn run(
     let mut acknowledger = tokio::spawn(intake::acknowledge(settled, status.clone(), stop.settling.clone()));
 
     let path = data.join("bus-filters.json");
-    let session = Session::load(&path, &settings.client_id, &url.to_string()).await;
+    let session = match &settings.source {
+        BusSource::Mqtt(_) => Session::load(&path, &settings.client_id, &url.to_string()).await,
+        // It has just been started and knows nobody.
+        BusSource::Embedded { .. } => Session::unknown(&settings.client_id, &url.to_string()),
+    };
     let mut supervisor = Supervisor {
         wanted: wanted(&router, settings.share.as_deref()),
         settings,

@@ -64,6 +64,7 @@ impl BusSettings {
     /// Reads `[bus]`. Where something is missing or wrong the rest is read
     /// with a stand-in, so that all errors are found at once.
     pub(super) fn read(mut bus: Section<'_>) -> Self {
+        const EMBEDDED_LISTEN: &str = "a loopback address and a port such as \"127.0.0.1:1883\"";
         const URL: &str =
             "the address of an MQTT 5 broker, \"mqtt://host:1883\" or \"mqtts://host:8883\", or \"embedded\"";
         let url = bus.url("url", None, URL, |text| match text {
@@ -81,8 +82,10 @@ impl BusSettings {
                 BusSource::Mqtt(url.clone())
             }
             _ => {
-                let listen =
-                    bus.parsed("listen", "an address and a port such as \"127.0.0.1:1883\"", socket_address);
+                let listen = bus.parsed("listen", EMBEDDED_LISTEN, |text| match socket_address(text)? {
+                    address if address.ip().is_loopback() => Ok(address),
+                    address => Err(format!("`listen` is {address}, which others can reach")),
+                });
                 let listen = listen.map_or(SocketAddr::from(([127, 0, 0, 1], 1883)), |given| given.value);
                 BusSource::Embedded { listen }
             }

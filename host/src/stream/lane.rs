@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::entry::{Entry, Parcel};
 use super::intake::Intake;
-use super::map::{MapStep, Mapped};
+use super::map::{MapStep, Mapped, Split};
 use super::outbox::{Ended, Outbox, Trouble};
 use super::proof::ProofOfLife;
 use super::settle::Settling;
@@ -157,12 +157,17 @@ impl Lane {
 
     async fn wait(&mut self, stop: &CancellationToken, deadline: Option<Instant>) -> Wake {
         let wants_more = !self.stopping && self.stuck.is_none() && self.outbox.wants_more();
-        let due = match &self.link {
-            Link::Down { until, .. } => Some(*until),
-            Link::Connecting { .. } | Link::Up { .. } => None,
+        // Only times at which this lane would do something: one that has
+        // passed and changes nothing would make it spin.
+        let working = !self.stopping;
+        let (due, retry) = match &self.link {
+            Link::Down { until, .. } => (Some(*until).filter(|_| working), None),
+            Link::Connecting { .. } => (None, None),
+            Link::Up { .. } => (None, self.outbox.wake_at().filter(|_| working)),
         };
-        let stuck = self.stuck.as_ref().map(|s| s.until);
-        let times = [due, stuck, self.idle_at, self.outbox.wake_at(), deadline];
+        let stuck = self.stuck.as_ref().map(|s| s.until).filter(|_| working && self.outbox.wants_more());
+        let idle = self.idle_at.filter(|_| working);
+        let times = [due, retry, stuck, idle, deadline];
         let next_time = times.into_iter().flatten().min();
         let shared = &self.shared;
         let (connecting, connection) = match &mut self.link {
@@ -300,8 +305,13 @@ impl Lane {
                 }
                 Ended::Rejected(parcel, reply) => self.dead(&parcel, &reply.to_string()),
                 Ended::Split(id, parcel) => match self.map.split(&parcel).await {
-                    Some(halves) => self.replace(id, &parcel, halves),
-                    None => ended = self.outbox.indivisible(id, Instant::now()),
+                    Split::Halves(halves) => self.replace(id, &parcel, halves),
+                    Split::Indivisible => ended = self.outbox.indivisible(id, Instant::now()),
+                    Split::Faulted(fault) => {
+                        let stream = &self.shared.name;
+                        event::ScriptFaulted { stream, messages: parcel.carries.len(), fault: &fault }.emit();
+                        self.outbox.postpone(id, fault.to_string(), Instant::now());
+                    }
                 },
             }
         }

@@ -27,6 +27,17 @@ pub(super) struct Mapped {
     pub stuck: Option<(String, Vec<Arc<Entry>>)>,
 }
 
+/// What a refused delivery of several messages came apart into.
+#[derive(Debug)]
+pub(super) enum Split {
+    /// Deliveries to the same target, each half's messages all covered.
+    Halves(Vec<Parcel>),
+    /// The script does not deliver half of the messages there.
+    Indivisible,
+    /// Nothing is known: the script did not answer. To be tried again.
+    Faulted(ScriptFault),
+}
+
 /// Maps batches of one lane.
 pub(super) struct MapStep {
     pub mapper: Mapper,
@@ -97,26 +108,27 @@ impl MapStep {
     }
 
     /// Maps the messages of a refused delivery in two halves, apart from the
-    /// running instance and its state. The deliveries to the same target, each
-    /// half's messages all covered; none where the script cannot tell them
-    /// apart.
-    pub(super) async fn split(&mut self, refused: &Parcel) -> Option<Vec<Parcel>> {
+    /// running instance and its state.
+    pub(super) async fn split(&mut self, refused: &Parcel) -> Split {
         let (first, second) = refused.carries.split_at(refused.carries.len() / 2);
         let mut halves = Vec::new();
         for half in [first, second] {
             let messages: Vec<_> = half.iter().map(|e| e.message.clone()).collect();
-            let mapping = self.mapper.transform_apart(&messages, &refused.before).await.ok()?;
+            let mapping = match self.mapper.transform_apart(&messages, &refused.before).await {
+                Ok(mapping) => mapping,
+                Err(fault) => return Split::Faulted(fault),
+            };
             let before = refused.before.clone();
             let same_target = mapping.deliveries.into_iter().filter(|d| d.target == refused.delivery.target);
             let parcels: Vec<_> = same_target.map(|d| parcel(d, half, &before)).collect();
             let covered =
                 |e: &Arc<Entry>| parcels.iter().flat_map(|p| &p.carries).any(|c| c.position == e.position);
             if !half.iter().all(covered) {
-                return None;
+                return Split::Indivisible;
             }
             halves.extend(parcels);
         }
-        Some(halves)
+        Split::Halves(halves)
     }
 
     async fn call(&mut self, batch: &[Arc<Entry>]) -> Result<Mapping, ScriptFault> {

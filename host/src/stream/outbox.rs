@@ -289,6 +289,16 @@ impl Outbox {
         }
     }
 
+    /// The delivery could not be split now: it is sent again later, and split
+    /// if it is refused again.
+    pub(super) fn postpone(&mut self, id: DeliveryId, reason: String, now: Instant) {
+        let Some(index) = self.items.iter().position(|i| i.id == id) else { return };
+        let item = &mut self.items[index];
+        item.deferrals = item.deferrals.saturating_add(1);
+        item.deferred = Some(Fault::transient(format!("a refused delivery could not be split: {reason}")));
+        item.stage = Stage::Deferred { until: now + self.backoff.pause(item.deferrals, None) };
+    }
+
     /// The delivery cannot be split: it is judged as a whole.
     pub(super) fn indivisible(&mut self, id: DeliveryId, now: Instant) -> Option<Ended> {
         let index = self.items.iter().position(|i| i.id == id)?;

@@ -273,6 +273,20 @@ async fn a_far_side_that_cannot_be_entered_blocks_and_then_resumes() {
     running.finish().await;
 }
 
+/// A time that had passed and that nobody could act on made the lane spin; in
+/// paused time that shows as a clock that stands still.
+#[tokio::test(start_paused = true)]
+async fn a_lane_with_suspects_sleeps_while_its_far_side_is_away() {
+    let running = start(TRAPS_ON_MARK, FarSide::new(Mood::RefusesEverything, 1), 1).await;
+    running.append(numbered(3)).await;
+    sleep(Duration::from_secs(5)).await;
+    running.far.set(Mood::Unreachable);
+    sleep(Duration::from_secs(600)).await;
+    running.far.set(Mood::Accepts);
+    running.until(|b| b.delivered == 3).await;
+    running.finish().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn lanes_keep_the_order_of_each_key() {
     let running = start(TRAPS_ON_MARK, FarSide::new(Mood::Accepts, 3), 4).await;

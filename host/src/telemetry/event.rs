@@ -8,6 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 use metrics::counter;
 use tracing::{error, info, warn};
 
+/// Target of the lines that hold dead letters.
+pub(super) const DEAD_LETTER: &str = "sluicegate::dead_letter";
+
 /// A stream is doing something else than before.
 pub struct StateChanged<'a> {
     /// The stream.
@@ -73,6 +76,7 @@ impl DeadLettered<'_> {
         counter!("sluicegate_dead_letters_total", "stream" => self.stream.to_owned()).increment(1);
         let (target, body) = self.delivery.unzip();
         warn!(
+            target: DEAD_LETTER,
             stream = self.stream,
             position = %self.position,
             reason = self.reason,

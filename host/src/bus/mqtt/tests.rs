@@ -454,7 +454,7 @@ async fn the_embedded_broker_serves_the_bus() {
     let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let listen = free.local_addr().unwrap();
     drop(free);
-    embedded::start(listen).await.unwrap();
+    embedded::start(listen, 1 << 20).await.unwrap();
     let data = tempdir().unwrap();
     let mut gateway =
         Gateway::start(settings(BusSource::Embedded { listen }), vec![stream(0, &["a/+"])], &data);
@@ -475,7 +475,7 @@ async fn the_embedded_broker_serves_the_bus() {
         gateway.settle(0, &pending);
     }
     gateway.until(|s| s.acknowledged == 200).await;
-    let taken = embedded::start(listen).await.unwrap_err();
+    let taken = embedded::start(listen, 1 << 20).await.unwrap_err();
     assert!(matches!(taken, EmbeddedError::Listen { .. }), "{taken}");
     gateway.stop.reading.cancel();
     gateway.ended().await;

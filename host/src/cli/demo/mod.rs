@@ -60,6 +60,10 @@ const OVERDUE: Duration = Duration::from_secs(5);
 /// Exit status: 0 if every message is where it belongs, 1 if anything is
 /// missing, wrong or unexpected.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  sluicegate demo
+  sluicegate demo --for 60s --seed 7 --rate 2")]
 pub struct DemoArgs {
     /// End after this time, for example 60s or 5m; at least 30s [default: on Ctrl-C]
     #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]

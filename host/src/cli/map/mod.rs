@@ -25,10 +25,22 @@ use crate::script::{
 #[derive(Args, Clone, Debug)]
 #[command(
     group(ArgGroup::new("source").required(true).args(["stream", "script", "adapter"])),
-    after_long_help = "Prints for each delivery {\"messages\":[0],\"target\":...,\"headers\":{...},\"body\":\"text\"}, \
-        with \"body_base64\" where the body is no text and \"packet\", the decoded packet, for Wialon; \
-        then {\"message\":3,\"rejected\":\"reason\"} and {\"message\":4,\"filtered\":true}. \
-        Messages are numbered from 0 by their lines."
+    after_long_help = "\
+Prints one JSON line each: for a delivery
+  {\"messages\":[0],\"target\":...,\"headers\":{...},\"body\":\"text\"}
+with \"body_base64\" where the body is no text and \"packet\", the decoded packet, for Wialon; then
+  {\"message\":3,\"rejected\":\"reason\"}  and  {\"message\":4,\"filtered\":true}
+Messages are numbered from 0 by their lines.
+
+Examples:
+  sluicegate map --stream fleet-to-aws < messages.jsonl
+  sluicegate map --adapter http-json --settings '{\"notation\":\"nested\"}' < messages.jsonl
+  sluicegate map --script mine.wasm --settings @settings.json --strict < messages.jsonl
+
+Exit status:
+  0  everything was mapped
+  1  the script failed on a message or could not be loaded, or with --strict a message was rejected
+  2  the command line is wrong"
 )]
 pub struct MapArgs {
     /// The stream whose script, settings and limits to use

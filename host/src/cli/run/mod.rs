@@ -23,6 +23,10 @@ use crate::telemetry::{self, Metrics};
 ///
 /// Exit status: 0 after a clean stop, 1 where it could not start.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  sluicegate run
+  SLUICEGATE_LOG=debug sluicegate run --config /etc/sluicegate/sluicegate.toml")]
 pub struct RunArgs {
     #[command(flatten)]
     config: ConfigArg,
@@ -52,9 +56,12 @@ async fn gateway_until_signal(args: RunArgs) -> Result<(), Box<dyn std::error::E
         None => None,
     };
     if let BusSource::Embedded { listen } = &config.bus.source {
-        embedded::start(*listen).await?;
+        embedded::start(*listen, config.bus.max_packet).await?;
     }
     report(&config);
+    if matches!(config.bus.source, BusSource::Mqtt(_)) {
+        abort_on_panic();
+    }
 
     let stop = CancellationToken::new();
     let started = gateway::start_streams(&config)?;
@@ -65,8 +72,8 @@ async fn gateway_until_signal(args: RunArgs) -> Result<(), Box<dyn std::error::E
         let stop = stop.clone();
         async move {
             let signal = terminated().await?;
-            info!(signal, "stopping: no more is read, what is in flight is finished");
             stop.cancel();
+            info!(signal, "stopping: no more is read, what is in flight is finished");
             std::io::Result::Ok(())
         }
     });
@@ -80,6 +87,18 @@ async fn gateway_until_signal(args: RunArgs) -> Result<(), Box<dyn std::error::E
     let held = gateway.journal.holding().messages.0;
     info!(handed_back = held, "stopped; what is handed back is still the bus's and comes again");
     Ok(())
+}
+
+/// A task that panicked would leave its stream waiting for ever, and with it
+/// the window of unacknowledged messages. A process that ends is started again
+/// by its supervisor, and what was not acknowledged comes again. (Not with the
+/// embedded broker, which would be lost with all that it holds.)
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }
 
 /// The first lines of the log: what is going to happen.
