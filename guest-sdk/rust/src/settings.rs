@@ -192,7 +192,6 @@ mod tests {
                 r#"{"topic":"a","notation":"x"}"#,
                 "`notation` = \"x\": unknown variant `x`, expected one of `dots`, `underscores`, `nested`, `pascal`",
             ),
-            (r#"{"topic":"a","limit":-1}"#, "`limit` = -1: invalid value: integer `-1`, expected u32"),
             (
                 r#"{"topic":"a","fields":["*"]}"#,
                 "`fields` = [\"*\"]: `*` is no field name, expected for example `ident` or `position.*`",
@@ -211,9 +210,13 @@ mod tests {
         }
         // serde_json names numbers in other words when another crate of the
         // build asks it for arbitrary precision.
-        let number = error(r#"{"topic":5}"#);
-        assert!(number.starts_with("`topic` = 5: invalid type: "), "{number}");
-        assert!(number.ends_with(", expected a string"), "{number}");
+        for (text, beginning) in [
+            (r#"{"topic":5}"#, "`topic` = 5: invalid "),
+            (r#"{"topic":"a","limit":-1}"#, "`limit` = -1: invalid "),
+        ] {
+            let number = error(text);
+            assert!(number.starts_with(beginning), "{number}");
+        }
         assert!(read::<Nothing>(r#"{"a":1}"#).unwrap_err().starts_with("`a` = 1 is not a setting"));
     }
 }
