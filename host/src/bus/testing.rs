@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 
 use super::{BusSnapshot, BusStatus, KeyRule, Route, Router, Stop, TopicFilter, run};
 use crate::config::{BusSettings, BusSource, MqttUrl, TlsSettings};
-use crate::journal::{Journal, Outcome, Pending, Reader, StreamIndex};
+use crate::journal::{Journal, Outcome, Pending, ReadRules, Reader, Settlement, StreamIndex};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -205,7 +205,7 @@ pub(super) struct Gateway {
 impl Gateway {
     pub(super) fn start(settings: BusSettings, streams: Vec<Route>, data: &TempDir) -> Self {
         let journal = Journal::in_memory(streams.len(), settings.window_messages, settings.window_bytes);
-        let readers = streams.iter().map(|s| journal.reader(s.stream)).collect();
+        let readers = streams.iter().map(|s| journal.reader(s.stream, ReadRules::default())).collect();
         let status = Arc::new(BusStatus::default());
         let stop = Stop::default();
         let router = Arc::new(Router::new(streams));
@@ -232,7 +232,8 @@ impl Gateway {
     }
 
     pub(super) fn settle(&self, stream: u32, pending: &Pending) {
-        self.journal.settle(StreamIndex(stream), &[(pending.position, Outcome::Delivered)]);
+        let ended = vec![(pending.position, Outcome::Delivered)];
+        self.journal.settle(StreamIndex(stream), Settlement { ended, ..Settlement::default() });
     }
 
     /// Waits until the status is as wanted.

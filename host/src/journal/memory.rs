@@ -1,11 +1,15 @@
-//! The journal in memory.
+//! A journal in memory that resolves tickets when everything has settled: tests
+//! of the bus and of streams drive it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
-use super::{Append, Books, Holding, Outcome, Pending, Position, StreamIndex};
+use super::{
+    Append, Books, DeadLetter, DeadLetterFilter, DeadLetterId, Holding, JournalError, Outcome, Pending,
+    Position, Settlement, StreamIndex,
+};
 use crate::bus::Message;
 
 pub(super) struct Memory {
@@ -16,12 +20,14 @@ pub(super) struct Memory {
     room: Notify,
     /// One a stream, woken when something was appended for it.
     arrivals: Vec<Notify>,
+    paused: Vec<watch::Sender<bool>>,
 }
 
 struct Inner {
     next_chunk: u64,
     chunks: BTreeMap<u64, Chunk>,
     streams: Vec<StreamRows>,
+    dead_letters: Vec<(DeadLetterId, StreamIndex, DeadLetter)>,
     messages: usize,
     bytes: usize,
     /// Appends that wait for room.
@@ -35,7 +41,7 @@ struct Chunk {
     pending: Vec<Vec<StreamIndex>>,
     /// Messages with at least one such stream.
     open: usize,
-    ticket: oneshot::Sender<()>,
+    ticket: oneshot::Sender<Result<(), JournalError>>,
 }
 
 #[derive(Default)]
@@ -56,19 +62,21 @@ impl Memory {
                 next_chunk: 0,
                 chunks: BTreeMap::new(),
                 streams: (0..streams).map(|_| StreamRows::default()).collect(),
+                dead_letters: Vec::new(),
                 messages: 0,
                 bytes: 0,
                 waiting: 0,
             }),
             room: Notify::new(),
             arrivals: (0..streams).map(|_| Notify::new()).collect(),
+            paused: (0..streams).map(|_| watch::Sender::new(false)).collect(),
         }
     }
 
-    pub(super) async fn append(&self, batch: Vec<Append>) -> oneshot::Receiver<()> {
+    pub(super) async fn append(&self, batch: Vec<Append>) -> oneshot::Receiver<Result<(), JournalError>> {
         let (ticket, resolved) = oneshot::channel();
         if batch.is_empty() {
-            let _ = ticket.send(());
+            let _ = ticket.send(Ok(()));
             return resolved;
         }
         let bytes: usize = batch.iter().map(|a| a.message.size()).sum();
@@ -107,11 +115,15 @@ impl Memory {
         }
     }
 
-    pub(super) fn settle(&self, stream: StreamIndex, settled: &[(Position, Outcome)]) {
+    pub(super) fn settle(&self, stream: StreamIndex, settlement: Settlement) {
         let mut inner = self.lock();
         let before = inner.messages;
-        for (position, outcome) in settled {
-            inner.settle(stream, *position, *outcome);
+        for (position, outcome) in settlement.ended {
+            inner.settle(stream, position, outcome);
+        }
+        for letter in settlement.dead_letters {
+            let id = DeadLetterId(inner.dead_letters.len() as u64);
+            inner.dead_letters.push((id, stream, letter));
         }
         let made_room = inner.messages < before;
         drop(inner);
@@ -131,11 +143,28 @@ impl Memory {
         let inner = self.lock();
         let holder = inner.chunks.values().find_map(|c| c.pending.iter().flatten().next().copied());
         Holding {
-            messages: (inner.messages, self.max_messages),
-            bytes: (inner.bytes, self.max_bytes),
+            messages: inner.messages as u64,
+            bytes: (inner.bytes as u64, self.max_bytes as u64),
             full: inner.waiting > 0,
             holder,
+            broken: None,
         }
+    }
+
+    pub(super) fn paused(&self, stream: StreamIndex) -> watch::Receiver<bool> {
+        self.paused[stream.0 as usize].subscribe()
+    }
+
+    pub(super) fn pause(&self, stream: StreamIndex, paused: bool) {
+        self.paused[stream.0 as usize].send_replace(paused);
+    }
+
+    pub(super) fn dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+    ) -> Vec<(DeadLetterId, StreamIndex, DeadLetter)> {
+        let letters = self.lock().dead_letters.clone();
+        letters.into_iter().filter(|(id, stream, letter)| filter.admits(*id, *stream, letter)).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -146,7 +175,13 @@ impl Memory {
 }
 
 impl Inner {
-    fn insert(&mut self, batch: Vec<Append>, bytes: usize, ticket: oneshot::Sender<()>, arrivals: &[Notify]) {
+    fn insert(
+        &mut self,
+        batch: Vec<Append>,
+        bytes: usize,
+        ticket: oneshot::Sender<Result<(), JournalError>>,
+        arrivals: &[Notify],
+    ) {
         let chunk = self.next_chunk;
         self.next_chunk += 1;
         self.messages += batch.len();
@@ -179,7 +214,11 @@ impl Inner {
         positions
             .into_iter()
             .filter_map(|position| {
-                self.message(position).map(|message| Pending { position, message: message.clone() })
+                self.message(position).map(|message| Pending {
+                    position,
+                    message: message.clone(),
+                    as_is: None,
+                })
             })
             .collect()
     }
@@ -214,7 +253,7 @@ impl Inner {
             && let Some(chunk) = self.chunks.remove(&position.chunk)
         {
             // Nobody listens any more when the connection has gone.
-            let _ = chunk.ticket.send(());
+            let _ = chunk.ticket.send(Ok(()));
         }
     }
 }

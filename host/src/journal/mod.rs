@@ -4,10 +4,6 @@
 //! acknowledged; a [`Reader`] hands each stream what is pending for it, in
 //! order; `settle` is the only way out. Nothing above this folder knows how
 //! the messages are kept.
-//!
-//! Today they are kept in memory ([`memory`]): a ticket resolves when every
-//! stream that matched has settled its copy, so the bus itself is the backlog
-//! and a crash loses nothing that was acknowledged.
 
 mod memory;
 
@@ -17,7 +13,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::sync::oneshot;
+use bytes::Bytes;
+use tokio::sync::{oneshot, watch};
 
 use crate::bus::Message;
 use memory::Memory;
@@ -57,6 +54,132 @@ pub struct Pending {
     pub position: Position,
     /// What it is.
     pub message: Message,
+    /// To be sent like this instead of being mapped.
+    pub as_is: Option<Arc<StoredDelivery>>,
+}
+
+/// A pending message that is sent as it was stored: no script maps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredDelivery {
+    /// Topic, or path and query; none: the destination's own.
+    pub target: Option<String>,
+    /// As the script made them.
+    pub headers: Vec<(String, String)>,
+    /// The bytes to transmit.
+    pub body: Bytes,
+}
+
+/// A message that will not be delivered, with what is known of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Where the message was.
+    pub position: Position,
+    /// When it was given up, Unix milliseconds.
+    pub at: u64,
+    /// Why, for a person.
+    pub reason: String,
+    /// Name and version of the script that mapped it, or could not.
+    pub script: String,
+    /// The message.
+    pub message: Message,
+    /// What was refused, if it got that far.
+    pub delivery: Option<StoredDelivery>,
+    /// What the far side said, at most [`REPLY_BYTES`] of it.
+    pub reply: Option<String>,
+}
+
+/// Bytes of a far side's reply that a dead letter keeps.
+pub const REPLY_BYTES: usize = 4096;
+
+/// A dead letter's number: unique in a journal, never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeadLetterId(pub u64);
+
+/// Which dead letters. Every field that is given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeadLetterFilter {
+    /// Of this stream.
+    pub stream: Option<StreamIndex>,
+    /// Whose reason or reply contains this text.
+    pub reason: Option<String>,
+    /// Given up at this time or later, Unix milliseconds.
+    pub since: Option<u64>,
+    /// These.
+    pub ids: Option<Vec<DeadLetterId>>,
+    /// The oldest so many.
+    pub limit: Option<usize>,
+}
+
+/// What a lane has finished, in one step: all of it becomes durable together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settlement {
+    /// Messages and how they ended.
+    pub ended: Vec<(Position, Outcome)>,
+    /// One for each message among them that ended as [`Outcome::DeadLettered`].
+    pub dead_letters: Vec<DeadLetter>,
+    /// What scripts wrote while they mapped them (none: deleted), in order.
+    pub state: Vec<(String, Option<Bytes>)>,
+}
+
+/// In what order and how fast a stream reads what has waited.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ReadRules {
+    /// New messages go before those that have waited in the journal.
+    pub live_first: bool,
+    /// Most messages a second that have waited in the journal.
+    pub backlog_rate: Option<f64>,
+}
+
+/// How much a stream may hold, and what happens then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Bytes of messages (topic and payload) that may be queued.
+    pub max_backlog: u64,
+    /// What happens to the next message.
+    pub on_full: OnFull,
+}
+
+/// What happens when a stream's quota is used up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFull {
+    /// The stream's oldest messages end as [`Outcome::Expired`].
+    #[default]
+    ExpireOldest,
+    /// The bus waits, and with it the other streams.
+    Block,
+}
+
+/// Messages that a stream is to read again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rewind {
+    /// Whose.
+    pub stream: StreamIndex,
+    /// Received at this time or later, Unix milliseconds.
+    pub from: u64,
+    /// Received before this time.
+    pub until: u64,
+    /// Most messages a second.
+    pub rate: Option<f64>,
+    /// Leave the script's state as it is; else it is cleared.
+    pub keep_state: bool,
+    /// Only count.
+    pub dry_run: bool,
+}
+
+/// What a rewind concerns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rewound {
+    /// Messages that are read again.
+    pub messages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// When the first of them was received, Unix milliseconds.
+    pub oldest: Option<u64>,
+    /// The last.
+    pub newest: Option<u64>,
+    /// The journal holds everything received since then (`keep`, or what is
+    /// still queued); what is older may be gone.
+    pub kept_since: Option<u64>,
 }
 
 /// How a message ended in a stream.
@@ -78,8 +201,10 @@ pub enum Outcome {
 /// `read = delivered + filtered + expired + superseded + dead_lettered + queued`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Books {
-    /// Messages appended for the stream.
+    /// Messages appended for the stream, and those that it reads again.
     pub read: u64,
+    /// How many of them are read again (replay, rewind).
+    pub reread: u64,
     /// Settled as [`Outcome::Delivered`].
     pub delivered: u64,
     /// Settled as [`Outcome::Filtered`].
@@ -112,71 +237,182 @@ impl Books {
 /// How much the journal holds, and who holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holding {
-    /// Unsettled messages, and how many there may be.
-    pub messages: (usize, usize),
-    /// Their bytes, and how many there may be.
-    pub bytes: (usize, usize),
+    /// Unsettled messages of all streams; a message counts once a stream.
+    pub messages: u64,
+    /// Bytes that the journal takes on the disk, and how many it may.
+    pub bytes: (u64, u64),
     /// An append is waiting for room: the bus is being held back.
     pub full: bool,
-    /// The stream of the oldest unsettled message: acknowledgements go out in
-    /// order, so this is the one that the others wait for.
+    /// The stream with the largest backlog, while `full`.
     pub holder: Option<StreamIndex>,
+    /// Why nothing can be appended now, where the disk is the reason.
+    pub broken: Option<String>,
 }
 
 /// Why a ticket will not resolve: the messages must not be acknowledged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the journal was closed before the message was settled")]
-pub struct JournalError;
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the journal could not keep the message: {0}")]
+pub struct JournalError(pub String);
 
 /// The journal. Cloning gives another handle.
 #[derive(Clone)]
-pub struct Journal(Arc<Memory>);
+pub struct Journal(Backend);
+
+#[derive(Clone)]
+enum Backend {
+    Memory(Arc<Memory>),
+}
 
 /// Resolves when what was appended may be acknowledged to the bus.
 #[derive(Debug)]
-pub struct Ticket(oneshot::Receiver<()>);
+pub struct Ticket(oneshot::Receiver<Result<(), JournalError>>);
 
 /// Hands one stream its pending messages, each once, in order.
 pub struct Reader {
-    store: Arc<Memory>,
+    journal: Journal,
     stream: StreamIndex,
 }
 
 // === impl Journal ===
 
 impl Journal {
-    /// A journal in memory for `streams` streams that holds at most
-    /// `max_messages` messages and `max_bytes` bytes unsettled. (mosquitto
-    /// 2.0.11 does not keep to `receive_maximum`, so the bound is ours.)
+    /// A journal in memory whose tickets resolve when every stream has settled
+    /// the messages, so that tests can tell when the bus is acknowledged. It
+    /// keeps dead letters, and nothing of scripts' state.
     pub fn in_memory(streams: usize, max_messages: usize, max_bytes: usize) -> Self {
-        Self(Arc::new(Memory::new(streams, max_messages, max_bytes)))
+        Self(Backend::Memory(Arc::new(Memory::new(streams, max_messages, max_bytes))))
     }
 
     /// Appends the messages in one commit. Waits while the journal is full.
     /// An empty batch resolves at once.
     pub async fn append(&self, batch: Vec<Append>) -> Ticket {
-        Ticket(self.0.append(batch).await)
+        match &self.0 {
+            Backend::Memory(memory) => Ticket(memory.append(batch).await),
+        }
     }
 
     /// The reader of a stream. A second one would share the work with the first.
-    pub fn reader(&self, stream: StreamIndex) -> Reader {
-        Reader { store: self.0.clone(), stream }
+    pub fn reader(&self, stream: StreamIndex, _rules: ReadRules) -> Reader {
+        Reader { journal: self.clone(), stream }
     }
 
     /// Ends messages of a stream. What is not pending (any more) is ignored:
     /// a message is counted once.
-    pub fn settle(&self, stream: StreamIndex, settled: &[(Position, Outcome)]) {
-        self.0.settle(stream, settled);
+    pub fn settle(&self, stream: StreamIndex, settlement: Settlement) {
+        match &self.0 {
+            Backend::Memory(memory) => memory.settle(stream, settlement),
+        }
+    }
+
+    /// Whether a dead letter of so many bytes may be settled now. If not, the
+    /// stream has to hold it until somebody replays or drops some.
+    pub fn has_room_for_dead_letter(&self, _bytes: usize) -> bool {
+        match &self.0 {
+            Backend::Memory(_) => true,
+        }
     }
 
     /// The books of a stream now.
     pub fn books(&self, stream: StreamIndex) -> Books {
-        self.0.books(stream)
+        match &self.0 {
+            Backend::Memory(memory) => memory.books(stream),
+        }
     }
 
     /// What is held, and by whom.
     pub fn holding(&self) -> Holding {
-        self.0.holding()
+        match &self.0 {
+            Backend::Memory(memory) => memory.holding(),
+        }
+    }
+
+    /// Drawn at random when the journal was made: tells its positions from
+    /// those of every other journal.
+    pub fn id(&self) -> [u8; 16] {
+        match &self.0 {
+            Backend::Memory(_) => [7; 16],
+        }
+    }
+
+    /// How often the stream has been rewound.
+    pub fn generation(&self, _stream: StreamIndex) -> u64 {
+        match &self.0 {
+            Backend::Memory(_) => 0,
+        }
+    }
+
+    /// Whether the stream is paused, now and from now on.
+    pub fn paused(&self, stream: StreamIndex) -> watch::Receiver<bool> {
+        match &self.0 {
+            Backend::Memory(memory) => memory.paused(stream),
+        }
+    }
+
+    /// Pauses or resumes a stream, across restarts.
+    pub async fn pause(&self, stream: StreamIndex, paused: bool) -> Result<(), JournalError> {
+        match &self.0 {
+            Backend::Memory(memory) => memory.pause(stream, paused),
+        }
+        Ok(())
+    }
+
+    /// The dead letters that the filter lets through, the oldest first.
+    pub async fn dead_letters(
+        &self,
+        filter: DeadLetterFilter,
+    ) -> Result<Vec<(DeadLetterId, StreamIndex, DeadLetter)>, JournalError> {
+        match &self.0 {
+            Backend::Memory(memory) => Ok(memory.dead_letters(&filter)),
+        }
+    }
+
+    /// Lets the streams of these dead letters read their messages again; with
+    /// `as_is` what was refused is sent as it was. How many.
+    pub async fn replay(&self, filter: DeadLetterFilter, as_is: bool) -> Result<u64, JournalError> {
+        match &self.0 {
+            Backend::Memory(_) => Err(JournalError(format!("no replay in memory: {filter:?} {as_is}"))),
+        }
+    }
+
+    /// Forgets these dead letters. How many.
+    pub async fn drop_dead_letters(&self, filter: DeadLetterFilter) -> Result<u64, JournalError> {
+        match &self.0 {
+            Backend::Memory(_) => Err(JournalError(format!("nothing is dropped in memory: {filter:?}"))),
+        }
+    }
+
+    /// Lets a stream read again what it has settled, where `wanted` says so.
+    pub async fn rewind(
+        &self,
+        rewind: Rewind,
+        _wanted: impl Fn(&Message) -> bool + Send + 'static,
+    ) -> Result<Rewound, JournalError> {
+        match &self.0 {
+            Backend::Memory(_) => Err(JournalError(format!("no rewind in memory: {rewind:?}"))),
+        }
+    }
+
+    /// Forgets a stream that has no file any more, with all that is queued for
+    /// it. False: there is no such stream, or it has a file.
+    pub async fn forget(&self, name: &str) -> Result<bool, JournalError> {
+        match &self.0 {
+            Backend::Memory(_) => Err(JournalError(format!("nothing is forgotten in memory: {name}"))),
+        }
+    }
+
+    /// Streams that have rows in the journal and no file: name, and Unix
+    /// milliseconds since when.
+    pub fn orphans(&self) -> Vec<(String, u64)> {
+        match &self.0 {
+            Backend::Memory(_) => Vec::new(),
+        }
+    }
+
+    /// What the scripts of a stream have left in the state.
+    pub async fn state(&self, _stream: StreamIndex) -> Result<Vec<(String, Bytes)>, JournalError> {
+        match &self.0 {
+            Backend::Memory(_) => Ok(Vec::new()),
+        }
     }
 }
 
@@ -192,7 +428,25 @@ impl Future for Ticket {
     type Output = Result<(), JournalError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx).map_err(|_| JournalError)
+        Pin::new(&mut self.0).poll(cx).map(|resolved| match resolved {
+            Ok(result) => result,
+            Err(_) => Err(JournalError("it was closed".to_owned())),
+        })
+    }
+}
+
+// === impl DeadLetterFilter ===
+
+impl DeadLetterFilter {
+    /// Whether it lets a dead letter through (the limit aside).
+    pub fn admits(&self, id: DeadLetterId, stream: StreamIndex, letter: &DeadLetter) -> bool {
+        let in_reason = |text: &String| {
+            letter.reason.contains(text) || letter.reply.as_ref().is_some_and(|r| r.contains(text))
+        };
+        self.stream.is_none_or(|s| s == stream)
+            && self.reason.as_ref().is_none_or(in_reason)
+            && self.since.is_none_or(|since| letter.at >= since)
+            && self.ids.as_ref().is_none_or(|ids| ids.contains(&id))
     }
 }
 
@@ -202,7 +456,9 @@ impl Reader {
     /// What is pending and was not handed out yet: at least one message (waits
     /// for it), at most `max_messages`. Safe to cancel.
     pub async fn next(&mut self, max_messages: usize) -> Vec<Pending> {
-        self.store.read(self.stream, max_messages).await
+        match &self.journal.0 {
+            Backend::Memory(memory) => memory.read(self.stream, max_messages).await,
+        }
     }
 }
 

@@ -16,6 +16,10 @@ fn for_streams(text: &str, streams: &[u32]) -> Append {
     Append { message: message(text), streams: streams.iter().map(|s| StreamIndex(*s)).collect() }
 }
 
+fn ended(ended: &[(Position, Outcome)]) -> Settlement {
+    Settlement { ended: ended.to_vec(), ..Settlement::default() }
+}
+
 fn resolved(ticket: &mut Ticket) -> bool {
     ticket.now_or_never().is_some_and(|r| r.is_ok())
 }
@@ -24,16 +28,16 @@ fn resolved(ticket: &mut Ticket) -> bool {
 async fn a_ticket_resolves_when_every_stream_has_settled() {
     let journal = Journal::in_memory(2, 10, 1000);
     let mut ticket = journal.append(vec![for_streams("a", &[0, 1]), for_streams("b", &[1])]).await;
-    let a = journal.reader(StreamIndex(0)).next(9).await.remove(0).position;
-    let both = journal.reader(StreamIndex(1)).next(9).await;
+    let a = journal.reader(StreamIndex(0), ReadRules::default()).next(9).await.remove(0).position;
+    let both = journal.reader(StreamIndex(1), ReadRules::default()).next(9).await;
     assert_eq!(both.len(), 2);
-    journal.settle(StreamIndex(0), &[(a, Outcome::Delivered)]);
-    journal.settle(StreamIndex(1), &[(a, Outcome::Filtered)]);
+    journal.settle(StreamIndex(0), ended(&[(a, Outcome::Delivered)]));
+    journal.settle(StreamIndex(1), ended(&[(a, Outcome::Filtered)]));
     assert!(!resolved(&mut ticket));
     assert_eq!(journal.holding().holder, Some(StreamIndex(1)));
-    journal.settle(StreamIndex(1), &[(both[1].position, Outcome::DeadLettered)]);
+    journal.settle(StreamIndex(1), ended(&[(both[1].position, Outcome::DeadLettered)]));
     assert!(resolved(&mut ticket));
-    assert_eq!(journal.holding().messages.0, 0);
+    assert_eq!(journal.holding().messages, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -47,8 +51,8 @@ async fn a_full_journal_holds_the_bus_back_and_says_who_holds_it() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(journal.holding().full);
     assert_eq!(journal.holding().holder, Some(StreamIndex(1)));
-    let b = journal.reader(StreamIndex(0)).next(1).await.remove(0).position;
-    journal.settle(StreamIndex(0), &[(b, Outcome::Delivered)]);
+    let b = journal.reader(StreamIndex(0), ReadRules::default()).next(1).await.remove(0).position;
+    journal.settle(StreamIndex(0), ended(&[(b, Outcome::Delivered)]));
     second.await.unwrap();
     assert!(!journal.holding().full);
 }
@@ -67,7 +71,7 @@ async fn a_dropped_journal_does_not_acknowledge() {
     let journal = Journal::in_memory(1, 1, 1000);
     let ticket = journal.append(vec![for_streams("a", &[0])]).await;
     drop(journal);
-    assert_eq!(ticket.await, Err(JournalError));
+    assert_eq!(ticket.await, Err(JournalError("it was closed".to_owned())));
 }
 
 proptest! {
@@ -92,7 +96,7 @@ proptest! {
             ];
             let mut left: Vec<Vec<u32>> = appends.iter().map(|s| s.iter().copied().collect()).collect();
             for (stream, chunk, outcome) in settles {
-                journal.settle(StreamIndex(stream), &[(Position { chunk, index: 0 }, outcomes[outcome])]);
+                journal.settle(StreamIndex(stream), ended(&[(Position { chunk, index: 0 }, outcomes[outcome])]));
                 if let Some(row) = left.get_mut(chunk as usize) {
                     row.retain(|s| *s != stream);
                 }

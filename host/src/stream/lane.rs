@@ -19,8 +19,9 @@ use super::proof::ProofOfLife;
 use super::settle::Settling;
 use super::status::{State, StreamStatus};
 use crate::backoff::Backoff;
-use crate::destination::{Connection, DeliveryId, Destination, Fault, FaultKind, Verdict};
-use crate::journal::{Journal, Outcome, Position, StreamIndex};
+use crate::bus::unix_millis;
+use crate::destination::{Connection, DeliveryId, Destination, Fault, FaultKind, Reply, Verdict};
+use crate::journal::{DeadLetter, Journal, Outcome, Settlement, StoredDelivery, StreamIndex};
 use crate::script::Mapper;
 use crate::telemetry::event;
 
@@ -53,7 +54,7 @@ pub(super) struct Lane {
     map: MapStep,
     outbox: Outbox,
     settling: Settling,
-    settled: Vec<(Position, Outcome)>,
+    settlement: Settlement,
     link: Link,
     backoff: Backoff,
     /// Messages that the script could not map, why, and when to try again.
@@ -112,7 +113,7 @@ impl Lane {
             map: MapStep::new(mapper),
             outbox: Outbox::new(shared.destination.window(), shared.life.clone(), seed),
             settling: Settling::default(),
-            settled: Vec::new(),
+            settlement: Settlement::default(),
             link: Link::Down { until: Instant::now(), failures: 0, fault: None },
             backoff: Backoff::new(seed.wrapping_add(1)),
             stuck: None,
@@ -219,14 +220,14 @@ impl Lane {
             }
         }
         for entry in mapped.filtered {
-            self.settled.push((entry.position, Outcome::Filtered));
+            self.settlement.ended.push((entry.position, Outcome::Filtered));
         }
         for (entry, reason) in mapped.rejected {
-            self.bury(&entry, &reason, None);
-            self.settled.push((entry.position, Outcome::DeadLettered));
+            self.bury(&entry, &reason, None, None);
+            self.settlement.ended.push((entry.position, Outcome::DeadLettered));
         }
         for (parcel, reason) in mapped.forbidden {
-            self.dead(&parcel, &reason);
+            self.dead(&parcel, &reason, None);
         }
         for parcel in mapped.parcels {
             let destination = &self.shared.destination;
@@ -300,10 +301,12 @@ impl Lane {
             match now {
                 Ended::Delivered(parcel) => {
                     for entry in &parcel.carries {
-                        self.settled.extend(self.settling.end(entry.position, true));
+                        self.settlement.ended.extend(self.settling.end(entry.position, true));
                     }
                 }
-                Ended::Rejected(parcel, reply) => self.dead(&parcel, &reply.to_string()),
+                Ended::Rejected(parcel, reply) => {
+                    self.dead(&parcel, "refused by the destination", Some(&reply))
+                }
                 Ended::Split(id, parcel) => match self.map.split(&parcel).await {
                     Split::Halves(halves) => self.replace(id, &parcel, halves),
                     Split::Indivisible => ended = self.outbox.indivisible(id, Instant::now()),
@@ -339,23 +342,40 @@ impl Lane {
         }
         self.outbox.replace(id, checked);
         for (parcel, reason) in forbidden {
-            self.dead(&parcel, &reason);
+            self.dead(&parcel, &reason, None);
         }
     }
 
     /// The delivery will never arrive: its messages are dead letters.
-    fn dead(&mut self, parcel: &Parcel, reason: &str) {
+    fn dead(&mut self, parcel: &Parcel, reason: &str, reply: Option<&Reply>) {
         for entry in &parcel.carries {
-            self.bury(entry, reason, Some(parcel));
-            self.settled.extend(self.settling.end(entry.position, false));
+            self.bury(entry, reason, reply, Some(parcel));
+            self.settlement.ended.extend(self.settling.end(entry.position, false));
         }
     }
 
-    fn bury(&self, entry: &Entry, reason: &str, parcel: Option<&Parcel>) {
+    fn bury(&mut self, entry: &Entry, reason: &str, reply: Option<&Reply>, parcel: Option<&Parcel>) {
+        let letter = DeadLetter {
+            position: entry.position,
+            at: unix_millis(),
+            reason: reason.to_owned(),
+            script: self.shared.script.clone(),
+            message: entry.message.clone(),
+            delivery: parcel.map(|p| StoredDelivery {
+                target: p.delivery.target.clone(),
+                headers: p.delivery.headers.clone(),
+                body: p.delivery.body.clone(),
+            }),
+            reply: reply.map(|r| r.0.clone()),
+        };
+        let reason = match reply {
+            Some(reply) => format!("{reason}: {reply}"),
+            None => reason.to_owned(),
+        };
         event::DeadLettered {
             stream: &self.shared.name,
             position: &entry.position,
-            reason,
+            reason: &reason,
             script: &self.shared.script,
             topic: &entry.message.topic,
             payload: &entry.message.payload,
@@ -364,12 +384,12 @@ impl Lane {
         }
         .emit();
         self.shared.status.set_last_error(format!("dead letter {}: {reason}", entry.position));
+        self.settlement.dead_letters.push(letter);
     }
 
     fn flush(&mut self) {
-        if !self.settled.is_empty() {
-            self.shared.journal.settle(self.shared.index, &self.settled);
-            self.settled.clear();
+        if self.settlement != Settlement::default() {
+            self.shared.journal.settle(self.shared.index, std::mem::take(&mut self.settlement));
         }
     }
 

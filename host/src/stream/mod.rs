@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::Backoff;
 use crate::bus::KeyRule;
 use crate::destination::Destination;
-use crate::journal::{Journal, StreamIndex};
+use crate::journal::{Journal, ReadRules, StreamIndex};
 use crate::script::{Engine, Limits, LogLevel, LogSink, Script, State as ScriptState};
 use intake::Intake;
 use lane::{Lane, Shared};
@@ -91,7 +91,9 @@ pub async fn run(stream: Stream, engine: Engine, journal: Journal, stop: Cancell
         let mapper = script.lane(number, &state, log_sink(&name));
         workers.spawn(Lane::new(number, shared.clone(), mapper).run(stop.clone()));
     }
-    let _ = stop.run_until_cancelled(intake.feed(journal.reader(index), Arc::new(key))).await;
+    let _ = stop
+        .run_until_cancelled(intake.feed(journal.reader(index, ReadRules::default()), Arc::new(key)))
+        .await;
     while workers.join_next().await.is_some() {}
     status.set_stream(State::Stopped);
 }

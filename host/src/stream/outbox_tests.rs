@@ -18,7 +18,7 @@ fn parcel(numbers: &[u32], key: impl Fn(u32) -> u32) -> Parcel {
         .map(|n| {
             let message = Message { topic: key(*n).to_string().into(), payload: "x".into(), received_at: 0 };
             let position = Position { chunk: u64::from(*n), index: 0 };
-            Entry::new(Pending { position, message }, Arc::new(KeyRule::Topic))
+            Entry::new(Pending { position, message, as_is: None }, Arc::new(KeyRule::Topic))
         })
         .collect();
     let delivery = Delivery { target: None, headers: Vec::new(), body: bytes::Bytes::new() };

@@ -197,7 +197,7 @@ async fn messages_are_delivered_in_order_and_the_stream_says_running() {
     running.until(|b| b.delivered == 1000).await;
     assert_eq!(running.status.state(), State::Running);
     assert_eq!(running.status.script().unwrap().0, "pass");
-    assert_eq!(running.journal.holding().messages.0, 0);
+    assert_eq!(running.journal.holding().messages, 0);
     assert_eq!(running.finish().await, numbered(1000));
 }
 

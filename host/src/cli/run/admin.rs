@@ -82,10 +82,9 @@ struct Readiness {
 
 #[derive(Serialize)]
 struct WindowLine {
-    messages: usize,
-    max_messages: usize,
-    bytes: usize,
-    max_bytes: usize,
+    messages: u64,
+    bytes: u64,
+    max_bytes: u64,
     full: bool,
     holder: Option<String>,
 }
@@ -153,8 +152,7 @@ async fn readyz(State(shared): State<Shared>) -> Response {
         bus,
         waiting_for,
         window: WindowLine {
-            messages: holding.messages.0,
-            max_messages: holding.messages.1,
+            messages: holding.messages,
             bytes: holding.bytes.0,
             max_bytes: holding.bytes.1,
             full,
@@ -199,7 +197,7 @@ async fn show_metrics(State(shared): State<Shared>) -> Response {
     }
     let holding = shared.gateway.journal.holding();
     shared.gateway.bus.measure();
-    metrics::gauge!("sluicegate_journal_messages").set(holding.messages.0 as f64);
+    metrics::gauge!("sluicegate_journal_messages").set(holding.messages as f64);
     metrics::gauge!("sluicegate_journal_bytes").set(holding.bytes.0 as f64);
     let content_type = (header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8");
     ([content_type], shared.metrics.render()).into_response()

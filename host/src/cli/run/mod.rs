@@ -84,7 +84,7 @@ async fn gateway_until_signal(args: RunArgs) -> Result<(), Box<dyn std::error::E
     if let Some(admin) = admin {
         let _ = admin.await;
     }
-    let held = gateway.journal.holding().messages.0;
+    let held = gateway.journal.holding().messages;
     info!(handed_back = held, "stopped; what is handed back is still the bus's and comes again");
     Ok(())
 }
