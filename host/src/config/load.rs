@@ -8,9 +8,13 @@ use std::sync::Arc;
 use toml::de::DeTable;
 
 use super::document::{Document, Surroundings};
+use super::rate::read_groups;
 use super::read_stream::{is_stream_name, read_stream};
 use super::section::{Section, io_reason};
-use super::{AdminSettings, BusSettings, Config, ConfigError, ConfigErrors, Meanwhile, StreamEntry};
+use super::{
+    AdminSettings, BusSettings, Config, ConfigError, ConfigErrors, JournalSettings, Meanwhile,
+    RateLimitGroups, StreamEntry,
+};
 
 /// Where `sluicegate.toml` is looked for if nobody says where it is.
 const PLACES: [&str; 2] = ["sluicegate.toml", "/etc/sluicegate/sluicegate.toml"];
@@ -36,13 +40,14 @@ impl Config {
     fn load_in(path: Option<&Path>, surroundings: Surroundings<'_>) -> Result<Self, ConfigErrors> {
         let path = find(path, surroundings.env, Path::is_file).map_err(|error| ConfigErrors(vec![*error]))?;
         let (main, mut errors) = read_main(&path, surroundings);
-        let streams = read_streams(&path, &main.bus, surroundings);
+        let streams = read_streams(&path, &main, surroundings);
         if let Err(error) = &streams {
             errors.push(*error.clone());
         }
         let streams = streams.unwrap_or_default();
         if errors.is_empty() {
-            return Ok(Self { path, bus: main.bus, admin: main.admin, data: main.data, streams });
+            let Main { bus, admin, data, journal, rate_limit_groups } = main;
+            return Ok(Self { path, bus, admin, data, journal, rate_limit_groups, streams });
         }
         for entry in streams {
             if let StreamEntry::Unusable { errors: of_stream, .. } = entry {
@@ -105,10 +110,17 @@ fn find(
 }
 
 /// `sluicegate.toml` without the streams.
-struct Main {
-    bus: BusSettings,
-    admin: Option<AdminSettings>,
-    data: PathBuf,
+pub struct Main {
+    /// `[bus]`.
+    pub bus: BusSettings,
+    /// `[admin]`.
+    pub admin: Option<AdminSettings>,
+    /// `data`.
+    pub data: PathBuf,
+    /// `[journal]` and `[dead_letters]`.
+    pub journal: JournalSettings,
+    /// `[rate_limit_groups]`.
+    pub rate_limit_groups: RateLimitGroups,
 }
 
 /// Reads `sluicegate.toml`. What is wrong has a stand-in, so that the streams
@@ -132,8 +144,11 @@ fn read_main(path: &Path, surroundings: Surroundings<'_>) -> (Main, Vec<ConfigEr
     let read_into = if unreadable_or_broken { &aside } else { &doc };
     let mut root = Section::root(read_into, table.get_ref());
     let data = root.path("data", "the path of a folder, relative to this file");
+    let data = data.map_or_else(|| beside(path, "data"), |given| given.value);
     let main = Main {
-        data: data.map_or_else(|| beside(path, "data"), |given| given.value),
+        journal: JournalSettings::read(root.section("journal"), root.section("dead_letters"), &data),
+        rate_limit_groups: read_groups(&root.section("rate_limit_groups")),
+        data,
         bus: BusSettings::read(root.table("bus", "a table [bus] with `url` and `client_id`")),
         admin: AdminSettings::read(root.section("admin")),
     };
@@ -144,11 +159,11 @@ fn read_main(path: &Path, surroundings: Surroundings<'_>) -> (Main, Vec<ConfigEr
 /// Reads every `*.toml` of the folder `streams`. A folder that is missing has
 /// no streams.
 fn read_streams(
-    main: &Path,
-    bus: &BusSettings,
+    path: &Path,
+    main: &Main,
     surroundings: Surroundings<'_>,
 ) -> Result<Vec<StreamEntry>, Box<ConfigError>> {
-    let folder = beside(main, "streams");
+    let folder = beside(path, "streams");
     let files = match toml_files(&folder) {
         Ok(files) => files,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -162,15 +177,10 @@ fn read_streams(
             }));
         }
     };
-    Ok(files.into_iter().map(|(name, path)| read_stream_file(name, &path, bus, surroundings)).collect())
+    Ok(files.into_iter().map(|(name, path)| read_stream_file(name, &path, main, surroundings)).collect())
 }
 
-fn read_stream_file(
-    name: String,
-    path: &Path,
-    bus: &BusSettings,
-    surroundings: Surroundings<'_>,
-) -> StreamEntry {
+fn read_stream_file(name: String, path: &Path, main: &Main, surroundings: Surroundings<'_>) -> StreamEntry {
     let meanwhile = Meanwhile::OthersRun(name.clone());
     let (text, unreadable) = match std::fs::read_to_string(path) {
         Ok(text) => (text, None),
@@ -188,7 +198,7 @@ fn read_stream_file(
         let (table, errors) = DeTable::parse_recoverable(&text);
         doc.syntax_errors(&errors);
         if errors.is_empty() {
-            settings = read_stream(&name, path, &doc, table.get_ref(), bus);
+            settings = read_stream(&name, path, &doc, table.get_ref(), main);
         }
     }
     match settings {

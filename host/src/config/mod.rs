@@ -7,7 +7,10 @@
 mod bus;
 mod document;
 mod error;
+mod journal;
 mod load;
+mod rate;
+mod read_delivery;
 mod read_stream;
 pub(crate) mod section;
 mod stream;
@@ -20,6 +23,8 @@ use std::sync::Arc;
 
 pub use bus::{AdminSettings, BusSettings, BusSource};
 pub use error::{ConfigError, ConfigErrors, Meanwhile, Place};
+pub use journal::{JournalSettings, SyncMode};
+pub use rate::{Rate, RateLimitGroups};
 #[cfg(test)]
 pub(crate) use read_stream::ADAPTERS;
 pub(crate) use read_stream::Lanes;
@@ -40,6 +45,10 @@ pub struct Config {
     pub admin: Option<AdminSettings>,
     /// The data folder (default `data` beside `sluicegate.toml`).
     pub data: PathBuf,
+    /// The journal and its dead letters.
+    pub journal: JournalSettings,
+    /// Rates that streams share.
+    pub rate_limit_groups: RateLimitGroups,
     /// One entry a file in `streams`, in the order of their names.
     pub streams: Vec<StreamEntry>,
 }

@@ -10,10 +10,12 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::document::{Document, Span};
-use super::section::{Given, Section, io_reason, listed, nearest, number_or};
+use super::load::Main;
+use super::read_delivery::read_delivery;
+use super::section::{Given, Section, io_reason, listed, nearest};
 use super::{
-    BusSettings, BusSource, DeliverySettings, DestinationSettings, ScriptLimits, ScriptSettings,
-    ScriptSource, Selection, StreamSettings,
+    BusSettings, BusSource, DestinationSettings, ScriptLimits, ScriptSettings, ScriptSource, Selection,
+    StreamSettings,
 };
 use crate::bus::{KeyRule, TopicFilter};
 use crate::destination::aws_iot::AwsIotSettings;
@@ -57,15 +59,16 @@ pub fn read_stream(
     path: &Path,
     doc: &Document<'_>,
     table: &DeTable<'_>,
-    bus: &BusSettings,
+    main: &Main,
 ) -> Option<StreamSettings> {
+    let bus = &main.bus;
     let mut root = Section::root(doc, table);
     let topics = read_topics(&mut root);
     let key = root.parsed("key", KEY, KeyRule::new).map_or(KeyRule::Topic, |given| given.value);
     let selection = read_selection(&mut root, &key);
     let (mut destination, kind) = read_type(&mut root);
     let script = read_script(root.section("script"), kind);
-    let delivery = read_delivery(root.section("delivery"), kind);
+    let delivery = read_delivery(root.section("delivery"), kind, main);
     let lanes = Lanes {
         client_id: format!("{}-{name}", bus.client_id),
         count: delivery.lanes,
@@ -252,35 +255,6 @@ fn read_destination(kind: &str, section: &mut Section<'_>, lanes: &Lanes) -> Opt
         "http" => DestinationSettings::Http(HttpSettings::read(section)?),
         _ => DestinationSettings::Mqtt(MqttSettings::read(section, lanes)?),
     })
-}
-
-fn read_delivery(mut section: Section<'_>, kind: Option<&str>) -> DeliverySettings {
-    let default = DeliverySettings::default();
-    let in_flight = match kind {
-        Some("http" | "wialon") => {
-            section.refuse(
-                "in_flight",
-                "`in_flight` for a destination that takes one delivery at a time",
-                "`lanes`: each lane has one delivery under way",
-            );
-            None
-        }
-        // AWS closes connections with more than 100 unacknowledged publishes.
-        Some("aws-iot") => section.number("in_flight", 1..=100),
-        _ => section.number("in_flight", 1..=65_535),
-    };
-    let settings = DeliverySettings {
-        lanes: section
-            .number("lanes", 1..=1024)
-            .map_or(default.lanes, |given| u32::try_from(given.value).unwrap_or(1)),
-        in_flight: number_or(in_flight, default.in_flight),
-        batch_messages: number_or(section.number("batch_messages", 1..=10_000), default.batch_messages),
-        batch_bytes: section
-            .size("batch_bytes", 1 << 10..=16 << 20)
-            .map_or(default.batch_bytes, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
-    };
-    section.finish();
-    settings
 }
 
 fn read_script(mut script: Section<'_>, kind: Option<&str>) -> Option<ScriptSettings> {

@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Rate;
 use crate::bus::{KeyRule, TopicFilter};
 use crate::destination::aws_iot::AwsIotSettings;
 use crate::destination::http::HttpSettings;
 use crate::destination::mqtt::MqttSettings;
 use crate::destination::thingsboard::ThingsBoardSettings;
 use crate::destination::wialon::WialonSettings;
+use crate::journal::{OnFull, Quota};
 
 /// What one stream's file says, checked.
 #[derive(Clone, Debug)]
@@ -88,7 +90,7 @@ pub enum DestinationSettings {
 }
 
 /// How deliveries are sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeliverySettings {
     /// Ordered workers of the stream (default 1).
     pub lanes: u32,
@@ -100,6 +102,21 @@ pub struct DeliverySettings {
     /// Most payload and topic bytes of one call (default 128 KiB); a single
     /// larger message is mapped alone.
     pub batch_bytes: usize,
+    /// A message that was received longer ago is not sent any more.
+    pub queue_ttl: Option<Duration>,
+    /// Most deliveries of the stream, retries among them.
+    pub rate_limit: Option<Rate>,
+    /// A group of [`super::Config::rate_limit_groups`] that the stream shares
+    /// a rate with.
+    pub rate_limit_group: Option<String>,
+    /// Most messages that have waited in the journal.
+    pub backlog_rate_limit: Option<Rate>,
+    /// New messages go before those that have waited in the journal.
+    pub live_first: bool,
+    /// Only the newest message of each key, and at most one in this time.
+    pub conflate: Option<Duration>,
+    /// How much of the journal the stream may hold (default a fifth of it).
+    pub quota: Quota,
 }
 
 impl Selection {
@@ -136,6 +153,18 @@ impl DestinationSettings {
 
 impl Default for DeliverySettings {
     fn default() -> Self {
-        Self { lanes: 1, in_flight: 64, batch_messages: 128, batch_bytes: 128 * 1024 }
+        Self {
+            lanes: 1,
+            in_flight: 64,
+            batch_messages: 128,
+            batch_bytes: 128 * 1024,
+            queue_ttl: None,
+            rate_limit: None,
+            rate_limit_group: None,
+            backlog_rate_limit: None,
+            live_first: false,
+            conflate: None,
+            quota: Quota { max_backlog: 2 << 30, on_full: OnFull::default() },
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::bus::KeyRule;
 use crate::destination::http::HttpMethod;
+use crate::journal::{OnFull, Quota};
 
 const MAIN: &str = "[bus]\nurl = \"mqtt://127.0.0.1:1883\"\nclient_id = \"sluicegate-1\"\n";
 
@@ -40,6 +41,55 @@ fn the_least_that_is_needed() {
     assert!(matches!(bus.source, BusSource::Mqtt(url) if url.to_string() == "mqtt://127.0.0.1:1883"));
     assert_eq!(bus.session_expiry, Duration::from_secs(7 * 86_400));
     assert_eq!((bus.receive_maximum, bus.window_messages, bus.window_bytes), (10_000, 10_000, 64 << 20));
+    let journal = JournalSettings {
+        path: folder.path().join("data/journal"),
+        max_size: 10 << 30,
+        keep: Duration::from_secs(3600),
+        sync: SyncMode::Always,
+        dead_letters_max_size: 256 << 20,
+    };
+    assert_eq!(config.journal, journal);
+    assert!(config.rate_limit_groups.is_empty());
+}
+
+const STREAM: &str = "topics = [\"a\"]\n[destination]\ntype = \"http\"\nurl = \"http://x\"\n";
+
+#[test]
+fn pressure_is_off_unless_it_is_asked_for() {
+    let main = format!("{MAIN}[journal]\nmax_size = \"1GiB\"\n");
+    let (_folder, config) = read(&[("sluicegate.toml", &main), ("streams/a.toml", STREAM)]);
+    let quota = Quota { max_backlog: (1 << 30) / 5, on_full: OnFull::ExpireOldest };
+    assert_eq!(only_stream(&config).delivery, DeliverySettings { quota, ..DeliverySettings::default() });
+}
+
+#[test]
+fn the_keys_of_pressure() {
+    let main = format!(
+        "{MAIN}[journal]\npath = \"/j\"\nmax_size = \"1GiB\"\nkeep = \"0s\"\nsync = \"none\"\n\
+         [dead_letters]\nmax_size = \"1MiB\"\n[rate_limit_groups]\naws = \"500/s\"\nslow = \"30/min\"\n"
+    );
+    let stream = format!(
+        "{STREAM}[delivery]\nqueue_ttl = \"2h\"\nrate_limit = \"100/s\"\nrate_limit_group = \"aws\"\n\
+         backlog_rate_limit = \"90/min\"\nlive_first = true\nconflate = true\nmin_interval = \"5s\"\n\
+         max_backlog = \"1GiB\"\non_full = \"block\"\n"
+    );
+    let conflate_only = format!("{STREAM}[delivery]\nconflate = true\n");
+    let (_folder, config) = read(&[("sluicegate.toml", &main), ("streams/a.toml", &stream)]);
+    assert_eq!(config.journal.path, std::path::Path::new("/j"));
+    assert_eq!((config.journal.keep, config.journal.sync), (Duration::ZERO, SyncMode::None));
+    assert_eq!(config.journal.dead_letters_max_size, 1 << 20);
+    let groups: Vec<_> = config.rate_limit_groups.iter().map(|(n, r)| format!("{n} {r}")).collect();
+    assert_eq!(groups, ["aws 500/s", "slow 30/min"]);
+    let delivery = &only_stream(&config).delivery;
+    assert_eq!(delivery.queue_ttl, Some(Duration::from_secs(7200)));
+    assert_eq!(delivery.rate_limit.map(Rate::per_second), Some(100.0));
+    assert_eq!(delivery.rate_limit_group.as_deref(), Some("aws"));
+    assert_eq!(delivery.backlog_rate_limit.map(Rate::per_second), Some(1.5));
+    assert!(delivery.live_first);
+    assert_eq!(delivery.conflate, Some(Duration::from_secs(5)));
+    assert_eq!(delivery.quota, Quota { max_backlog: 1 << 30, on_full: OnFull::Block });
+    let (_folder, config) = read(&[("sluicegate.toml", MAIN), ("streams/a.toml", &conflate_only)]);
+    assert_eq!(only_stream(&config).delivery.conflate, Some(Duration::from_secs(1)));
 }
 
 #[test]

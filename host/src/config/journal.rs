@@ -1,0 +1,58 @@
+//! `[journal]` and `[dead_letters]` of sluicegate.toml.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::section::Section;
+
+/// Where the journal is and how much it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalSettings {
+    /// Its folder (default `journal` in the data folder).
+    pub path: PathBuf,
+    /// Bytes of its files at most (default 10 GiB).
+    pub max_size: u64,
+    /// How long messages are kept that every stream has settled, for rewind
+    /// and shadow runs (default 1 h).
+    pub keep: Duration,
+    /// When it is durable (default [`SyncMode::Always`]).
+    pub sync: SyncMode,
+    /// Bytes of dead letters at most (default 256 MiB).
+    pub dead_letters_max_size: u64,
+}
+
+/// When what was appended is synced to the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SyncMode {
+    /// Before the bus is acknowledged.
+    #[default]
+    Always,
+    /// Once a second: a crash of the machine loses what came since.
+    None,
+}
+
+impl JournalSettings {
+    /// Reads `[journal]` and `[dead_letters]`; `data` is the data folder.
+    pub(super) fn read(mut journal: Section<'_>, mut dead_letters: Section<'_>, data: &Path) -> Self {
+        const PATH: &str = "the path of a folder, relative to this file";
+        const SYNC: &str = "\"always\", or \"none\" to sync only once a second";
+        let path = journal.path("path", PATH);
+        let sync = journal.parsed("sync", SYNC, |text| match text {
+            "always" => Ok(SyncMode::Always),
+            "none" => Ok(SyncMode::None),
+            other => Err(format!("`sync` is \"{}\"", other.escape_debug())),
+        });
+        let settings = Self {
+            path: path.map_or_else(|| data.join("journal"), |given| given.value),
+            max_size: journal.size("max_size", 1 << 20..=1 << 44).unwrap_or(10 << 30),
+            keep: journal
+                .duration("keep", Duration::ZERO..=Duration::from_secs(365 * 86_400))
+                .unwrap_or(Duration::from_secs(3600)),
+            sync: sync.map(|given| given.value).unwrap_or_default(),
+            dead_letters_max_size: dead_letters.size("max_size", 64 << 10..=1 << 40).unwrap_or(256 << 20),
+        };
+        journal.finish();
+        dead_letters.finish();
+        settings
+    }
+}
