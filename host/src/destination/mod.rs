@@ -30,6 +30,19 @@ pub struct Delivery {
     pub headers: Vec<(String, String)>,
     /// The bytes to transmit.
     pub body: Bytes,
+    /// Given by the lane, where [`Destination::wants_identity`].
+    pub identity: Option<Identity>,
+}
+
+/// What tells the far side that it has had a delivery before. The same for
+/// every attempt to send it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// 32 hexadecimal digits. An equal key means equal target and body.
+    pub key: String,
+    /// Where the messages that it carries are in the journal, `12/0-5,13/0`;
+    /// printable ASCII, at most about 280 bytes.
+    pub positions: String,
 }
 
 impl Delivery {
@@ -130,6 +143,12 @@ pub trait Destination: Send + Sync + 'static {
     /// headers, size). The error is the reason of the rejection; it names what
     /// was found and what is allowed. Called once, before the first send.
     fn check(&self, delivery: &Delivery) -> Result<(), String>;
+
+    /// Whether [`Delivery::identity`] is sent: working it out costs a hash of
+    /// the body.
+    fn wants_identity(&self) -> bool {
+        false
+    }
 
     /// Deliveries with the same slot are never in flight together, and the
     /// next one waits until the one before has settled. None: no restriction.

@@ -3,9 +3,10 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 
+use super::identity::Identities;
 use crate::bus::{KeyRule, Message};
 use crate::destination::Delivery;
-use crate::journal::{Pending, Position};
+use crate::journal::{Pending, Position, StoredDelivery};
 use crate::script::BeforeImage;
 
 /// A message on its way through a stream.
@@ -13,6 +14,8 @@ use crate::script::BeforeImage;
 pub(super) struct Entry {
     pub position: Position,
     pub message: Message,
+    /// To be sent like this instead of being mapped.
+    pub as_is: Option<Arc<StoredDelivery>>,
     rule: Arc<KeyRule>,
     key: OnceLock<u64>,
 }
@@ -27,13 +30,18 @@ pub(super) struct Parcel {
     /// The script's state before these messages were mapped: what a second
     /// mapping of some of them must see.
     pub before: Arc<BeforeImage>,
+    /// How often the stream had been rewound when they were mapped.
+    pub generation: u64,
+    /// Deliveries of the same mapping before it that carry the same messages.
+    pub ordinal: u32,
 }
 
 // === impl Entry ===
 
 impl Entry {
     pub(super) fn new(pending: Pending, rule: Arc<KeyRule>) -> Arc<Self> {
-        Arc::new(Self { position: pending.position, message: pending.message, rule, key: OnceLock::new() })
+        let Pending { position, message, as_is } = pending;
+        Arc::new(Self { position, message, as_is, rule, key: OnceLock::new() })
     }
 
     /// Hash of the key that order is kept by. Worked out when first asked:
@@ -44,5 +52,33 @@ impl Entry {
             self.rule.extract(&self.message.topic, &self.message.payload).hash(&mut hasher);
             hasher.finish()
         })
+    }
+}
+
+// === impl Parcel ===
+
+impl Parcel {
+    /// The delivery that is stored with a message, if it is to be sent as it is.
+    pub(super) fn as_is(entry: &Arc<Entry>, generation: u64) -> Option<Self> {
+        let stored = entry.as_is.as_ref()?;
+        Some(Self {
+            delivery: Delivery {
+                target: stored.target.clone(),
+                headers: stored.headers.clone(),
+                body: stored.body.clone(),
+                identity: None,
+            },
+            carries: vec![entry.clone()],
+            before: Arc::default(),
+            generation,
+            ordinal: 0,
+        })
+    }
+
+    /// The parcel, told apart from all others where that is wanted. To be
+    /// called whenever what it carries has changed.
+    pub(super) fn identified(mut self, identities: Option<&Identities>) -> Self {
+        self.delivery.identity = identities.map(|i| i.of(&self));
+        self
     }
 }

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::entry::{Entry, Parcel};
+use super::identity::Identities;
 use super::intake::Intake;
 use super::map::{MapStep, Mapped, Split};
 use super::outbox::{Ended, Outbox, Trouble};
@@ -44,6 +45,8 @@ pub(super) struct Shared {
     pub status: Arc<StreamStatus>,
     pub intake: Arc<Intake>,
     pub life: Arc<ProofOfLife>,
+    /// Where the destination wants to know.
+    pub identities: Option<Identities>,
     /// Name and version of the script, for dead letters.
     pub script: String,
 }
@@ -110,7 +113,7 @@ impl Lane {
         let seed = fastrand::u64(..);
         Self {
             number,
-            map: MapStep::new(mapper),
+            map: MapStep::new(mapper, &shared),
             outbox: Outbox::new(shared.destination.window(), shared.life.clone(), seed),
             settling: Settling::default(),
             settlement: Settlement::default(),
@@ -206,7 +209,8 @@ impl Lane {
             if batch.is_empty() {
                 return;
             }
-            let mapped = self.map.map(&self.shared.name, &*self.shared.destination, batch).await;
+            let generation = self.shared.journal.generation(self.shared.index);
+            let mapped = self.map.map(batch, generation).await;
             self.idle_at = Some(Instant::now() + IDLE);
             self.take_in(mapped, failures);
         }
@@ -230,12 +234,12 @@ impl Lane {
             self.dead(&parcel, &reason, None);
         }
         for parcel in mapped.parcels {
-            let destination = &self.shared.destination;
+            let Shared { destination, identities, .. } = &*self.shared;
             let slot = destination.slot(&parcel.delivery);
             self.outbox.push(parcel, slot, |older, newer| {
                 let delivery = destination.merge(&older.delivery, &newer.delivery)?;
                 let carries = older.carries.iter().chain(&newer.carries).cloned().collect();
-                Some(Parcel { delivery, carries, before: older.before.clone() })
+                Some(Parcel { delivery, carries, ..older.clone() }.identified(identities.as_ref()))
             });
         }
         if let Some((reason, batch)) = mapped.stuck {

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use super::entry::{Entry, Parcel};
-use crate::destination::{Delivery, Destination};
+use super::identity::ordinals;
+use super::lane::Shared;
+use crate::destination::Delivery;
 use crate::script::{BeforeImage, MappedDelivery, Mapper, Mapping, ScriptFault};
 use crate::telemetry::event;
 
@@ -41,30 +43,51 @@ pub(super) enum Split {
 /// Maps batches of one lane.
 pub(super) struct MapStep {
     pub mapper: Mapper,
+    shared: Arc<Shared>,
     failing: u32,
 }
 
 impl MapStep {
-    pub(super) fn new(mapper: Mapper) -> Self {
-        Self { mapper, failing: 0 }
+    pub(super) fn new(mapper: Mapper, shared: &Arc<Shared>) -> Self {
+        Self { mapper, shared: shared.clone(), failing: 0 }
     }
 
-    pub(super) async fn map(
-        &mut self,
-        stream: &str,
-        destination: &dyn Destination,
-        batch: Vec<Arc<Entry>>,
-    ) -> Mapped {
+    /// Maps a batch, `generation` being how often the stream has been rewound.
+    /// Messages with a stored delivery pass the script by, in their place.
+    pub(super) async fn map(&mut self, batch: Vec<Arc<Entry>>, generation: u64) -> Mapped {
         let mut mapped = Mapped::default();
+        let mut rest = batch;
+        while let Some(first) = rest.first() {
+            let stored = first.as_is.is_some();
+            let run = rest.iter().take_while(|e| e.as_is.is_some() == stored).count();
+            let after = rest.split_off(run);
+            if stored {
+                for parcel in rest.iter().filter_map(|e| Parcel::as_is(e, generation)) {
+                    mapped.take_in(parcel, &self.shared);
+                }
+            } else {
+                self.map_run(rest, generation, &mut mapped).await;
+                if let Some((_, waiting)) = &mut mapped.stuck {
+                    waiting.extend(after);
+                    return mapped;
+                }
+            }
+            rest = after;
+        }
+        mapped
+    }
+
+    async fn map_run(&mut self, batch: Vec<Arc<Entry>>, generation: u64, mapped: &mut Mapped) {
+        let stream = &self.shared.name.clone();
         match self.call(&batch).await {
             Ok(mapping) => {
                 self.failing = 0;
-                mapped.add(mapping, &batch, destination);
-                return mapped;
+                mapped.add(mapping, &batch, generation, &self.shared);
+                return;
             }
             Err(fault) if fault.is_batch_wide() => {
                 mapped.stuck = Some((fault.to_string(), batch));
-                return mapped;
+                return;
             }
             Err(fault) if batch.len() > 1 => {
                 event::ScriptFaulted { stream, messages: batch.len(), fault: &fault }.emit();
@@ -79,7 +102,7 @@ impl MapStep {
             match self.call(&alone).await {
                 Ok(mapping) => {
                     self.failing = 0;
-                    mapped.add(mapping, &alone, destination);
+                    mapped.add(mapping, &alone, generation, &self.shared);
                     continue;
                 }
                 Err(fault) => {
@@ -98,13 +121,12 @@ impl MapStep {
                             format!("{FAILING_IN_A_ROW} messages in a row failed, the last: {fault}")
                         };
                         mapped.stuck = Some((reason, std::iter::once(entry).chain(entries).collect()));
-                        return mapped;
+                        return;
                     }
                     mapped.rejected.push((entry, fault.to_string()));
                 }
             }
         }
-        mapped
     }
 
     /// Maps the messages of a refused delivery in two halves, apart from the
@@ -113,14 +135,11 @@ impl MapStep {
         let (first, second) = refused.carries.split_at(refused.carries.len() / 2);
         let mut halves = Vec::new();
         for half in [first, second] {
-            let messages: Vec<_> = half.iter().map(|e| e.message.clone()).collect();
-            let mapping = match self.mapper.transform_apart(&messages, &refused.before).await {
-                Ok(mapping) => mapping,
+            let mut parcels = match self.map_apart(half, refused).await {
+                Ok(parcels) => parcels,
                 Err(fault) => return Split::Faulted(fault),
             };
-            let before = refused.before.clone();
-            let same_target = mapping.deliveries.into_iter().filter(|d| d.target == refused.delivery.target);
-            let parcels: Vec<_> = same_target.map(|d| parcel(d, half, &before)).collect();
+            parcels.retain(|p| p.delivery.target == refused.delivery.target);
             let covered =
                 |e: &Arc<Entry>| parcels.iter().flat_map(|p| &p.carries).any(|c| c.position == e.position);
             if !half.iter().all(covered) {
@@ -131,6 +150,23 @@ impl MapStep {
         Split::Halves(halves)
     }
 
+    /// What a part of a refused delivery's messages becomes by itself.
+    async fn map_apart(&mut self, half: &[Arc<Entry>], refused: &Parcel) -> Result<Vec<Parcel>, ScriptFault> {
+        let identities = self.shared.identities.as_ref();
+        let mut parcels = Vec::new();
+        for run in half.chunk_by(|a, b| a.as_is.is_some() == b.as_is.is_some()) {
+            let stored: Vec<_> = run.iter().filter_map(|e| Parcel::as_is(e, refused.generation)).collect();
+            if stored.is_empty() {
+                let messages: Vec<_> = run.iter().map(|e| e.message.clone()).collect();
+                let mapping = self.mapper.transform_apart(&messages, &refused.before).await?;
+                parcels.extend(self::parcels(mapping.deliveries, run, &refused.before, refused.generation));
+            } else {
+                parcels.extend(stored);
+            }
+        }
+        Ok(parcels.into_iter().map(|p| p.identified(identities)).collect())
+    }
+
     async fn call(&mut self, batch: &[Arc<Entry>]) -> Result<Mapping, ScriptFault> {
         let messages: Vec<_> = batch.iter().map(|e| e.message.clone()).collect();
         self.mapper.transform(&messages).await
@@ -138,27 +174,41 @@ impl MapStep {
 }
 
 impl Mapped {
-    fn add(&mut self, mapping: Mapping, batch: &[Arc<Entry>], destination: &dyn Destination) {
+    fn add(&mut self, mapping: Mapping, batch: &[Arc<Entry>], generation: u64, shared: &Shared) {
         let before = Arc::new(mapping.before);
         let entry = |index: u32| batch.get(index as usize).cloned();
         self.filtered.extend(mapping.filtered.into_iter().filter_map(entry));
         self.rejected.extend(mapping.rejections.into_iter().filter_map(|(m, why)| Some((entry(m)?, why))));
-        for delivery in mapping.deliveries {
-            let parcel = parcel(delivery, batch, &before);
-            match destination.check(&parcel.delivery) {
-                Ok(()) => self.parcels.push(parcel),
-                Err(reason) => self.forbidden.push((parcel, reason)),
-            }
+        for parcel in parcels(mapping.deliveries, batch, &before, generation) {
+            self.take_in(parcel, shared);
+        }
+    }
+
+    fn take_in(&mut self, parcel: Parcel, shared: &Shared) {
+        match shared.destination.check(&parcel.delivery) {
+            Ok(()) => self.parcels.push(parcel.identified(shared.identities.as_ref())),
+            Err(reason) => self.forbidden.push((parcel, reason)),
         }
     }
 }
 
-/// The script's delivery with what its batch indexes stand for (they are in
-/// range: the mapping was checked against the contract).
-fn parcel(delivery: MappedDelivery, batch: &[Arc<Entry>], before: &Arc<BeforeImage>) -> Parcel {
-    Parcel {
-        carries: delivery.messages.iter().filter_map(|m| batch.get(*m as usize).cloned()).collect(),
-        delivery: Delivery { target: delivery.target, headers: delivery.headers, body: delivery.body },
-        before: before.clone(),
-    }
+/// The script's deliveries with what their batch indexes stand for (they are
+/// in range: the mapping was checked against the contract).
+fn parcels(
+    deliveries: Vec<MappedDelivery>,
+    batch: &[Arc<Entry>],
+    before: &Arc<BeforeImage>,
+    generation: u64,
+) -> impl Iterator<Item = Parcel> {
+    let ordinals = ordinals(&deliveries);
+    deliveries.into_iter().zip(ordinals).map(move |(delivery, ordinal)| {
+        let MappedDelivery { messages, target, headers, body } = delivery;
+        Parcel {
+            carries: messages.iter().filter_map(|m| batch.get(*m as usize).cloned()).collect(),
+            delivery: Delivery { target, headers, body, identity: None },
+            before: before.clone(),
+            generation,
+            ordinal,
+        }
+    })
 }

@@ -5,6 +5,7 @@
 //! The rules are plain state machines without I/O; `lane` carries them out.
 
 mod entry;
+mod identity;
 mod intake;
 mod lane;
 mod map;
@@ -27,6 +28,7 @@ use crate::bus::KeyRule;
 use crate::destination::Destination;
 use crate::journal::{Journal, ReadRules, StreamIndex};
 use crate::script::{Engine, Limits, LogLevel, LogSink, Script, State as ScriptState};
+use identity::Identities;
 use intake::Intake;
 use lane::{Lane, Shared};
 
@@ -75,6 +77,7 @@ pub async fn run(stream: Stream, engine: Engine, journal: Journal, stop: Cancell
     status.set_stream(State::Running);
 
     let intake = Arc::new(Intake::new(lanes, batch));
+    let identities = destination.wants_identity().then(|| Identities::new(journal.id(), &name));
     let shared = Arc::new(Shared {
         script: format!("{} {}", script.name(), script.version()),
         name: name.clone(),
@@ -83,6 +86,7 @@ pub async fn run(stream: Stream, engine: Engine, journal: Journal, stop: Cancell
         status: status.clone(),
         intake: intake.clone(),
         life: Arc::default(),
+        identities,
         journal: journal.clone(),
     });
     let state = ScriptState::default();

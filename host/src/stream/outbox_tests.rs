@@ -21,8 +21,8 @@ fn parcel(numbers: &[u32], key: impl Fn(u32) -> u32) -> Parcel {
             Entry::new(Pending { position, message, as_is: None }, Arc::new(KeyRule::Topic))
         })
         .collect();
-    let delivery = Delivery { target: None, headers: Vec::new(), body: bytes::Bytes::new() };
-    Parcel { delivery, carries, before: Arc::default() }
+    let delivery = Delivery { target: None, headers: Vec::new(), body: bytes::Bytes::new(), identity: None };
+    Parcel { delivery, carries, before: Arc::default(), generation: 0, ordinal: 0 }
 }
 
 fn numbers(parcel: &Parcel) -> Vec<u32> {

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -13,10 +13,12 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use super::entry::Entry;
+use super::map::MapStep;
 use super::*;
 use crate::bus::Message;
-use crate::destination::{Connection, Delivery, DeliveryId, Fault, Reply, Verdict};
-use crate::journal::{Append, Books};
+use crate::destination::{Connection, Delivery, DeliveryId, Fault, Identity, Reply, Verdict};
+use crate::journal::{Append, Books, Pending, Position, StoredDelivery};
 use crate::script::tests as scripts;
 
 /// Delivers every payload unchanged and traps on one that begins with `!`.
@@ -47,13 +49,21 @@ enum Mood {
 struct FarSide {
     mood: Mutex<Mood>,
     accepted: Mutex<Vec<String>>,
+    /// Body and identity of everything that was sent, repeats included.
+    sent: Mutex<Vec<(String, Option<Identity>)>>,
     window: usize,
     changed: Notify,
 }
 
 impl FarSide {
     fn new(mood: Mood, window: usize) -> Arc<Self> {
-        Arc::new(Self { mood: Mutex::new(mood), accepted: Mutex::default(), window, changed: Notify::new() })
+        Arc::new(Self {
+            mood: Mutex::new(mood),
+            accepted: Mutex::default(),
+            sent: Mutex::default(),
+            window,
+            changed: Notify::new(),
+        })
     }
 
     fn set(&self, mood: Mood) {
@@ -78,6 +88,10 @@ impl Destination for FarSideDestination {
         if delivery.body.starts_with(b"#") { Err("a body that begins with #".to_owned()) } else { Ok(()) }
     }
 
+    fn wants_identity(&self) -> bool {
+        true
+    }
+
     async fn connect(&self, _lane: u32) -> Result<Box<dyn Connection>, Fault> {
         if *self.0.mood.lock().unwrap() == Mood::Unreachable {
             return Err(Fault::persistent("bad password"));
@@ -94,7 +108,9 @@ struct Wire {
 #[async_trait]
 impl Connection for Wire {
     async fn send(&mut self, id: DeliveryId, delivery: &Delivery) -> Result<(), Fault> {
-        self.sent.push_back((id, String::from_utf8(delivery.body.to_vec()).unwrap()));
+        let body = String::from_utf8(delivery.body.to_vec()).unwrap();
+        self.far.sent.lock().unwrap().push((body.clone(), delivery.identity.clone()));
+        self.sent.push_back((id, body));
         Ok(())
     }
 
@@ -311,4 +327,122 @@ async fn a_clean_stop_waits_for_what_is_in_flight_and_hands_the_rest_back() {
     let journal = running.journal.clone();
     assert_eq!(running.finish().await, numbered(4));
     assert_eq!(journal.books(StreamIndex(0)).queued, 16);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_keeps_its_key_through_retries_and_no_other_has_it() {
+    let far = FarSide::new(Mood::Silent, 8);
+    let running = start(TRAPS_ON_MARK, far.clone(), 2).await;
+    let mut bodies = numbered(100);
+    bodies.extend(numbered(100));
+    running.append(bodies).await;
+    for _ in 0..3 {
+        sleep(Duration::from_secs(30)).await;
+        far.set(Mood::Unreachable);
+        sleep(Duration::from_secs(30)).await;
+        far.set(Mood::Silent);
+    }
+    far.set(Mood::Accepts);
+    running.until(|b| b.delivered == 200).await;
+    running.finish().await;
+    let sent = far.sent.lock().unwrap();
+    assert!(sent.len() > 200 + 8, "{} sends: nothing was repeated", sent.len());
+    // In the journal in memory every message here is a chunk of its own.
+    let mut of_position: HashMap<&str, (&str, &str)> = HashMap::new();
+    let mut of_key: HashMap<&str, &str> = HashMap::new();
+    for (body, identity) in &*sent {
+        let identity = identity.as_ref().unwrap();
+        assert_eq!(identity.key.len(), 32);
+        let known = of_position.entry(&identity.positions).or_insert((body, &identity.key));
+        assert_eq!(*known, (body.as_str(), identity.key.as_str()));
+        let position = of_key.entry(&identity.key).or_insert(&identity.positions);
+        assert_eq!(*position, identity.positions);
+    }
+    assert_eq!(of_position.len(), 200);
+    assert!(of_position.contains_key("199/0"));
+}
+
+fn shared(far: &Arc<FarSide>) -> Arc<Shared> {
+    let journal = Journal::in_memory(1, 100, 100_000);
+    Arc::new(Shared {
+        name: "test".to_owned(),
+        index: StreamIndex(0),
+        identities: Some(Identities::new(journal.id(), "test")),
+        journal,
+        destination: Arc::new(FarSideDestination(far.clone())),
+        status: Arc::new(StreamStatus::new("test", StreamIndex(0))),
+        intake: Arc::new(Intake::new(1, (128, 128 * 1024))),
+        life: Arc::default(),
+        script: "pass 0".to_owned(),
+    })
+}
+
+async fn map_step(transform: &str, shared: &Arc<Shared>) -> MapStep {
+    let wasm = scripts::transform(transform).into();
+    let script = Script::load(scripts::engine(), "pass", wasm, &json!({}), Limits::default()).await.unwrap();
+    MapStep::new(script.lane(0, &ScriptState::default(), log_sink("test")), shared)
+}
+
+/// An entry with this payload; what comes behind a `=` is stored to be sent as it is.
+fn entry(index: u32, text: &str) -> Arc<Entry> {
+    let (payload, stored) = text.split_once('=').map_or((text, None), |(p, s)| (p, Some(s)));
+    let as_is = stored.map(|body| {
+        let headers = vec![("kept".to_owned(), "yes".to_owned())];
+        Arc::new(StoredDelivery { target: Some("there".to_owned()), headers, body: body.to_owned().into() })
+    });
+    let message = Message { topic: "t".into(), payload: payload.to_owned().into(), received_at: 0 };
+    Entry::new(Pending { position: Position { chunk: 3, index }, message, as_is }, Arc::new(KeyRule::Topic))
+}
+
+#[tokio::test]
+async fn what_is_stored_goes_out_as_it_is_and_in_its_place() {
+    let shared = shared(&FarSide::new(Mood::Accepts, 1));
+    let mut step = map_step(TRAPS_ON_MARK, &shared).await;
+    // The payload of the first one would trap, the body of the fourth is not allowed.
+    let texts = ["!a=1", "b", "c", "d=#4", "e=5", "f"];
+    let batch = texts.iter().zip(0..).map(|(text, index)| entry(index, text)).collect();
+    let mapped = step.map(batch, 0).await;
+    let bodies: Vec<_> = mapped.parcels.iter().map(|p| &p.delivery.body[..]).collect();
+    assert_eq!(bodies, [&b"1"[..], b"b", b"c", b"5", b"f"]);
+    let first = &mapped.parcels[0];
+    assert_eq!(first.delivery.target.as_deref(), Some("there"));
+    assert_eq!(first.delivery.header("kept"), Some("yes"));
+    assert_eq!(first.delivery.identity.as_ref().unwrap().positions, "3/0");
+    assert_eq!(first.carries.len(), 1);
+    assert_eq!(mapped.forbidden.len(), 1);
+    assert_eq!(mapped.forbidden[0].0.carries[0].position.index, 3);
+    assert!(mapped.rejected.is_empty() && mapped.stuck.is_none());
+}
+
+#[tokio::test]
+async fn a_script_that_is_stuck_holds_back_what_is_stored_behind_it() {
+    let shared = shared(&FarSide::new(Mood::Accepts, 1));
+    let mut step = map_step("unreachable", &shared).await;
+    let mut texts = vec!["a=1"; 2];
+    texts.extend(["x"; 12]);
+    texts.push("b=2");
+    let batch = texts.iter().zip(0..).map(|(text, index)| entry(index, text)).collect();
+    let mapped = step.map(batch, 0).await;
+    assert_eq!((mapped.parcels.len(), mapped.rejected.len()), (2, 9));
+    let (_, waiting) = mapped.stuck.unwrap();
+    let waiting: Vec<_> = waiting.iter().map(|e| e.position.index).collect();
+    assert_eq!(waiting, [11, 12, 13, 14]);
+}
+
+#[tokio::test]
+async fn a_refused_delivery_comes_apart_into_what_is_stored_and_what_is_mapped() {
+    let shared = shared(&FarSide::new(Mood::Accepts, 1));
+    let mut step = map_step(TRAPS_ON_MARK, &shared).await;
+    let carries = vec![entry(0, "!=1"), entry(1, "b"), entry(2, "c"), entry(3, "!=4")];
+    let mut merged = entry::Parcel::as_is(&carries[0], 5).unwrap();
+    merged.carries = carries;
+    // The script delivers nowhere in particular, what is stored goes `there`.
+    assert!(matches!(step.split(&merged).await, map::Split::Indivisible));
+    merged.carries.drain(1..3);
+    let map::Split::Halves(halves) = step.split(&merged).await else { panic!("halves expected") };
+    let bodies: Vec<_> = halves.iter().map(|p| &p.delivery.body[..]).collect();
+    assert_eq!(bodies, [&b"1"[..], b"4"]);
+    let keys: Vec<_> = halves.iter().map(|p| &p.delivery.identity.as_ref().unwrap().key).collect();
+    assert_ne!(keys[0], keys[1]);
+    assert!(halves.iter().all(|p| p.generation == 5));
 }

@@ -65,7 +65,7 @@ impl Destination for AwsIotDestination {
                 value.clone_from(&merged.token);
             }
         }
-        Some(Delivery { target: newer.target.clone(), headers, body: merged.body.into() })
+        Some(Delivery { target: newer.target.clone(), headers, body: merged.body.into(), identity: None })
     }
 
     async fn connect(&self, lane: u32) -> Result<Box<dyn Connection>, Fault> {

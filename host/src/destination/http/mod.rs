@@ -149,6 +149,10 @@ impl Destination for HttpDestination {
         }
     }
 
+    fn wants_identity(&self) -> bool {
+        true
+    }
+
     async fn connect(&self, _lane: u32) -> Result<Box<dyn Connection>, Fault> {
         let headers = self.headers.clone().map_err(Fault::persistent)?;
         let limit = self.settings.timeout.min(CONNECT_TIMEOUT);
@@ -214,7 +218,9 @@ impl Lane {
         let url = request::address(&self.base, delivery.target.as_deref())?;
         let uri: Uri = url.as_str().parse().map_err(|e| format!("target {:?}: {e}", delivery.target))?;
         let script = request::script_headers(delivery, &self.headers)?;
-        let (headers, body) = request::head_and_body(script, &self.headers, &delivery.body, self.gzip);
+        let identity = delivery.identity.as_ref();
+        let (headers, body) =
+            request::head_and_body(script, &self.headers, identity, &delivery.body, self.gzip);
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = uri;

@@ -9,10 +9,17 @@ use flate2::write::GzEncoder;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
-use crate::destination::Delivery;
+use crate::destination::{Delivery, Identity};
 
 /// Smallest body that compression pays for.
 const GZIP_FROM: usize = 1024;
+
+/// Equal for equal deliveries, however often they are sent
+/// (draft-ietf-httpapi-idempotency-key-header; without the quotes of a
+/// structured field, as the services that know it take it).
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Which messages the body carries.
+const POSITIONS: HeaderName = HeaderName::from_static("sluicegate-positions");
 
 /// Headers that belong to the connection, to the host's framing or to the
 /// stream's credentials: a script may not set them.
@@ -132,11 +139,22 @@ pub(super) fn script_headers(delivery: &Delivery, stream: &HeaderMap) -> Result<
 pub(super) fn head_and_body(
     script: HeaderMap,
     stream: &HeaderMap,
+    identity: Option<&Identity>,
     body: &Bytes,
     gzip: bool,
 ) -> (HeaderMap, Bytes) {
     let mut headers = stream.clone();
     headers.extend(script);
+    if let Some(Identity { key, positions }) = identity {
+        // In the place of what the script or the stream may have set: a key
+        // that somebody made up would promise what only ours can keep.
+        for (name, text) in [(IDEMPOTENCY_KEY, key), (POSITIONS, positions)] {
+            // Both are printable ASCII, which is always a value.
+            if let Ok(value) = HeaderValue::from_str(text) {
+                headers.insert(name, value);
+            }
+        }
+    }
     if !headers.contains_key(header::CONTENT_TYPE) && looks_like_json(body) {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }
@@ -188,6 +206,7 @@ mod tests {
             target: None,
             headers: headers.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect(),
             body: Bytes::new(),
+            identity: None,
         }
     }
 
@@ -250,7 +269,7 @@ mod tests {
         let of = |body: &'static str, script: &[(&str, &str)]| {
             let script = script_headers(&delivery(script), &HeaderMap::new()).unwrap();
             let (headers, _) =
-                head_and_body(script, &HeaderMap::new(), &Bytes::from_static(body.as_bytes()), false);
+                head_and_body(script, &HeaderMap::new(), None, &Bytes::from_static(body.as_bytes()), false);
             headers.get(header::CONTENT_TYPE).map(|v| v.to_str().unwrap().to_owned())
         };
         assert_eq!(of(" [1]", &[]).as_deref(), Some("application/json"));
@@ -261,16 +280,16 @@ mod tests {
     #[test]
     fn large_bodies_are_compressed_when_asked() {
         let body = Bytes::from(vec![b'a'; GZIP_FROM]);
-        let (headers, packed) = head_and_body(HeaderMap::new(), &HeaderMap::new(), &body, true);
+        let (headers, packed) = head_and_body(HeaderMap::new(), &HeaderMap::new(), None, &body, true);
         assert_eq!(headers[header::CONTENT_ENCODING], "gzip");
         let mut plain = Vec::new();
         flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut plain).unwrap();
         assert_eq!(plain, body);
 
-        let (headers, sent) = head_and_body(HeaderMap::new(), &HeaderMap::new(), &body, false);
+        let (headers, sent) = head_and_body(HeaderMap::new(), &HeaderMap::new(), None, &body, false);
         assert!(!headers.contains_key(header::CONTENT_ENCODING) && sent == body);
         let small = body.slice(..GZIP_FROM - 1);
-        let (headers, sent) = head_and_body(HeaderMap::new(), &HeaderMap::new(), &small, true);
+        let (headers, sent) = head_and_body(HeaderMap::new(), &HeaderMap::new(), None, &small, true);
         assert!(!headers.contains_key(header::CONTENT_ENCODING) && sent == small);
     }
 }

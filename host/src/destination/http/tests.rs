@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::config::{Secret, TlsSettings};
-use crate::destination::FaultKind;
+use crate::destination::{FaultKind, Identity};
 
 /// What the server does with one request.
 #[derive(Clone)]
@@ -102,6 +102,7 @@ fn delivery(target: Option<&str>, body: &'static str) -> Delivery {
         target: target.map(Into::into),
         headers: vec![("X-Trace".into(), "7".into())],
         body: body.into(),
+        identity: None,
     }
 }
 
@@ -138,6 +139,32 @@ async fn sends_what_it_was_given_and_keeps_the_connection() {
     assert_eq!(verdict, (DeliveryId(2), Verdict::Delivered));
     let seen = requests.recv().await.unwrap();
     assert_eq!((seen.connection, seen.head[0].as_str()), (1, "POST /in?key=k HTTP/1.1"));
+}
+
+#[tokio::test]
+async fn the_identity_goes_along_and_replaces_what_others_call_so() {
+    let (port, mut requests) = server(vec![OK, OK]).await;
+    let mut flespi = settings(&format!("http://127.0.0.1:{port}/"));
+    flespi.flespi = true;
+    flespi.headers.push(("Idempotency-Key".into(), Secret::new("configured")));
+    let destination = HttpDestination::new(flespi);
+    assert!(destination.wants_identity());
+    let mut connection = destination.connect(0).await.unwrap();
+    let identity = Identity { key: "b6b1".repeat(8), positions: "12/0-5,13/0".into() };
+    let mut known = delivery(None, "{}");
+    known.headers.push(("sluicegate-positions".into(), "made up".into()));
+    known.identity = Some(identity.clone());
+    exchange(&mut connection, 1, &known).await.unwrap();
+    let seen = requests.recv().await.unwrap();
+    let all = |name: &str| -> Vec<String> {
+        let lines = seen.head.iter().filter_map(|line| line.split_once(": "));
+        lines.filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.to_owned()).collect()
+    };
+    assert_eq!(all("idempotency-key"), [identity.key]);
+    assert_eq!(all("sluicegate-positions"), [identity.positions]);
+
+    exchange(&mut connection, 2, &delivery(None, "{}")).await.unwrap();
+    assert_eq!(requests.recv().await.unwrap().header("sluicegate-positions"), None);
 }
 
 #[tokio::test]

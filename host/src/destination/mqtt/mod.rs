@@ -20,6 +20,9 @@ pub(crate) use settings::{read_access, tls_use};
 use self::client::{Client, Event};
 use super::{Connection, Delivery, DeliveryId, Destination, Fault, Verdict};
 
+/// User property that is equal for equal deliveries, however often they are sent.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
 /// Publishes to any MQTT 5 broker.
 pub struct MqttDestination {
     settings: MqttSettings,
@@ -50,6 +53,10 @@ impl Destination for MqttDestination {
         rules::check_publish(topic, delivery)
     }
 
+    fn wants_identity(&self) -> bool {
+        true
+    }
+
     async fn connect(&self, lane: u32) -> Result<Box<dyn Connection>, Fault> {
         let client = Client::connect(&self.settings.access, lane, self.window()).await?;
         Ok(Box::new(MqttConnection {
@@ -58,6 +65,14 @@ impl Destination for MqttDestination {
             verdicts: VecDeque::new(),
         }))
     }
+}
+
+/// The headers of a delivery, and its identity in the place of what the script
+/// may have put there.
+fn user_properties(delivery: &Delivery) -> Vec<(String, String)> {
+    let Some(identity) = &delivery.identity else { return delivery.headers.clone() };
+    let others = delivery.headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case(IDEMPOTENCY_KEY));
+    others.cloned().chain([(IDEMPOTENCY_KEY.to_owned(), identity.key.clone())]).collect()
 }
 
 struct MqttConnection {
@@ -72,7 +87,7 @@ struct MqttConnection {
 impl Connection for MqttConnection {
     async fn send(&mut self, id: DeliveryId, delivery: &Delivery) -> Result<(), Fault> {
         let topic = delivery.target.as_deref().unwrap_or(&self.topic);
-        if let Err(reply) = self.client.publish(id, topic, delivery.headers.clone(), delivery.body.clone()) {
+        if let Err(reply) = self.client.publish(id, topic, user_properties(delivery), delivery.body.clone()) {
             self.verdicts.push_back((id, Verdict::Refused(reply)));
         }
         Ok(())

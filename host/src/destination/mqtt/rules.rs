@@ -102,6 +102,7 @@ mod tests {
             target: None,
             headers: headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
             body: "x".into(),
+            identity: None,
         }
     }
 

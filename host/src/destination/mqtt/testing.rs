@@ -239,6 +239,7 @@ pub(crate) fn delivery(target: &str, headers: &[(&str, &str)], body: impl Into<B
         target: Some(target.to_owned()),
         headers: headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
         body: body.into(),
+        identity: None,
     }
 }
 

@@ -13,7 +13,7 @@ use super::testing::{
 };
 use super::{MqttAccess, MqttDestination, MqttSettings};
 use crate::config::Secret;
-use crate::destination::{Delivery, DeliveryId, Destination, FaultKind, Verdict};
+use crate::destination::{Delivery, DeliveryId, Destination, FaultKind, Identity, Verdict};
 
 fn destination(access: MqttAccess) -> MqttDestination {
     MqttDestination::new(MqttSettings { access, topic: Some("default/topic".to_owned()) })
@@ -23,7 +23,7 @@ fn destination(access: MqttAccess) -> MqttDestination {
 fn a_delivery_without_any_topic_is_refused_beforehand() {
     let tokio = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
     let server = tokio.block_on(Server::start());
-    let nowhere = Delivery { target: None, headers: Vec::new(), body: "x".into() };
+    let nowhere = Delivery { target: None, headers: Vec::new(), body: "x".into(), identity: None };
     assert_eq!(destination(server.access()).check(&nowhere), Ok(()));
     let without = MqttDestination::new(MqttSettings { access: server.access(), topic: None });
     assert!(without.check(&nowhere).unwrap_err().contains("no target"));
@@ -53,7 +53,7 @@ async fn topic_body_and_headers_arrive_as_they_are() {
     let (mut connection, mut peer) = server.open(&destination(server.access())).await;
     let headers = [("colour", "red"), ("colour", "blue")];
     connection.send(DeliveryId(1), &delivery("a/b", &headers, "body")).await.unwrap();
-    let plain = Delivery { target: None, headers: Vec::new(), body: "".into() };
+    let plain = Delivery { target: None, headers: Vec::new(), body: "".into(), identity: None };
     connection.send(DeliveryId(2), &plain).await.unwrap();
 
     let first = peer.publish().await;
@@ -61,6 +61,20 @@ async fn topic_body_and_headers_arrive_as_they_are() {
     assert_eq!(user_properties(&first), headers.map(|(n, v)| (n.to_owned(), v.to_owned())));
     let second = peer.publish().await;
     assert_eq!((topic(&second), second.payload.len()), ("default/topic", 0));
+}
+
+#[tokio::test]
+async fn the_idempotency_key_is_a_user_property_and_ours() {
+    let server = Server::start().await;
+    let destination = destination(server.access());
+    assert!(destination.wants_identity());
+    let (mut connection, mut peer) = server.open(&destination).await;
+    let mut known = delivery("a/b", &[("Idempotency-Key", "made up"), ("colour", "red")], "body");
+    known.identity = Some(Identity { key: "0f".repeat(16), positions: "1/0".to_owned() });
+    connection.send(DeliveryId(1), &known).await.unwrap();
+    let properties = user_properties(&peer.publish().await).to_vec();
+    let expected = [("colour", "red".to_owned()), ("idempotency-key", "0f".repeat(16))];
+    assert_eq!(properties, expected.map(|(n, v)| (n.to_owned(), v)));
 }
 
 #[tokio::test]

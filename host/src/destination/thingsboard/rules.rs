@@ -112,7 +112,7 @@ mod tests {
             let said = check(&delivery(topic, &[], "{}")).unwrap_err();
             assert!(said.contains("ThingsBoard has no topic"), "{said}");
         }
-        let nowhere = Delivery { target: None, headers: Vec::new(), body: "{}".into() };
+        let nowhere = Delivery { target: None, headers: Vec::new(), body: "{}".into(), identity: None };
         assert!(check(&nowhere).unwrap_err().contains("no target"));
     }
 

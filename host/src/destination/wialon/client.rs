@@ -194,7 +194,7 @@ mod tests {
         rest.extend([0; 9]);
         let mut body = u32::try_from(rest.len()).unwrap().to_le_bytes().to_vec();
         body.extend(rest);
-        Delivery { target: None, headers: vec![], body: Bytes::from(body) }
+        Delivery { target: None, headers: vec![], body: Bytes::from(body), identity: None }
     }
 
     /// A receiver that reads one packet per answer in the list and then closes.
