@@ -91,6 +91,6 @@ async fn run(
     let limits = script.limits();
     let (raw, state) = instance.transform(batch, state, limits.time_of(batch.len())).await?;
     let mapping = mapping::check(raw, batch.len(), limits).map_err(ScriptFault::Contract)?;
-    let before = state.map(StateCall::commit).unwrap_or_default();
-    Ok(Mapping { before, ..mapping })
+    let (before, written) = state.map(StateCall::commit).unwrap_or_default();
+    Ok(Mapping { before, written, ..mapping })
 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::bindings::{self, sluicegate::mapper::types};
 use super::fault::one_line;
 use super::limits::Limits;
-use super::{BeforeImage, MappedDelivery, Mapping};
+use super::{BeforeImage, MappedDelivery, Mapping, Written};
 
 /// Where a message of the batch has been seen so far.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,7 @@ impl Seen {
 }
 
 /// Takes over what the script made of a batch of `messages`, or says in which
-/// point it broke the contract. The `before` of the result is empty.
+/// point it broke the contract. `before` and `written` of the result are empty.
 pub(super) fn check(raw: bindings::Mapping, messages: usize, limits: &Limits) -> Result<Mapping, String> {
     let most = limits.deliveries_of(messages);
     if raw.deliveries.len() > most {
@@ -75,6 +75,7 @@ pub(super) fn check(raw: bindings::Mapping, messages: usize, limits: &Limits) ->
         rejections: raw.rejections.into_iter().map(|r| (r.message, one_line(&r.reason))).collect(),
         filtered: raw.filtered,
         before: BeforeImage::default(),
+        written: Written::default(),
     })
 }
 

@@ -36,7 +36,7 @@ pub use fault::ScriptFault;
 pub use limits::Limits;
 pub use load::{LoadError, Script};
 pub use mapper::Mapper;
-pub use state::{BeforeImage, State};
+pub use state::{BeforeImage, State, Written};
 pub use version::Version;
 
 /// Where the lines go that a script logs. They arrive already limited in rate
@@ -70,6 +70,8 @@ pub struct Mapping {
     /// The values that the state had, before this call, under the keys that
     /// this call touched.
     pub before: BeforeImage,
+    /// What it wrote to the state; nothing for a mapping apart.
+    pub written: Written,
 }
 
 /// One thing to transmit, as the script made it.

@@ -1,6 +1,7 @@
 //! The key-value store that scripts of one stream share.
 //!
-//! Kept in memory. Rules: the first lane that touches a key owns it; a call
+//! Kept in memory; whoever runs the script fills it at the start and keeps what
+//! each call has [`Written`]. Rules: the first lane that touches a key owns it; a call
 //! sees its own writes at once, everybody else after it has succeeded; a call
 //! that fails leaves no trace, not even ownership.
 
@@ -22,6 +23,15 @@ pub struct State {
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct BeforeImage(Option<Arc<HashMap<String, Option<Bytes>>>>);
 
+/// What a call wrote to the state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// [`State::epoch`] when it was written: it means nothing in another one.
+    pub epoch: u64,
+    /// Keys and their new values (none: deleted), each key once.
+    pub values: Vec<(String, Option<Bytes>)>,
+}
+
 /// Why an access to the state ends the call.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum StateRefusal {
@@ -36,6 +46,9 @@ pub(super) enum StateRefusal {
 /// What one call sees of the state, and what it has written.
 pub(super) struct StateCall {
     state: State,
+    /// The state's epoch when the call began. When that has passed, the state
+    /// is not touched any more: what the call does is about values that are gone.
+    epoch: u64,
     /// None: a call apart, which owns nothing and leaves nothing behind.
     lane: Option<u32>,
     limit: usize,
@@ -55,6 +68,8 @@ struct Table {
     slots: HashMap<String, Slot>,
     /// What all slots count for, writes of running calls included.
     bytes: usize,
+    /// How often it was cleared.
+    epoch: u64,
 }
 
 struct Slot {
@@ -101,7 +116,7 @@ impl State {
     /// before other ones (perhaps another number of them) start.
     pub fn release_lanes(&self) {
         let mut table = self.lock();
-        let Table { slots, bytes } = &mut *table;
+        let Table { slots, bytes, .. } = &mut *table;
         slots.retain(|key, slot| {
             slot.owner = None;
             let keep = slot.value.is_some();
@@ -112,9 +127,30 @@ impl State {
         });
     }
 
-    /// Forgets every value.
+    /// How often it was cleared.
+    pub fn epoch(&self) -> u64 {
+        self.lock().epoch
+    }
+
+    /// Puts values in, as they were kept by [`Written`]. False, and nothing
+    /// done: it has been cleared since `epoch`.
+    pub fn fill(&self, epoch: u64, values: Vec<(String, Bytes)>) -> bool {
+        let mut table = self.lock();
+        if table.epoch != epoch {
+            return false;
+        }
+        for (key, value) in values {
+            table.bytes += cost(&key) + value.len();
+            let before = table.slots.insert(key, Slot { owner: None, value: Some(value) });
+            debug_assert!(before.is_none(), "filled before the first call");
+        }
+        true
+    }
+
+    /// Forgets every value. What running calls write is lost, too.
     pub fn clear(&self) {
-        *self.lock() = Table::default();
+        let mut table = self.lock();
+        *table = Table { epoch: table.epoch + 1, ..Table::default() };
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -165,6 +201,7 @@ impl StateCall {
     fn new(state: &State, lane: Option<u32>, limit: usize, image: BeforeImage) -> Self {
         Self {
             state: state.clone(),
+            epoch: state.epoch(),
             lane,
             limit,
             image,
@@ -189,20 +226,23 @@ impl StateCall {
     }
 
     /// Keeps what the call has written (not for a call apart) and returns what
-    /// was there before it.
-    pub(super) fn commit(mut self) -> BeforeImage {
-        if self.lane.is_some() {
-            let mut table = self.state.lock();
-            for (key, value) in self.writes.drain() {
-                if let Some(slot) = table.slots.get_mut(&key) {
-                    slot.value = value;
+    /// was there before it, and that.
+    pub(super) fn commit(mut self) -> (BeforeImage, Written) {
+        let mut written = Written { epoch: self.epoch, values: Vec::new() };
+        let mut table = self.state.lock();
+        if self.lane.is_some() && table.epoch == self.epoch {
+            written.values = self.writes.drain().collect();
+            for (key, value) in &written.values {
+                if let Some(slot) = table.slots.get_mut(key) {
+                    slot.value.clone_from(value);
                 }
             }
             self.added = 0;
             self.acquired.clear();
         }
+        drop(table);
         let before = std::mem::take(&mut self.before);
-        BeforeImage((!before.is_empty()).then(|| Arc::new(before)))
+        (BeforeImage((!before.is_empty()).then(|| Arc::new(before))), written)
     }
 
     /// What this call sees under a key that it has touched.
@@ -218,11 +258,12 @@ impl StateCall {
         // Values are at most as long as an instance's memory: no wrap.
         let change = new as isize - old as isize;
         // A call apart adds nothing to the table; its own sum is bounded alone.
-        let total = if self.lane.is_some() { table.bytes as isize } else { self.added } + change;
+        let counts = self.lane.is_some() && table.epoch == self.epoch;
+        let total = if counts { table.bytes as isize } else { self.added } + change;
         if change > 0 && total > self.limit as isize {
             return Err(StateRefusal::Full { limit: self.limit });
         }
-        if self.lane.is_some() {
+        if counts {
             table.bytes = table.bytes.saturating_add_signed(change);
         }
         self.added += change;
@@ -242,16 +283,16 @@ impl StateCall {
                 key.len()
             )));
         }
-        let Some(lane) = self.lane else {
+        let mut table = self.state.lock();
+        let Some(lane) = self.lane.filter(|_| table.epoch == self.epoch) else {
             let value = match self.image.get(key) {
                 Some(value) => value.clone(),
-                None => self.state.get(key),
+                None => table.slots.get(key).and_then(|slot| slot.value.clone()),
             };
             self.before.insert(key.to_owned(), value);
             return Ok(());
         };
-        let mut table = self.state.lock();
-        let Table { slots, bytes } = &mut *table;
+        let Table { slots, bytes, .. } = &mut *table;
         let value = match slots.entry(key.to_owned()) {
             Entry::Occupied(mut slot) => {
                 let slot = slot.get_mut();
@@ -291,7 +332,10 @@ impl Drop for StateCall {
             return;
         }
         let mut table = self.state.lock();
-        let Table { slots, bytes } = &mut *table;
+        if table.epoch != self.epoch {
+            return;
+        }
+        let Table { slots, bytes, .. } = &mut *table;
         *bytes = bytes.saturating_add_signed(-self.added);
         for key in self.acquired.drain(..) {
             if let Entry::Occupied(mut slot) = slots.entry(key) {
@@ -327,14 +371,17 @@ mod tests {
         one.set("k", b"new".to_vec()).unwrap();
         assert_eq!(one.get("k").unwrap().unwrap(), "new");
         assert_eq!(state.get("k"), None);
-        let before = one.commit();
+        let (before, written) = one.commit();
+        assert_eq!(written.values, [("k".to_owned(), Some("new".into()))]);
         assert_eq!(state.get("k").unwrap(), "new");
         assert_eq!(before.get("k"), Some(&None));
 
         let mut two = call(&state, 0);
         two.delete("k").unwrap();
         assert_eq!(two.get("k").unwrap(), None);
-        assert_eq!(two.commit().get("k"), Some(&Some(Bytes::from("new"))));
+        let (before, written) = two.commit();
+        assert_eq!(before.get("k"), Some(&Some(Bytes::from("new"))));
+        assert_eq!(written.values, [("k".to_owned(), None)]);
         assert!(state.is_empty());
     }
 
@@ -404,7 +451,7 @@ mod tests {
         one.commit();
         let mut two = call(&state, 0);
         two.set("a", b"2".to_vec()).unwrap();
-        let before = two.commit();
+        let (before, _) = two.commit();
 
         let mut apart = StateCall::apart(&state, LIMIT, &before);
         assert_eq!(apart.get("a").unwrap().unwrap(), "1", "as in the image");
@@ -413,7 +460,51 @@ mod tests {
         assert_eq!(apart.get("b").unwrap().unwrap(), "3");
         assert!(matches!(apart.set("c", vec![0; LIMIT + 1]), Err(StateRefusal::Full { .. })));
         let size = state.size();
-        apart.commit();
+        assert_eq!(apart.commit().1.values, []);
         assert_eq!((state.get("b").unwrap(), state.size()), ("1".into(), size));
+    }
+
+    #[test]
+    fn what_was_kept_can_be_put_back() {
+        let state = State::new();
+        assert!(state.fill(0, vec![("k".into(), "1".into()), ("l".into(), "22".into())]));
+        assert_eq!(state.size(), cost("k") + cost("l") + 3);
+        let mut one = call(&state, 3);
+        assert_eq!(one.get("k").unwrap().unwrap(), "1");
+        one.delete("k").unwrap();
+        assert_eq!(one.commit().1.values, [("k".to_owned(), None)]);
+        assert_eq!(state.len(), 1);
+        // More than there is room for can be put back; then nothing new fits.
+        let state = State::new();
+        assert!(state.fill(0, vec![("k".into(), vec![0; 2 * LIMIT].into())]));
+        let mut one = call(&state, 0);
+        assert_eq!(one.get("k").unwrap().unwrap().len(), 2 * LIMIT);
+        assert_eq!(one.get("l").unwrap_err(), StateRefusal::Full { limit: LIMIT });
+        assert!(one.set("k", vec![0; LIMIT]).is_ok(), "less than before always fits");
+    }
+
+    #[test]
+    fn a_call_that_runs_while_the_state_is_cleared_changes_nothing() {
+        let state = State::new();
+        let mut early = call(&state, 0);
+        early.set("k", b"old".to_vec()).unwrap();
+        early.commit();
+        let mut during = call(&state, 0);
+        let mut dropped = call(&state, 0);
+        during.set("k", b"mixed".to_vec()).unwrap();
+        dropped.set("l", b"mixed".to_vec()).unwrap();
+        state.clear();
+        assert!(!state.fill(0, vec![("k".into(), "late".into())]));
+        let mut after = call(&state, 1);
+        assert_eq!(after.get("k").unwrap(), None, "and lane 0 does not own it any more");
+        after.set("k", b"new".to_vec()).unwrap();
+        during.set("m", b"mixed".to_vec()).unwrap();
+        assert_eq!(during.get("k").unwrap().unwrap(), "mixed");
+        drop(dropped);
+        let (_, written) = during.commit();
+        assert_eq!(written, Written { epoch: 0, values: vec![] });
+        let (_, written) = after.commit();
+        assert_eq!((written.epoch, state.get("k").unwrap()), (1, "new".into()));
+        assert_eq!((state.len(), state.size()), (1, cost("k") + 3));
     }
 }

@@ -17,6 +17,7 @@ use super::intake::Intake;
 use super::map::{MapStep, Mapped, Split};
 use super::outbox::{Ended, Outbox, Trouble};
 use super::proof::ProofOfLife;
+use super::remember::Unsaved;
 use super::settle::Settling;
 use super::status::{State, StreamStatus};
 use crate::backoff::Backoff;
@@ -58,6 +59,7 @@ pub(super) struct Lane {
     outbox: Outbox,
     settling: Settling,
     settlement: Settlement,
+    unsaved: Unsaved,
     link: Link,
     backoff: Backoff,
     /// Messages that the script could not map, why, and when to try again.
@@ -117,6 +119,7 @@ impl Lane {
             outbox: Outbox::new(shared.destination.window(), shared.life.clone(), seed),
             settling: Settling::default(),
             settlement: Settlement::default(),
+            unsaved: Unsaved::default(),
             link: Link::Down { until: Instant::now(), failures: 0, fault: None },
             backoff: Backoff::new(seed.wrapping_add(1)),
             stuck: None,
@@ -217,6 +220,9 @@ impl Lane {
     }
 
     fn take_in(&mut self, mapped: Mapped, failures: u32) {
+        for (messages, written) in mapped.wrote {
+            self.unsaved.begin(&messages, written);
+        }
         // All deliveries of a message are known before the first one ends.
         for parcel in mapped.parcels.iter().chain(mapped.forbidden.iter().map(|(p, _)| p)) {
             for entry in &parcel.carries {
@@ -392,9 +398,18 @@ impl Lane {
     }
 
     fn flush(&mut self) {
-        if self.settlement != Settlement::default() {
-            self.shared.journal.settle(self.shared.index, std::mem::take(&mut self.settlement));
+        if self.settlement == Settlement::default() {
+            return;
         }
+        let mut settlement = std::mem::take(&mut self.settlement);
+        for (position, _) in &settlement.ended {
+            self.unsaved.settled(*position);
+        }
+        let Shared { journal, index, status, .. } = &*self.shared;
+        status.memory.save(&mut self.unsaved, |values| {
+            settlement.state = values;
+            journal.settle(*index, settlement);
+        });
     }
 
     // --- connection ---

@@ -7,7 +7,8 @@ use super::entry::{Entry, Parcel};
 use super::identity::ordinals;
 use super::lane::Shared;
 use crate::destination::Delivery;
-use crate::script::{BeforeImage, MappedDelivery, Mapper, Mapping, ScriptFault};
+use crate::journal::Position;
+use crate::script::{BeforeImage, MappedDelivery, Mapper, Mapping, ScriptFault, Written};
 use crate::telemetry::event;
 
 /// Different messages in a row that may fail before the script itself is held
@@ -25,6 +26,8 @@ pub(super) struct Mapped {
     pub rejected: Vec<(Arc<Entry>, String)>,
     /// Deliveries that the destination's rules forbid, with the reason.
     pub forbidden: Vec<(Parcel, String)>,
+    /// What calls of the script wrote to the state, with their messages.
+    pub wrote: Vec<(Vec<Position>, Written)>,
     /// The script cannot go on: why, and what was not mapped.
     pub stuck: Option<(String, Vec<Arc<Entry>>)>,
 }
@@ -175,6 +178,9 @@ impl MapStep {
 
 impl Mapped {
     fn add(&mut self, mapping: Mapping, batch: &[Arc<Entry>], generation: u64, shared: &Shared) {
+        if !mapping.written.values.is_empty() {
+            self.wrote.push((batch.iter().map(|e| e.position).collect(), mapping.written));
+        }
         let before = Arc::new(mapping.before);
         let entry = |index: u32| batch.get(index as usize).cloned();
         self.filtered.extend(mapping.filtered.into_iter().filter_map(entry));

@@ -11,6 +11,7 @@ mod lane;
 mod map;
 mod outbox;
 mod proof;
+mod remember;
 mod settle;
 mod status;
 #[cfg(test)]
@@ -27,7 +28,7 @@ use crate::backoff::Backoff;
 use crate::bus::KeyRule;
 use crate::destination::Destination;
 use crate::journal::{Journal, ReadRules, StreamIndex};
-use crate::script::{Engine, Limits, LogLevel, LogSink, Script, State as ScriptState};
+use crate::script::{Engine, Limits, LogLevel, LogSink, Script};
 use identity::Identities;
 use intake::Intake;
 use lane::{Lane, Shared};
@@ -69,7 +70,12 @@ pub struct ScriptSource {
 /// Runs a stream until `stop`, then lets what is in flight settle.
 pub async fn run(stream: Stream, engine: Engine, journal: Journal, stop: CancellationToken) {
     let Stream { name, index, key, lanes, batch, destination, script, status } = stream;
-    let Some(script) = stop.run_until_cancelled(load(script, &engine, &status)).await else {
+    let loaded = async {
+        let script = load(script, &engine, &status).await;
+        load_state(&journal, index, &status).await;
+        script
+    };
+    let Some(script) = stop.run_until_cancelled(loaded).await else {
         status.set_stream(State::Stopped);
         return;
     };
@@ -89,10 +95,9 @@ pub async fn run(stream: Stream, engine: Engine, journal: Journal, stop: Cancell
         identities,
         journal: journal.clone(),
     });
-    let state = ScriptState::default();
     let mut workers = JoinSet::new();
     for number in 0..lanes.max(1) {
-        let mapper = script.lane(number, &state, log_sink(&name));
+        let mapper = script.lane(number, &status.memory.state, log_sink(&name));
         workers.spawn(Lane::new(number, shared.clone(), mapper).run(stop.clone()));
     }
     let _ = stop
@@ -123,6 +128,18 @@ async fn load(source: ScriptSource, engine: &Engine, status: &StreamStatus) -> S
             Err(error) => error,
         };
         status.set_stream(State::Blocked(format!("script: {reason}")));
+        failures += 1;
+        sleep(backoff.pause(failures, None)).await;
+    }
+}
+
+/// Reads what the script remembers, for ever: without it the stream would
+/// deliver what it must not.
+async fn load_state(journal: &Journal, index: StreamIndex, status: &StreamStatus) {
+    let mut backoff = Backoff::new(fastrand::u64(..));
+    let mut failures = 0;
+    while let Err(error) = status.memory.load(journal, index).await {
+        status.set_stream(State::Blocked(format!("the state of the script cannot be read: {error}")));
         failures += 1;
         sleep(backoff.pause(failures, None)).await;
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::outbox::Trouble;
+use super::remember::Memory;
 use crate::journal::StreamIndex;
 use crate::telemetry::event;
 
@@ -32,6 +33,8 @@ pub struct StreamStatus {
     name: String,
     index: Option<StreamIndex>,
     retries: AtomicU64,
+    /// What its script remembers.
+    pub(super) memory: Memory,
     inner: Mutex<Inner>,
 }
 
@@ -94,14 +97,14 @@ impl StreamStatus {
             name: name.to_owned(),
             index: Some(index),
             retries: AtomicU64::new(0),
+            memory: Memory::default(),
             inner: Mutex::default(),
         }
     }
 
     /// A stream whose file cannot be used: it is listed, and has no books.
     pub fn unusable(name: &str, reason: String) -> Self {
-        let status =
-            Self { name: name.to_owned(), index: None, retries: AtomicU64::new(0), inner: Mutex::default() };
+        let status = Self { index: None, ..Self::new(name, StreamIndex(0)) };
         status.set_stream(State::Blocked(reason));
         status
     }
@@ -134,6 +137,13 @@ impl StreamStatus {
     /// The state of the lane that needs most attention.
     pub fn state(&self) -> State {
         self.lock().state()
+    }
+
+    /// Runs `rewind`, which clears what the journal has of the script's state,
+    /// and has the running script forget with it. An error leaves the state as
+    /// it is. What is in flight goes on with what it was mapped with.
+    pub async fn clear_state_with<T, E>(&self, rewind: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        self.memory.clear_with(rewind).await
     }
 
     pub(super) fn set_script(&self, name: &str, version: &str) {

@@ -380,7 +380,7 @@ fn shared(far: &Arc<FarSide>) -> Arc<Shared> {
 async fn map_step(transform: &str, shared: &Arc<Shared>) -> MapStep {
     let wasm = scripts::transform(transform).into();
     let script = Script::load(scripts::engine(), "pass", wasm, &json!({}), Limits::default()).await.unwrap();
-    MapStep::new(script.lane(0, &ScriptState::default(), log_sink("test")), shared)
+    MapStep::new(script.lane(0, &crate::script::State::default(), log_sink("test")), shared)
 }
 
 /// An entry with this payload; what comes behind a `=` is stored to be sent as it is.
