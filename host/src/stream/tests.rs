@@ -147,7 +147,18 @@ struct Running {
     task: JoinHandle<()>,
 }
 
+/// Delivers every payload unchanged and remembers the first of each batch,
+/// always under the same key.
+const REMEMBERS: &str = "
+    (call $set (i32.const 100) (i32.const 1)
+      (i32.load offset=8 (local.get $batch)) (i32.load offset=12 (local.get $batch)))
+    (call $pass (local.get $batch) (local.get $n))";
+
 async fn start(transform: &str, far: Arc<FarSide>, lanes: u32) -> Running {
+    start_with(transform, far, lanes, Limits::default()).await
+}
+
+async fn start_with(transform: &str, far: Arc<FarSide>, lanes: u32, limits: Limits) -> Running {
     let journal = Journal::in_memory(1, 10_000, 10_000_000);
     let status = Arc::new(StreamStatus::new("test", StreamIndex(0)));
     let wasm: Arc<[u8]> = scripts::transform(transform).into();
@@ -162,7 +173,7 @@ async fn start(transform: &str, far: Arc<FarSide>, lanes: u32) -> Running {
             name: "pass".to_owned(),
             read: Box::new(move || Ok(wasm.clone())),
             settings: json!({}),
-            limits: Limits::default(),
+            limits,
         },
         status: status.clone(),
     };
@@ -445,4 +456,47 @@ async fn a_refused_delivery_comes_apart_into_what_is_stored_and_what_is_mapped()
     let keys: Vec<_> = halves.iter().map(|p| &p.delivery.identity.as_ref().unwrap().key).collect();
     assert_ne!(keys[0], keys[1]);
     assert!(halves.iter().all(|p| p.generation == 5));
+}
+
+#[tokio::test]
+async fn what_a_call_wrote_comes_with_its_messages_and_from_a_split_comes_nothing() {
+    let shared = shared(&FarSide::new(Mood::Accepts, 1));
+    let mut step = map_step(REMEMBERS, &shared).await;
+    let batch = ["a", "b", "x=as it is", "c"].iter().zip(0..).map(|(text, n)| entry(n, text)).collect();
+    let mapped = step.map(batch, 0).await;
+    let wrote: Vec<_> = mapped.wrote.iter().map(|(messages, w)| (messages.len(), &w.values[0].1)).collect();
+    assert_eq!(wrote, [(2, &Some("a".into())), (1, &Some("c".into()))]);
+
+    let mut whole = mapped.parcels[0].clone();
+    whole.carries = vec![entry(0, "a"), entry(1, "b")];
+    assert!(matches!(step.split(&whole).await, map::Split::Halves(_)));
+    let mapped = step.map(vec![entry(4, "d")], 0).await;
+    assert_eq!(mapped.wrote[0].1.values[0].1, Some("d".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_state_blocks_and_buries_nobody() {
+    let limits = Limits { state_bytes: 80, ..Limits::default() };
+    let running = start_with(REMEMBERS, FarSide::new(Mood::Accepts, 8), 1, limits).await;
+    running.append(["small".to_owned()]).await;
+    running.until(|b| b.delivered == 1).await;
+    running.append(["too large for what is left".to_owned(), "b".to_owned()]).await;
+    sleep(Duration::from_secs(600)).await;
+    let books = running.books();
+    assert_eq!((books.queued, books.dead_lettered), (2, 0));
+    let state = running.status.state().to_string();
+    assert_eq!(state, "blocked: script: the state of the stream has reached its limit of 0 KiB");
+    running.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_lanes_at_one_key_block_and_both_are_named() {
+    let running = start(REMEMBERS, FarSide::new(Mood::Accepts, 8), 4).await;
+    running.append(numbered(70)).await;
+    sleep(Duration::from_secs(600)).await;
+    assert!(running.books().queued > 0);
+    assert_eq!(running.books().dead_lettered, 0);
+    let state = running.status.state().to_string();
+    assert!(state.starts_with("blocked: script: lane ") && state.contains("which lane "), "{state}");
+    running.finish().await;
 }
