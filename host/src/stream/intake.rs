@@ -114,3 +114,7 @@ impl Queue {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+#[path = "intake_model.rs"]
+mod model;

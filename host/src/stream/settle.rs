@@ -38,6 +38,10 @@ impl Settling {
 }
 
 #[cfg(test)]
+#[path = "settle_model.rs"]
+mod model;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
