@@ -11,6 +11,7 @@ pub mod fleet;
 pub mod gateway;
 pub mod http;
 pub mod ports;
+pub mod proxy;
 pub mod publisher;
 pub mod receiver;
 pub mod scripts;
