@@ -124,21 +124,30 @@ impl<W: Fn(u64) -> bool> Tally<W> {
         self.fleet.messages = messages;
     }
 
+    /// How many are neither delivered nor a dead letter so far.
+    pub fn missing(&self) -> u64 {
+        self.all_missing().count() as u64
+    }
+
+    fn all_missing(&self) -> impl Iterator<Item = u64> {
+        let gone = |number: &u64| !self.times.contains_key(number) && !self.dead.contains_key(number);
+        (0..self.fleet.messages).filter(|number| (self.wanted)(*number)).filter(gone)
+    }
+
     /// The sum.
     pub fn close(mut self) -> Report {
         let unknown = self.times.keys().chain(self.dead.keys()).filter(|n| **n >= self.fleet.messages).max();
         if let Some(unknown) = unknown {
             self.wrong(format!("message {unknown} was never published"));
         }
+        let missing: Vec<u64> = self.all_missing().collect();
         let report = &mut self.report;
+        report.sent = (0..self.fleet.messages).filter(|number| (self.wanted)(*number)).count() as u64;
         report.delivered = self.times.len() as u64;
         report.dead_letters = self.dead.len() as u64;
-        for number in (0..self.fleet.messages).filter(|number| (self.wanted)(*number)) {
-            report.sent += 1;
-            if !self.times.contains_key(&number) && !self.dead.contains_key(&number) {
-                report.missing += 1;
-                report.complain(format!("message {number} of {} is missing", self.fleet.device(number)));
-            }
+        report.missing = missing.len() as u64;
+        for number in missing {
+            report.complain(format!("message {number} of {} is missing", self.fleet.device(number)));
         }
         self.report
     }

@@ -43,7 +43,7 @@ struct Progress {
     /// How many have been published at least once.
     published: u64,
     /// No more messages than these.
-    end: Option<u64>,
+    end: u64,
     /// How often the broker has died.
     deaths: u64,
 }
@@ -51,7 +51,7 @@ struct Progress {
 impl Steady {
     /// Starts with message 0; `fleet.messages` is the most that are published.
     pub fn start(port: u16, fleet: Fleet, rate: u32) -> Self {
-        let progress = Progress { taken: Vec::new(), published: 0, end: Some(fleet.messages), deaths: 0 };
+        let progress = Progress { taken: Vec::new(), published: 0, end: fleet.messages, deaths: 0 };
         let shared = Arc::new(Shared { progress: Mutex::new(progress), changed: Notify::new() });
         let task = tokio::spawn(publish(port, fleet, rate, shared.clone()));
         Self { shared, task }
@@ -80,7 +80,7 @@ impl Steady {
             {
                 let mut progress = self.shared.lock();
                 let end = progress.published;
-                progress.end = Some(end);
+                progress.end = end;
                 if progress.taken.len() as u64 == end {
                     return end;
                 }
@@ -127,7 +127,7 @@ async fn publish_on(client: &AsyncClient, fleet: Fleet, rate: u32, shared: &Shar
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut under_way = VecDeque::new();
     loop {
-        let room = (under_way.len() as u64) < fleet.devices && shared.lock().end.is_none_or(|end| next < end);
+        let room = (under_way.len() as u64) < fleet.devices;
         let oldest = async {
             match under_way.front_mut() {
                 Some(notice) => notice.await,
@@ -136,13 +136,19 @@ async fn publish_on(client: &AsyncClient, fleet: Fleet, rate: u32, shared: &Shar
         };
         tokio::select! {
             _ = ticks.tick(), if room => {
+                {
+                    let mut progress = shared.lock();
+                    if next >= progress.end {
+                        continue;
+                    }
+                    // Before it is sent: the end is never put before it.
+                    progress.published = progress.published.max(next + 1);
+                }
                 let options = PublishOptions::new(QoS::AtLeastOnce);
                 let sent = client.publish_tracked(fleet.topic(next), fleet.payload(next), options).await;
                 let Ok(notice) = sent else { return };
                 under_way.push_back(Box::pin(notice.wait_async()));
                 next += 1;
-                let mut progress = shared.lock();
-                progress.published = progress.published.max(next);
             }
             completed = oldest => {
                 under_way.pop_front();
