@@ -13,7 +13,7 @@ BIN = target/release/sluicegate
 help: ## Show this list
 	@echo "make demo [FOR=60s]   watch a simulated fleet flow through five scripts into five destinations"
 	@echo "make test             run all tests (format, lints, units, scripts, end to end)"
-	@echo "make chaos [FOR=10m] [SEED=7]   break everything at random for so long (1m); fails if anything is lost"
+	@echo "make chaos [FOR=10m]  break everything at random (SEED=7 again in the same way), fail if anything is lost"
 	@echo "make build            leave the release binary at $(BIN)"
 	@echo "make bench            print the figures of the README"
 	@echo "make adapters         build the official scripts to target/adapters"
