@@ -32,10 +32,6 @@ impl Backoff {
 }
 
 #[cfg(test)]
-#[path = "backoff_model.rs"]
-mod model;
-
-#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -310,7 +310,3 @@ pub(super) async fn acknowledge(
         drop(slots);
     }
 }
-
-#[cfg(test)]
-#[path = "intake_model.rs"]
-mod model;

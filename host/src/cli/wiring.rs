@@ -1,18 +1,21 @@
 //! From settings to the parts that run: the one place that knows both.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::bus::Route;
-use crate::config::{DestinationSettings, ScriptSettings, ScriptSource, StreamSettings};
+use crate::config::{
+    self, DeliverySettings, DestinationSettings, Rate, ScriptSettings, ScriptSource, StreamSettings,
+};
 use crate::destination::Destination;
 use crate::destination::aws_iot::AwsIotDestination;
 use crate::destination::http::HttpDestination;
 use crate::destination::mqtt::MqttDestination;
 use crate::destination::thingsboard::ThingsBoardDestination;
 use crate::destination::wialon::WialonDestination;
-use crate::journal::StreamIndex;
+use crate::journal::{ReadRules, StreamIndex};
 use crate::script::{Limits, adapter};
-use crate::stream::{self, Stream, StreamStatus};
+use crate::stream::{self, Pressure, RateLimit, RateLimits, Stream, StreamStatus};
 
 /// The destination that the settings describe.
 pub fn destination(settings: &DestinationSettings) -> Arc<dyn Destination> {
@@ -68,8 +71,41 @@ pub fn route(index: StreamIndex, settings: &StreamSettings) -> Route {
     }
 }
 
+/// The rates that streams share, by the names of the groups.
+pub type RateLimitGroups = BTreeMap<String, Arc<RateLimit>>;
+
+/// The groups of a configuration.
+pub fn rate_limit_groups(groups: &config::RateLimitGroups) -> RateLimitGroups {
+    groups.iter().map(|(name, rate)| (name.clone(), rate_limit(*rate))).collect()
+}
+
+fn rate_limit(rate: Rate) -> Arc<RateLimit> {
+    Arc::new(RateLimit::new(rate.interval()))
+}
+
+/// What slows the stream down.
+fn pressure(settings: &DeliverySettings, groups: &RateLimitGroups) -> Pressure {
+    let own = settings.rate_limit.map(rate_limit);
+    let shared = settings.rate_limit_group.as_ref().and_then(|name| groups.get(name).cloned());
+    Pressure {
+        queue_ttl: settings.queue_ttl,
+        rate_limits: RateLimits(own.into_iter().chain(shared).collect()),
+        read: ReadRules {
+            live_first: settings.live_first,
+            backlog_rate: settings.backlog_rate_limit.map(Rate::per_second),
+        },
+        conflate: settings.conflate,
+        ..Pressure::default()
+    }
+}
+
 /// The stream, ready to run.
-pub fn stream(index: StreamIndex, settings: &StreamSettings, status: Arc<StreamStatus>) -> Stream {
+pub fn stream(
+    index: StreamIndex,
+    settings: &StreamSettings,
+    groups: &RateLimitGroups,
+    status: Arc<StreamStatus>,
+) -> Stream {
     let source = settings.script.source.clone();
     Stream {
         name: settings.name.clone(),
@@ -77,6 +113,7 @@ pub fn stream(index: StreamIndex, settings: &StreamSettings, status: Arc<StreamS
         key: settings.key.clone(),
         lanes: settings.delivery.lanes,
         batch: (settings.delivery.batch_messages, settings.delivery.batch_bytes),
+        pressure: pressure(&settings.delivery, groups),
         destination: destination(&settings.destination),
         script: stream::ScriptSource {
             name: script_name(&source),

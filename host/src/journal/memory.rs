@@ -2,6 +2,7 @@
 //! of the bus and of streams drive it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot, watch};
@@ -21,6 +22,8 @@ pub(super) struct Memory {
     /// One a stream, woken when something was appended for it.
     arrivals: Vec<Notify>,
     paused: Vec<watch::Sender<bool>>,
+    /// Bytes of dead letters that there is room for.
+    dead_letter_room: AtomicUsize,
 }
 
 struct Inner {
@@ -70,6 +73,7 @@ impl Memory {
             room: Notify::new(),
             arrivals: (0..streams).map(|_| Notify::new()).collect(),
             paused: (0..streams).map(|_| watch::Sender::new(false)).collect(),
+            dead_letter_room: AtomicUsize::new(usize::MAX),
         }
     }
 
@@ -157,6 +161,15 @@ impl Memory {
 
     pub(super) fn pause(&self, stream: StreamIndex, paused: bool) {
         self.paused[stream.0 as usize].send_replace(paused);
+    }
+
+    pub(super) fn has_room_for_dead_letter(&self, bytes: usize) -> bool {
+        bytes <= self.dead_letter_room.load(Ordering::Relaxed)
+    }
+
+    #[cfg(test)]
+    pub(super) fn make_room_for_dead_letters(&self, bytes: usize) {
+        self.dead_letter_room.store(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn dead_letters(

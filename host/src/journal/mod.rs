@@ -306,9 +306,17 @@ impl Journal {
 
     /// Whether a dead letter of so many bytes may be settled now. If not, the
     /// stream has to hold it until somebody replays or drops some.
-    pub fn has_room_for_dead_letter(&self, _bytes: usize) -> bool {
+    pub fn has_room_for_dead_letter(&self, bytes: usize) -> bool {
         match &self.0 {
-            Backend::Memory(_) => true,
+            Backend::Memory(memory) => memory.has_room_for_dead_letter(bytes),
+        }
+    }
+
+    /// Bytes of dead letters that a journal in memory has room for.
+    #[cfg(test)]
+    pub(crate) fn make_room_for_dead_letters(&self, bytes: usize) {
+        match &self.0 {
+            Backend::Memory(memory) => memory.make_room_for_dead_letters(bytes),
         }
     }
 

@@ -1,5 +1,6 @@
 //! A message inside a stream, and a delivery with the messages it carries.
 
+use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 
@@ -49,15 +50,25 @@ impl Entry {
     pub(super) fn key(&self) -> u64 {
         *self.key.get_or_init(|| {
             let mut hasher = DefaultHasher::new();
-            self.rule.extract(&self.message.topic, &self.message.payload).hash(&mut hasher);
+            self.key_text().hash(&mut hasher);
             hasher.finish()
         })
+    }
+
+    /// The key that order is kept by, itself.
+    pub(super) fn key_text(&self) -> Cow<'_, str> {
+        self.rule.extract(&self.message.topic, &self.message.payload)
     }
 }
 
 // === impl Parcel ===
 
 impl Parcel {
+    /// When the youngest message that it carries was received, Unix milliseconds.
+    pub(super) fn youngest(&self) -> u64 {
+        self.carries.iter().map(|e| e.message.received_at).max().unwrap_or_default()
+    }
+
     /// The delivery that is stored with a message, if it is to be sent as it is.
     pub(super) fn as_is(entry: &Arc<Entry>, generation: u64) -> Option<Self> {
         let stored = entry.as_is.as_ref()?;

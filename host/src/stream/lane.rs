@@ -2,15 +2,19 @@
 //! Here the actions are carried out that [`super::outbox`] and [`super::map`]
 //! decide on.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::Pressure;
+use super::burial::Burial;
 use super::entry::{Entry, Parcel};
 use super::identity::Identities;
 use super::intake::Intake;
@@ -23,7 +27,7 @@ use super::status::{State, StreamStatus};
 use crate::backoff::Backoff;
 use crate::bus::unix_millis;
 use crate::destination::{Connection, DeliveryId, Destination, Fault, FaultKind, Reply, Verdict};
-use crate::journal::{DeadLetter, Journal, Outcome, Settlement, StoredDelivery, StreamIndex};
+use crate::journal::{DeadLetter, Journal, Outcome, Position, Settlement, StoredDelivery, StreamIndex};
 use crate::script::Mapper;
 use crate::telemetry::event;
 
@@ -45,6 +49,7 @@ pub(super) struct Shared {
     pub destination: Arc<dyn Destination>,
     pub status: Arc<StreamStatus>,
     pub intake: Arc<Intake>,
+    pub pressure: Pressure,
     pub life: Arc<ProofOfLife>,
     /// Where the destination wants to know.
     pub identities: Option<Identities>,
@@ -60,11 +65,18 @@ pub(super) struct Lane {
     settling: Settling,
     settlement: Settlement,
     unsaved: Unsaved,
+    /// Of messages with other deliveries under way: the first one.
+    letters: HashMap<Position, DeadLetter>,
+    burial: Burial,
     link: Link,
     backoff: Backoff,
     /// Messages that the script could not map, why, and when to try again.
     stuck: Option<Stuck>,
     idle_at: Option<Instant>,
+    /// When to ask the rate limits again.
+    send_at: Option<Instant>,
+    pause: watch::Receiver<bool>,
+    paused: bool,
     stopping: bool,
     /// What the status says of this lane.
     shown: State,
@@ -120,10 +132,15 @@ impl Lane {
             settling: Settling::default(),
             settlement: Settlement::default(),
             unsaved: Unsaved::default(),
+            letters: HashMap::new(),
+            burial: Burial::default(),
             link: Link::Down { until: Instant::now(), failures: 0, fault: None },
             backoff: Backoff::new(seed.wrapping_add(1)),
             stuck: None,
             idle_at: None,
+            send_at: None,
+            pause: shared.journal.paused(shared.index),
+            paused: false,
             stopping: false,
             shown: State::Stopped,
             shared,
@@ -134,10 +151,17 @@ impl Lane {
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut deadline = None;
         loop {
+            self.paused = *self.pause.borrow_and_update();
             self.connect_when_due();
+            self.expire();
             self.map_when_wanted().await;
+            let wanted_more = self.wants_more();
             self.send().await;
             self.flush();
+            if self.wants_more() && !wanted_more {
+                // Room was made since, and what waits for it arrived before.
+                continue;
+            }
             self.show();
             if self.stopping
                 && (self.outbox.in_flight() == 0 || deadline.is_some_and(|d| d <= Instant::now()))
@@ -163,18 +187,23 @@ impl Lane {
     }
 
     async fn wait(&mut self, stop: &CancellationToken, deadline: Option<Instant>) -> Wake {
-        let wants_more = !self.stopping && self.stuck.is_none() && self.outbox.wants_more();
         // Only times at which this lane would do something: one that has
         // passed and changes nothing would make it spin.
-        let working = !self.stopping;
+        let working = !self.stopping && !self.paused;
+        let may_map = working && self.wants_more();
+        let wants_more = may_map && self.stuck.is_none();
         let (due, retry) = match &self.link {
             Link::Down { until, .. } => (Some(*until).filter(|_| working), None),
             Link::Connecting { .. } => (None, None),
-            Link::Up { .. } => (None, self.outbox.wake_at().filter(|_| working)),
+            // Nothing goes out before `send_at`, whatever else is due.
+            Link::Up { .. } => (None, self.send_at.or_else(|| self.outbox.wake_at()).filter(|_| working)),
         };
-        let stuck = self.stuck.as_ref().map(|s| s.until).filter(|_| working && self.outbox.wants_more());
-        let idle = self.idle_at.filter(|_| working);
-        let times = [due, retry, stuck, idle, deadline];
+        let stuck = self.stuck.as_ref().map(|s| s.until).filter(|_| may_map);
+        let handed_out = self.shared.intake.due(self.number).filter(|_| wants_more);
+        let expiry = self.next_expiry().filter(|_| working);
+        let burial = self.burial.look_at().filter(|_| !self.stopping);
+        let idle = self.idle_at.filter(|_| !self.stopping);
+        let times = [due, retry, stuck, handed_out, expiry, burial, idle, deadline];
         let next_time = times.into_iter().flatten().min();
         let shared = &self.shared;
         let (connecting, connection) = match &mut self.link {
@@ -189,6 +218,7 @@ impl Lane {
             connected = attempt(connecting) => Wake::Connected(connected),
             () = shared.intake.arrived(self.number), if wants_more => Wake::Look,
             () = shared.life.changed(), if self.outbox.has_suspects() => Wake::Look,
+            Ok(()) = self.pause.changed() => Wake::Look,
             () = at(next_time) => Wake::Look,
         }
     }
@@ -200,23 +230,34 @@ impl Lane {
             self.map.mapper.rest();
             self.idle_at = None;
         }
-        while !self.stopping && self.outbox.wants_more() {
+        while !self.stopping && !self.paused && self.wants_more() {
             let (batch, failures) = match self.stuck.take() {
                 Some(stuck) if stuck.until > Instant::now() => {
                     self.stuck = Some(stuck);
                     return;
                 }
                 Some(stuck) => (stuck.batch, stuck.failures),
-                None => (self.shared.intake.take(self.number), 0),
+                None => (self.shared.intake.take(self.number, Instant::now()), 0),
             };
             if batch.is_empty() {
                 return;
+            }
+            let batch = self.fresh(batch);
+            if batch.is_empty() {
+                continue;
             }
             let generation = self.shared.journal.generation(self.shared.index);
             let mapped = self.map.map(batch, generation).await;
             self.idle_at = Some(Instant::now() + IDLE);
             self.take_in(mapped, failures);
+            self.flush();
         }
+    }
+
+    /// Whether the lane would map another batch. One that has dead letters to
+    /// keep would only have more of them.
+    fn wants_more(&self) -> bool {
+        self.outbox.wants_more() && self.burial.look_at().is_none()
     }
 
     fn take_in(&mut self, mapped: Mapped, failures: u32) {
@@ -233,8 +274,7 @@ impl Lane {
             self.settlement.ended.push((entry.position, Outcome::Filtered));
         }
         for (entry, reason) in mapped.rejected {
-            self.bury(&entry, &reason, None, None);
-            self.settlement.ended.push((entry.position, Outcome::DeadLettered));
+            self.burial.add(self.letter(&entry, &reason, None, None));
         }
         for (parcel, reason) in mapped.forbidden {
             self.dead(&parcel, &reason, None);
@@ -259,11 +299,22 @@ impl Lane {
 
     async fn send(&mut self) {
         while let Link::Up { connection, .. } = &mut self.link {
-            // While stopping only what is in flight is of interest.
-            if self.stopping {
+            // While stopping or paused only what is in flight is of interest.
+            let now = Instant::now();
+            if self.stopping || self.paused || self.send_at.is_some_and(|at| at > now) {
                 return;
             }
-            let Some((id, parcel)) = self.outbox.next(Instant::now()) else { return };
+            self.send_at = None;
+            let horizon = horizon(&self.shared.pressure);
+            let Some((id, parcel)) = self.outbox.next(now) else { return };
+            if horizon.is_some_and(|horizon| parcel.youngest() < horizon) {
+                self.expire();
+                continue;
+            }
+            if let Err(again) = self.shared.pressure.rate_limits.take(now) {
+                self.send_at = Some(again);
+                return;
+            }
             match connection.send(id, &parcel.delivery).await {
                 Ok(()) => self.outbox.sent(id),
                 Err(fault) => {
@@ -310,9 +361,7 @@ impl Lane {
         while let Some(now) = ended.take() {
             match now {
                 Ended::Delivered(parcel) => {
-                    for entry in &parcel.carries {
-                        self.settlement.ended.extend(self.settling.end(entry.position, true));
-                    }
+                    self.ended(&parcel, Outcome::Delivered);
                 }
                 Ended::Rejected(parcel, reply) => {
                     self.dead(&parcel, "refused by the destination", Some(&reply))
@@ -336,7 +385,7 @@ impl Lane {
             self.settling.begin(entry.position);
         }
         for entry in &whole.carries {
-            self.settling.end(entry.position, true);
+            self.settling.end(entry.position, Outcome::Delivered);
         }
         let destination = &self.shared.destination;
         let mut checked = Vec::with_capacity(halves.len());
@@ -356,16 +405,71 @@ impl Lane {
         }
     }
 
-    /// The delivery will never arrive: its messages are dead letters.
-    fn dead(&mut self, parcel: &Parcel, reason: &str, reply: Option<&Reply>) {
-        for entry in &parcel.carries {
-            self.bury(entry, reason, reply, Some(parcel));
-            self.settlement.ended.extend(self.settling.end(entry.position, false));
+    /// What waits and is too old to be sent ends.
+    fn expire(&mut self) {
+        if self.stopping || self.paused {
+            return;
+        }
+        let Some(horizon) = horizon(&self.shared.pressure) else { return };
+        for parcel in self.outbox.expire(horizon) {
+            self.ended(&parcel, Outcome::Expired);
+        }
+        for entry in self.shared.intake.expire(self.number, horizon) {
+            self.settlement.ended.push((entry.position, Outcome::Expired));
         }
     }
 
-    fn bury(&mut self, entry: &Entry, reason: &str, reply: Option<&Reply>, parcel: Option<&Parcel>) {
-        let letter = DeadLetter {
+    /// The messages that are not too old; the others end.
+    fn fresh(&mut self, batch: Vec<Arc<Entry>>) -> Vec<Arc<Entry>> {
+        let Some(horizon) = horizon(&self.shared.pressure) else { return batch };
+        let (old, fresh): (Vec<_>, Vec<_>) = batch.into_iter().partition(|e| e.message.received_at < horizon);
+        self.settlement.ended.extend(old.iter().map(|e| (e.position, Outcome::Expired)));
+        fresh
+    }
+
+    /// When the next of what waits will be too old.
+    fn next_expiry(&self) -> Option<Instant> {
+        let horizon = horizon(&self.shared.pressure)?;
+        let oldest =
+            [self.outbox.oldest(), self.shared.intake.oldest(self.number)].into_iter().flatten().min()?;
+        // One more: at the horizon itself it may still be sent.
+        Some(Instant::now() + Duration::from_millis(oldest.saturating_sub(horizon) + 1))
+    }
+
+    /// The delivery will never arrive: its messages are dead letters.
+    fn dead(&mut self, parcel: &Parcel, reason: &str, reply: Option<&Reply>) {
+        for entry in &parcel.carries {
+            let letter = self.letter(entry, reason, reply, Some(parcel));
+            self.letters.entry(entry.position).or_insert(letter);
+        }
+        self.ended(parcel, Outcome::DeadLettered);
+    }
+
+    /// The delivery has ended, and with it those of its messages that no other
+    /// one carries.
+    fn ended(&mut self, parcel: &Parcel, outcome: Outcome) {
+        for entry in &parcel.carries {
+            match self.settling.end(entry.position, outcome) {
+                Some((position, Outcome::DeadLettered)) => {
+                    // There is one: it was put there with the outcome.
+                    if let Some(letter) = self.letters.remove(&position) {
+                        self.burial.add(letter);
+                    }
+                }
+                Some(ended) => self.settlement.ended.push(ended),
+                None => {}
+            }
+        }
+    }
+
+    fn letter(
+        &self,
+        entry: &Entry,
+        reason: &str,
+        reply: Option<&Reply>,
+        parcel: Option<&Parcel>,
+    ) -> DeadLetter {
+        DeadLetter {
             position: entry.position,
             at: unix_millis(),
             reason: reason.to_owned(),
@@ -377,27 +481,18 @@ impl Lane {
                 body: p.delivery.body.clone(),
             }),
             reply: reply.map(|r| r.0.clone()),
-        };
-        let reason = match reply {
-            Some(reply) => format!("{reason}: {reply}"),
-            None => reason.to_owned(),
-        };
-        event::DeadLettered {
-            stream: &self.shared.name,
-            position: &entry.position,
-            reason: &reason,
-            script: &self.shared.script,
-            topic: &entry.message.topic,
-            payload: &entry.message.payload,
-            received_at: entry.message.received_at,
-            delivery: parcel.map(|p| (p.delivery.target.as_deref(), &*p.delivery.body)),
         }
-        .emit();
-        self.shared.status.set_last_error(format!("dead letter {}: {reason}", entry.position));
-        self.settlement.dead_letters.push(letter);
     }
 
     fn flush(&mut self) {
+        let journal = &self.shared.journal;
+        let room = |bytes| journal.has_room_for_dead_letter(bytes);
+        for letter in self.burial.bury(Instant::now(), room) {
+            let reason = announce(&self.shared.name, &letter);
+            self.shared.status.set_last_error(format!("dead letter {}: {reason}", letter.position));
+            self.settlement.ended.push((letter.position, Outcome::DeadLettered));
+            self.settlement.dead_letters.push(letter);
+        }
         if self.settlement == Settlement::default() {
             return;
         }
@@ -415,7 +510,7 @@ impl Lane {
     // --- connection ---
 
     fn connect_when_due(&mut self) {
-        if self.stopping {
+        if self.stopping || self.paused {
             return;
         }
         if let Link::Down { until, failures, fault } = &mut self.link
@@ -464,7 +559,11 @@ impl Lane {
     // --- telling ---
 
     fn show(&mut self) {
-        let state = if let Some(stuck) = &self.stuck {
+        let state = if self.paused {
+            State::Paused
+        } else if let Some(reason) = self.burial.reason() {
+            State::Blocked(reason)
+        } else if let Some(stuck) = &self.stuck {
             State::Blocked(format!("script: {}", stuck.reason))
         } else {
             // After a failure the far side has to deliver before all is well,
@@ -504,6 +603,32 @@ impl Link {
             }
         }
     }
+}
+
+/// Messages that were received before are too old to be sent, Unix milliseconds.
+fn horizon(pressure: &Pressure) -> Option<u64> {
+    let ttl = u64::try_from(pressure.queue_ttl?.as_millis()).unwrap_or(u64::MAX);
+    Some((pressure.clock)().saturating_sub(ttl))
+}
+
+/// Logs a dead letter; the reason with what the far side said.
+fn announce(stream: &str, letter: &DeadLetter) -> String {
+    let reason = match &letter.reply {
+        Some(reply) => format!("{}: {reply}", letter.reason),
+        None => letter.reason.clone(),
+    };
+    event::DeadLettered {
+        stream,
+        position: &letter.position,
+        reason: &reason,
+        script: &letter.script,
+        topic: &letter.message.topic,
+        payload: &letter.message.payload,
+        received_at: letter.message.received_at,
+        delivery: letter.delivery.as_ref().map(|d| (d.target.as_deref(), &*d.body)),
+    }
+    .emit();
+    reason
 }
 
 async fn next_verdict(connection: Option<&mut Box<dyn Connection>>) -> Result<(DeliveryId, Verdict), Fault> {

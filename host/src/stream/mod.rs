@@ -4,6 +4,8 @@
 //!
 //! The rules are plain state machines without I/O; `lane` carries them out.
 
+mod burial;
+mod conflate;
 mod entry;
 mod identity;
 mod intake;
@@ -11,6 +13,7 @@ mod lane;
 mod map;
 mod outbox;
 mod proof;
+mod rate_limit;
 mod remember;
 mod settle;
 mod status;
@@ -18,6 +21,7 @@ mod status;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::task::JoinSet;
@@ -25,7 +29,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
-use crate::bus::KeyRule;
+use crate::bus::{KeyRule, unix_millis};
 use crate::destination::Destination;
 use crate::journal::{Journal, ReadRules, StreamIndex};
 use crate::script::{Engine, Limits, LogLevel, LogSink, Script};
@@ -33,6 +37,7 @@ use identity::Identities;
 use intake::Intake;
 use lane::{Lane, Shared};
 
+pub use rate_limit::{RateLimit, RateLimits};
 pub use status::{State, StreamStatus};
 
 /// What a stream is made of.
@@ -47,12 +52,41 @@ pub struct Stream {
     pub lanes: u32,
     /// Most messages and payload bytes that one call of the script maps.
     pub batch: (usize, usize),
+    /// What slows it down.
+    pub pressure: Pressure,
     /// Where its deliveries go.
     pub destination: Arc<dyn Destination>,
     /// Its script.
     pub script: ScriptSource,
     /// Where it says how it is.
     pub status: Arc<StreamStatus>,
+}
+
+/// What slows a stream down, and what is dropped so that it keeps up.
+#[derive(Clone, Debug)]
+pub struct Pressure {
+    /// A message that was received longer ago is not sent any more.
+    pub queue_ttl: Option<Duration>,
+    /// How often it may send.
+    pub rate_limits: RateLimits,
+    /// How it reads what has waited.
+    pub read: ReadRules,
+    /// Only the newest message of each key, at most one in this time.
+    pub conflate: Option<Duration>,
+    /// The wall clock that `queue_ttl` goes by: Unix milliseconds.
+    pub clock: fn() -> u64,
+}
+
+impl Default for Pressure {
+    fn default() -> Self {
+        Self {
+            queue_ttl: None,
+            rate_limits: RateLimits::default(),
+            read: ReadRules::default(),
+            conflate: None,
+            clock: unix_millis,
+        }
+    }
 }
 
 /// How to come by a stream's script.
@@ -69,7 +103,7 @@ pub struct ScriptSource {
 
 /// Runs a stream until `stop`, then lets what is in flight settle.
 pub async fn run(stream: Stream, engine: Engine, journal: Journal, stop: CancellationToken) {
-    let Stream { name, index, key, lanes, batch, destination, script, status } = stream;
+    let Stream { name, index, key, lanes, batch, pressure, destination, script, status } = stream;
     let loaded = async {
         let script = load(script, &engine, &status).await;
         load_state(&journal, index, &status).await;
@@ -82,7 +116,11 @@ pub async fn run(stream: Stream, engine: Engine, journal: Journal, stop: Cancell
     status.set_script(script.name(), &script.version().to_string());
     status.set_stream(State::Running);
 
-    let intake = Arc::new(Intake::new(lanes, batch));
+    let intake = Arc::new(match pressure.conflate {
+        Some(interval) => Intake::conflating(lanes, batch, interval),
+        None => Intake::new(lanes, batch),
+    });
+    let rules = pressure.read;
     let identities = destination.wants_identity().then(|| Identities::new(journal.id(), &name));
     let shared = Arc::new(Shared {
         script: format!("{} {}", script.name(), script.version()),
@@ -91,6 +129,7 @@ pub async fn run(stream: Stream, engine: Engine, journal: Journal, stop: Cancell
         destination,
         status: status.clone(),
         intake: intake.clone(),
+        pressure,
         life: Arc::default(),
         identities,
         journal: journal.clone(),
@@ -100,9 +139,7 @@ pub async fn run(stream: Stream, engine: Engine, journal: Journal, stop: Cancell
         let mapper = script.lane(number, &status.memory.state, log_sink(&name));
         workers.spawn(Lane::new(number, shared.clone(), mapper).run(stop.clone()));
     }
-    let _ = stop
-        .run_until_cancelled(intake.feed(journal.reader(index, ReadRules::default()), Arc::new(key)))
-        .await;
+    let _ = stop.run_until_cancelled(intake.feed(&journal, index, rules, Arc::new(key))).await;
     while workers.join_next().await.is_some() {}
     status.set_stream(State::Stopped);
 }

@@ -56,6 +56,8 @@ pub(super) struct Outbox {
 struct Item {
     id: DeliveryId,
     parcel: Parcel,
+    /// When the youngest message in it was received, Unix milliseconds.
+    youngest: u64,
     slot: Option<String>,
     stage: Stage,
     /// Times it was sent.
@@ -161,6 +163,7 @@ impl Outbox {
                 && item.sends == 0
                 && let Some(merged) = merge(&item.parcel, &parcel)
             {
+                item.youngest = merged.youngest();
                 item.parcel = merged;
                 return;
             }
@@ -170,10 +173,9 @@ impl Outbox {
     }
 
     /// Whether the lane should map more: what waits for being sent would not
-    /// fill another window. Suspects do not count: where all that is left are
-    /// suspects, only what is mapped next can be their proof of life.
+    /// fill another window.
     pub(super) fn wants_more(&self) -> bool {
-        let waiting = self.items.iter().filter(|i| !i.in_flight() && !self.is_suspect(i)).count();
+        let waiting = self.items.iter().filter(|i| !matches!(i.stage, Stage::InFlight { .. })).count();
         waiting < self.window && self.carried < CARRIED
     }
 
@@ -266,13 +268,28 @@ impl Outbox {
                     None
                 }
             }
-            several => {
-                // Not the last one's: halves are newer than what is behind them.
-                self.narrow_until = several.iter().map(|n| self.items[*n].id).max();
+            [.., last] => {
+                self.narrow_until = Some(self.items[*last].id);
                 None
             }
         };
         (in_flight.len(), ended)
+    }
+
+    /// Takes out what waits and whose youngest message was received before
+    /// `horizon` (Unix milliseconds). What is in flight may still arrive.
+    pub(super) fn expire(&mut self, horizon: u64) -> Vec<Parcel> {
+        let mut expired = Vec::new();
+        while let Some(index) = self.items.iter().position(|i| i.waits() && i.youngest < horizon) {
+            expired.extend(self.remove(index));
+        }
+        expired
+    }
+
+    /// When the youngest message of the delivery was received that would be
+    /// the first to expire.
+    pub(super) fn oldest(&self) -> Option<u64> {
+        self.items.iter().filter(|i| i.waits()).map(|i| i.youngest).min()
     }
 
     /// Puts the halves in the place of a delivery that was to be split.
@@ -334,6 +351,7 @@ impl Outbox {
         self.next_id += 1;
         Item {
             id: DeliveryId(self.next_id),
+            youngest: parcel.youngest(),
             parcel,
             slot,
             stage: Stage::Ready,
@@ -373,11 +391,7 @@ impl Outbox {
 
     /// Refused deliveries without proof of life.
     fn suspects(&self) -> impl Iterator<Item = &Item> {
-        self.items.iter().filter(|i| self.is_suspect(i))
-    }
-
-    fn is_suspect(&self, item: &Item) -> bool {
-        item.refused.is_some() && !self.proven(item)
+        self.items.iter().filter(|i| i.refused.is_some() && !self.proven(i))
     }
 
     fn refused(&mut self, index: usize, reply: Reply, now: Instant) -> Option<Ended> {
@@ -478,6 +492,10 @@ impl Item {
         matches!(self.stage, Stage::InFlight { .. })
     }
 
+    fn waits(&self) -> bool {
+        !matches!(self.stage, Stage::InFlight { .. } | Stage::Splitting)
+    }
+
     fn until(&self) -> Option<Instant> {
         match self.stage {
             Stage::Deferred { until } | Stage::Suspect { until } => Some(until),
@@ -485,10 +503,6 @@ impl Item {
         }
     }
 }
-
-#[cfg(test)]
-#[path = "outbox_model.rs"]
-mod model;
 
 #[cfg(test)]
 #[path = "outbox_tests.rs"]

@@ -13,48 +13,65 @@ pub(super) struct Settling {
 #[derive(Debug)]
 struct Open {
     deliveries: u32,
-    dead: bool,
+    /// How the worst of those that have ended did.
+    worst: Outcome,
 }
 
 impl Settling {
     /// One more delivery names the message.
     pub(super) fn begin(&mut self, position: Position) {
-        self.open.entry(position).or_insert(Open { deliveries: 0, dead: false }).deliveries += 1;
+        let open = self.open.entry(position).or_insert(Open { deliveries: 0, worst: Outcome::Delivered });
+        open.deliveries += 1;
     }
 
-    /// A delivery of the message has ended. The outcome, if it was the last:
-    /// one dead delivery makes a dead letter of the message.
-    pub(super) fn end(&mut self, position: Position, delivered: bool) -> Option<(Position, Outcome)> {
+    /// A delivery of the message has ended: delivered, expired or dead. The
+    /// message's outcome, if it was the last: one dead delivery makes a dead
+    /// letter of it, else one that has expired makes it an expired one.
+    pub(super) fn end(&mut self, position: Position, outcome: Outcome) -> Option<(Position, Outcome)> {
         let open = self.open.get_mut(&position)?;
         open.deliveries -= 1;
-        open.dead |= !delivered;
+        if badness(outcome) > badness(open.worst) {
+            open.worst = outcome;
+        }
         if open.deliveries > 0 {
             return None;
         }
-        let outcome = if open.dead { Outcome::DeadLettered } else { Outcome::Delivered };
-        self.open.remove(&position);
-        Some((position, outcome))
+        self.open.remove(&position).map(|open| (position, open.worst))
     }
 }
 
-#[cfg(test)]
-#[path = "settle_model.rs"]
-mod model;
+fn badness(outcome: Outcome) -> u8 {
+    match outcome {
+        Outcome::Delivered | Outcome::Filtered | Outcome::Superseded => 0,
+        Outcome::Expired => 1,
+        Outcome::DeadLettered => 2,
+    }
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_last_delivery_settles_and_one_dead_one_decides() {
+    fn the_last_delivery_settles_and_the_worst_decides() {
+        use Outcome::{DeadLettered, Delivered, Expired};
         let at = |index| Position { chunk: 1, index };
-        let mut settling = Settling::default();
-        settling.begin(at(0));
-        settling.begin(at(1));
-        settling.begin(at(1));
-        assert_eq!(settling.end(at(0), true), Some((at(0), Outcome::Delivered)));
-        assert_eq!(settling.end(at(1), false), None);
-        assert_eq!(settling.end(at(1), true), Some((at(1), Outcome::DeadLettered)));
-        assert_eq!(settling.end(at(1), true), None);
+        for (index, (ends, outcome)) in (0..).zip([
+            (vec![Delivered], Delivered),
+            (vec![Expired], Expired),
+            (vec![DeadLettered, Delivered], DeadLettered),
+            (vec![Delivered, DeadLettered], DeadLettered),
+            (vec![Expired, Delivered], Expired),
+            (vec![Delivered, Expired, Delivered], Expired),
+            (vec![DeadLettered, Expired], DeadLettered),
+            (vec![Expired, DeadLettered], DeadLettered),
+        ]) {
+            let mut settling = Settling::default();
+            ends.iter().for_each(|_| settling.begin(at(index)));
+            settling.begin(at(99));
+            let answers: Vec<_> = ends.iter().filter_map(|end| settling.end(at(index), *end)).collect();
+            assert_eq!(answers, [(at(index), outcome)], "{ends:?}");
+            assert_eq!(settling.end(at(index), Delivered), None);
+        }
     }
 }

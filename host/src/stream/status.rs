@@ -18,6 +18,8 @@ pub enum State {
     Stopped,
     /// Nothing is in the way.
     Running,
+    /// An operator has said so; its messages wait.
+    Paused,
     /// The script is being loaded, or the first connection made.
     #[default]
     Starting,
@@ -55,6 +57,7 @@ impl State {
         match self {
             Self::Stopped => "stopped",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Starting => "starting",
             Self::Retrying(_) => "retrying",
             Self::Blocked(_) => "blocked",
@@ -65,7 +68,7 @@ impl State {
     pub fn reason(&self) -> Option<&str> {
         match self {
             Self::Retrying(reason) | Self::Blocked(reason) => Some(reason),
-            Self::Stopped | Self::Running | Self::Starting => None,
+            Self::Stopped | Self::Running | Self::Paused | Self::Starting => None,
         }
     }
 }

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod pressure;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -18,7 +20,7 @@ use super::map::MapStep;
 use super::*;
 use crate::bus::Message;
 use crate::destination::{Connection, Delivery, DeliveryId, Fault, Identity, Reply, Verdict};
-use crate::journal::{Append, Books, Pending, Position, StoredDelivery};
+use crate::journal::{Append, Books, DeadLetterFilter, Pending, Position, StoredDelivery};
 use crate::script::tests as scripts;
 
 /// Delivers every payload unchanged and traps on one that begins with `!`.
@@ -159,6 +161,16 @@ async fn start(transform: &str, far: Arc<FarSide>, lanes: u32) -> Running {
 }
 
 async fn start_with(transform: &str, far: Arc<FarSide>, lanes: u32, limits: Limits) -> Running {
+    start_under(Pressure::default(), transform, far, lanes, limits).await
+}
+
+async fn start_under(
+    pressure: Pressure,
+    transform: &str,
+    far: Arc<FarSide>,
+    lanes: u32,
+    limits: Limits,
+) -> Running {
     let journal = Journal::in_memory(1, 10_000, 10_000_000);
     let status = Arc::new(StreamStatus::new("test", StreamIndex(0)));
     let wasm: Arc<[u8]> = scripts::transform(transform).into();
@@ -168,6 +180,7 @@ async fn start_with(transform: &str, far: Arc<FarSide>, lanes: u32, limits: Limi
         key: KeyRule::Topic,
         lanes,
         batch: (128, 128 * 1024),
+        pressure,
         destination: Arc::new(FarSideDestination(far.clone())),
         script: ScriptSource {
             name: "pass".to_owned(),
@@ -184,9 +197,13 @@ async fn start_with(transform: &str, far: Arc<FarSide>, lanes: u32, limits: Limi
 
 impl Running {
     async fn append(&self, bodies: impl IntoIterator<Item = String>) {
+        self.append_at(0, bodies).await;
+    }
+
+    async fn append_at(&self, received_at: u64, bodies: impl IntoIterator<Item = String>) {
         for (number, body) in bodies.into_iter().enumerate() {
             let topic = format!("device/{}", number % 7);
-            let message = Message { topic: topic.into(), payload: body.into(), received_at: 0 };
+            let message = Message { topic: topic.into(), payload: body.into(), received_at };
             let _ticket = self.journal.append(vec![Append { message, streams: vec![StreamIndex(0)] }]).await;
         }
     }
@@ -383,6 +400,7 @@ fn shared(far: &Arc<FarSide>) -> Arc<Shared> {
         destination: Arc::new(FarSideDestination(far.clone())),
         status: Arc::new(StreamStatus::new("test", StreamIndex(0))),
         intake: Arc::new(Intake::new(1, (128, 128 * 1024))),
+        pressure: Pressure::default(),
         life: Arc::default(),
         script: "pass 0".to_owned(),
     })

@@ -225,7 +225,7 @@ fn measure(gateway: &Gateway, status: &StreamStatus) {
         .set(f64::from(u8::from(books.balance())));
     metrics::counter!("sluicegate_delivery_retries_total", "stream" => stream()).absolute(status.retries());
     let now = status.state().word();
-    for word in ["starting", "running", "retrying", "blocked", "stopped"] {
+    for word in ["starting", "running", "paused", "retrying", "blocked", "stopped"] {
         metrics::gauge!("sluicegate_stream_state", "stream" => stream(), "state" => word)
             .set(f64::from(u8::from(word == now)));
     }

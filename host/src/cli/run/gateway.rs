@@ -53,6 +53,7 @@ pub fn start_streams(config: &Config) -> Result<Started, EngineError> {
     // Twice the lanes: splitting a refused delivery needs an instance of its own.
     let engine = Engine::new(lanes.sum::<u32>().saturating_mul(2).max(16))?;
     let journal = Journal::in_memory(ready, config.bus.window_messages, config.bus.window_bytes);
+    let groups = wiring::rate_limit_groups(&config.rate_limit_groups);
     let stop_streams = CancellationToken::new();
     let mut streams = JoinSet::new();
     let mut statuses = Vec::with_capacity(config.streams.len());
@@ -64,7 +65,7 @@ pub fn start_streams(config: &Config) -> Result<Started, EngineError> {
                 let status = Arc::new(StreamStatus::new(&settings.name, index));
                 statuses.push(status.clone());
                 routes.push(wiring::route(index, settings));
-                let stream = wiring::stream(index, settings, status);
+                let stream = wiring::stream(index, settings, &groups, status);
                 streams.spawn(stream::run(stream, engine.clone(), journal.clone(), stop_streams.clone()));
             }
             StreamEntry::Unusable { name, errors } => {
