@@ -3,15 +3,17 @@
 
 CARGO ?= cargo
 FOR ?=
+SEED ?=
 DEMO_FLAGS = $(if $(FOR),--for $(FOR))
 BIN = target/release/sluicegate
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint bench adapters setup first-build deny clean
+.PHONY: help demo build test chaos lint bench adapters setup first-build deny clean
 
 help: ## Show this list
 	@echo "make demo [FOR=60s]   watch a simulated fleet flow through five scripts into five destinations"
 	@echo "make test             run all tests (format, lints, units, scripts, end to end)"
+	@echo "make chaos [FOR=10m]  break everything at random (SEED=7 again in the same way), fail if anything is lost"
 	@echo "make build            leave the release binary at $(BIN)"
 	@echo "make bench            print the figures of the README"
 	@echo "make adapters         build the official scripts to target/adapters"
@@ -29,6 +31,9 @@ $(BIN): adapters first-build
 
 test: setup adapters first-build lint
 	$(CARGO) test --release --locked --workspace
+
+chaos: setup build
+	CHAOS_FOR=$(or $(FOR),1m) $(if $(SEED),CHAOS_SEED=$(SEED)) $(CARGO) test --release --locked -p sluicegate-tests --test chaos
 
 lint: adapters
 	$(CARGO) fmt --all --check

@@ -32,6 +32,10 @@ impl Backoff {
 }
 
 #[cfg(test)]
+#[path = "backoff_model.rs"]
+mod model;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::SystemTime;
 
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -95,6 +96,19 @@ impl Broker {
             crate::gateway::signal(child.id(), "TERM");
             wait(&mut child).await;
         }
+    }
+
+    /// Ends it as `kill -9` does. When the file was complete that it left, if
+    /// it left one.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub async fn kill(&mut self) -> Option<SystemTime> {
+        let mut child = self.child.take().expect("it is running");
+        child.kill().expect("mosquitto is killed");
+        wait(&mut child).await;
+        let file = std::fs::metadata(self.folder.path().join("mosquitto.db")).ok()?;
+        Some(file.modified().expect("the time of a file"))
     }
 
     /// Starts it again on the same port with the same configuration.

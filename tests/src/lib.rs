@@ -10,10 +10,13 @@ pub mod certificates;
 pub mod fleet;
 pub mod gateway;
 pub mod http;
+pub mod oracle;
 pub mod ports;
+pub mod proxy;
 pub mod publisher;
 pub mod receiver;
 pub mod scripts;
+pub mod steady;
 pub mod subscriber;
 
 use std::time::Duration;

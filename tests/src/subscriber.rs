@@ -73,8 +73,7 @@ impl Drop for Subscriber {
 /// A connection of a client of its own, with the broker's login and
 /// certificates where it has some.
 pub(crate) fn connection(broker: &Broker) -> (AsyncClient, rumqttc::EventLoop) {
-    let mut options = MqttOptions::new(client_id(), Address::tcp("localhost", broker.port()));
-    options.set_clean_start(true).set_keep_alive(30).set_max_packet_size(Some(4 << 20));
+    let mut options = options(broker.port());
     if let Some((user, password)) = broker.login() {
         options.set_credentials(user, password);
     }
@@ -82,6 +81,17 @@ pub(crate) fn connection(broker: &Broker) -> (AsyncClient, rumqttc::EventLoop) {
         options.set_transport(Transport::tls_with_config(tls(certificates)));
     }
     AsyncClient::builder(options).capacity(1000).build()
+}
+
+/// A connection of a client of its own to a broker that is open to everybody.
+pub(crate) fn plain_connection(port: u16) -> (AsyncClient, rumqttc::EventLoop) {
+    AsyncClient::builder(options(port)).capacity(1000).build()
+}
+
+fn options(port: u16) -> MqttOptions {
+    let mut options = MqttOptions::new(client_id(), Address::tcp("localhost", port));
+    options.set_clean_start(true).set_keep_alive(30).set_max_packet_size(Some(4 << 20));
+    options
 }
 
 /// Trusts the authority and shows the client certificate.

@@ -310,3 +310,7 @@ pub(super) async fn acknowledge(
         drop(slots);
     }
 }
+
+#[cfg(test)]
+#[path = "intake_model.rs"]
+mod model;

@@ -234,3 +234,7 @@ impl Entries {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "intake_model.rs"]
+mod model;

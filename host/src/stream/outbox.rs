@@ -173,9 +173,10 @@ impl Outbox {
     }
 
     /// Whether the lane should map more: what waits for being sent would not
-    /// fill another window.
+    /// fill another window. Suspects do not count: where all that is left are
+    /// suspects, only what is mapped next can be their proof of life.
     pub(super) fn wants_more(&self) -> bool {
-        let waiting = self.items.iter().filter(|i| !matches!(i.stage, Stage::InFlight { .. })).count();
+        let waiting = self.items.iter().filter(|i| !i.in_flight() && !self.is_suspect(i)).count();
         waiting < self.window && self.carried < CARRIED
     }
 
@@ -268,8 +269,9 @@ impl Outbox {
                     None
                 }
             }
-            [.., last] => {
-                self.narrow_until = Some(self.items[*last].id);
+            several => {
+                // Not the last one's: halves are newer than what is behind them.
+                self.narrow_until = several.iter().map(|n| self.items[*n].id).max();
                 None
             }
         };
@@ -391,7 +393,11 @@ impl Outbox {
 
     /// Refused deliveries without proof of life.
     fn suspects(&self) -> impl Iterator<Item = &Item> {
-        self.items.iter().filter(|i| i.refused.is_some() && !self.proven(i))
+        self.items.iter().filter(|i| self.is_suspect(i))
+    }
+
+    fn is_suspect(&self, item: &Item) -> bool {
+        item.refused.is_some() && !self.proven(item)
     }
 
     fn refused(&mut self, index: usize, reply: Reply, now: Instant) -> Option<Ended> {
@@ -503,6 +509,10 @@ impl Item {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "outbox_model.rs"]
+mod model;
 
 #[cfg(test)]
 #[path = "outbox_tests.rs"]

@@ -12,7 +12,7 @@ use crate::journal::{Pending, Position};
 use crate::stream::entry::Entry;
 
 /// Message number `number` of key `key`.
-fn parcel(numbers: &[u32], key: impl Fn(u32) -> u32) -> Parcel {
+pub(super) fn parcel(numbers: &[u32], key: impl Fn(u32) -> u32) -> Parcel {
     let carries = numbers
         .iter()
         .map(|n| {
@@ -25,7 +25,7 @@ fn parcel(numbers: &[u32], key: impl Fn(u32) -> u32) -> Parcel {
     Parcel { delivery, carries, before: Arc::default(), generation: 0, ordinal: 0 }
 }
 
-fn numbers(parcel: &Parcel) -> Vec<u32> {
+pub(super) fn numbers(parcel: &Parcel) -> Vec<u32> {
     parcel.carries.iter().map(|e| u32::try_from(e.position.chunk).unwrap()).collect()
 }
 
@@ -160,6 +160,24 @@ fn a_stream_of_one_key_gets_past_a_bad_message() {
     bench.finish(|n| if n == [0] { refuse() } else { Verdict::Delivered });
     assert_eq!(bench.rejected, [0].into());
     assert_eq!(bench.delivered, [1, 2, 3, 4]);
+}
+
+/// They filled the window, so that nothing was mapped any more that could have
+/// proven the destination alive: the stream stayed blocked for ever.
+#[test]
+fn bad_messages_at_the_end_of_the_traffic_do_not_keep_the_next_good_one_out() {
+    let mut bench = Bench::new(1, 5);
+    bench.push(&[0]);
+    bench.push(&[1]);
+    for _ in 0..20 {
+        bench.send_all();
+        bench.answer(|_| refuse());
+        bench.idle();
+    }
+    assert!(bench.outbox.wants_more());
+    bench.push(&[2]);
+    bench.finish(|n| if n == [2] { Verdict::Delivered } else { refuse() });
+    assert_eq!(bench.rejected, [0, 1].into());
 }
 
 #[test]

@@ -49,6 +49,10 @@ fn badness(outcome: Outcome) -> u8 {
 }
 
 #[cfg(test)]
+#[path = "settle_model.rs"]
+mod model;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
