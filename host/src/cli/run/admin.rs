@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::gateway::Gateway;
 use crate::bus::{BusSnapshot, unix_millis};
 use crate::journal::Books;
-use crate::stream::StreamStatus;
+use crate::stream::{Code, StreamStatus};
 use crate::telemetry::Metrics;
 
 /// Why the listener cannot start.
@@ -47,6 +47,8 @@ struct StreamLine {
     name: String,
     state: &'static str,
     reason: Option<String>,
+    /// The reason in one word, where the stream is blocked.
+    code: Option<&'static str>,
     script: Option<ScriptLine>,
     read: u64,
     delivered: u64,
@@ -174,6 +176,7 @@ async fn streams(State(shared): State<Shared>) -> Json<Vec<StreamLine>> {
             name: status.name().to_owned(),
             state: state.word(),
             reason: state.reason().map(str::to_owned),
+            code: state.code().map(Code::word),
             script: status.script().map(|(name, version)| ScriptLine { name, version }),
             read: books.read,
             delivered: books.delivered,
@@ -228,6 +231,10 @@ fn measure(gateway: &Gateway, status: &StreamStatus) {
     for word in ["starting", "running", "paused", "retrying", "blocked", "stopped"] {
         metrics::gauge!("sluicegate_stream_state", "stream" => stream(), "state" => word)
             .set(f64::from(u8::from(word == now)));
+    }
+    for (code, now) in status.codes() {
+        metrics::gauge!("sluicegate_stream_blocked", "stream" => stream(), "code" => code)
+            .set(f64::from(u8::from(now)));
     }
 }
 
