@@ -22,14 +22,17 @@ pub struct Stream {
     pub name: String,
     pub state: String,
     pub reason: Option<String>,
+    pub paused: bool,
     pub script: Option<ScriptVersion>,
     pub read: u64,
+    pub reread: u64,
     pub delivered: u64,
     pub filtered: u64,
     pub expired: u64,
     pub superseded: u64,
     pub dead_lettered: u64,
     pub queued: u64,
+    pub books_balance: bool,
     pub retries: u64,
     pub lag: f64,
     pub holds_window: bool,
@@ -376,7 +379,7 @@ impl Stream {
     /// Whether every message that was read is accounted for.
     pub fn balanced(&self) -> bool {
         let settled = self.delivered + self.filtered + self.expired + self.superseded + self.dead_lettered;
-        self.read == settled + self.queued
+        self.books_balance && self.read == settled + self.queued
     }
 
     /// Whether it is `retrying` or `blocked` for a reason that contains `text`.

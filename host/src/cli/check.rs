@@ -6,10 +6,11 @@ use std::process::ExitCode;
 
 use futures_util::stream::{self, StreamExt};
 
+use super::table::{Cell, Column, Table};
 use super::{ConfigArg, wiring};
 use crate::config::{
-    BusSource, Config, ConfigError, DestinationSettings, Meanwhile, ScriptSettings, ScriptSource, Selection,
-    StreamEntry, StreamSettings,
+    BusSource, Config, ConfigError, Meanwhile, ScriptSettings, ScriptSource, Selection, StreamEntry,
+    StreamSettings,
 };
 use crate::destination::mqtt::{MqttAccess, MqttDestination, MqttSettings};
 use crate::destination::{Destination, Fault};
@@ -163,7 +164,7 @@ async fn try_destination(settings: &StreamSettings) -> Option<ConfigError> {
         &settings.path,
         &["destination"],
         fault.reason,
-        format!("the destination at {} lets the gateway in", address(&settings.destination)),
+        format!("the destination at {} lets the gateway in", wiring::address(&settings.destination)),
         Meanwhile::StreamRetries(settings.name.clone()),
     ))
 }
@@ -216,24 +217,23 @@ fn write_report(config: &Config, findings: &[Finding<'_>], out: &mut dyn Write) 
     if findings.is_empty() {
         return writeln!(out, "no streams: {} has no *.toml file", config.stream_folder().display());
     }
-    let mut rows =
-        vec![["STREAM", "TOPICS", "KEY", "SERVES", "SCRIPT", "DESTINATION", "LANES"].map(str::to_owned)];
-    rows.extend(findings.iter().map(|finding| match finding.entry {
-        StreamEntry::Ready(settings) if finding.errors.is_empty() => row(settings),
-        StreamEntry::Ready(settings) => failed_row(&settings.name, finding.errors.len()),
-        StreamEntry::Unusable { name, .. } => failed_row(name, finding.errors.len()),
-    }));
-    write_table(&rows, out)
+    let titles = ["STREAM", "TOPICS", "KEY", "SERVES", "SCRIPT", "DESTINATION", "LANES"];
+    let mut table = Table::new(titles.map(Column::Left));
+    for finding in findings {
+        table.row(match finding.entry {
+            StreamEntry::Ready(settings) if finding.errors.is_empty() => row(settings),
+            StreamEntry::Ready(settings) => failed_row(&settings.name, finding.errors.len()),
+            StreamEntry::Unusable { name, .. } => failed_row(name, finding.errors.len()),
+        });
+    }
+    table.write(out, None)
 }
 
-fn failed_row(name: &str, errors: usize) -> [String; 7] {
-    let mut row = [const { String::new() }; 7];
-    row[0] = name.to_owned();
-    row[1] = format!("({})", sum(errors));
-    row
+fn failed_row(name: &str, errors: usize) -> Vec<Cell> {
+    vec![name.into(), format!("({})", sum(errors)).into()]
 }
 
-fn row(settings: &StreamSettings) -> [String; 7] {
+fn row(settings: &StreamSettings) -> Vec<Cell> {
     let topics = match &settings.topics[..] {
         [topic] => topic.to_string(),
         [topic, rest @ ..] => format!("{topic} +{}", rest.len()),
@@ -244,47 +244,16 @@ fn row(settings: &StreamSettings) -> [String; 7] {
         Some(Selection::Only(keys)) => format!("only {}", keys.len()),
         Some(Selection::Except(keys)) => format!("all but {}", keys.len()),
     };
-    [
-        settings.name.clone(),
-        topics,
-        settings.key.to_string(),
-        serves,
-        settings.script.source.to_string(),
-        format!("{} {}", settings.destination.type_name(), address(&settings.destination)),
-        settings.delivery.lanes.to_string(),
+    let destination = &settings.destination;
+    vec![
+        (&settings.name).into(),
+        topics.into(),
+        settings.key.to_string().into(),
+        serves.into(),
+        settings.script.source.to_string().into(),
+        format!("{} {}", destination.type_name(), wiring::address(destination)).into(),
+        settings.delivery.lanes.to_string().into(),
     ]
-}
-
-/// Where a destination is, without a query, which may hold a token.
-fn address(settings: &DestinationSettings) -> String {
-    match settings {
-        DestinationSettings::AwsIot(aws) => aws.access.url.to_string(),
-        DestinationSettings::ThingsBoard(board) => board.access.url.to_string(),
-        DestinationSettings::Mqtt(mqtt) => mqtt.access.url.to_string(),
-        DestinationSettings::Wialon(wialon) if wialon.host.contains(':') => {
-            format!("tcp://[{}]:{}", wialon.host, wialon.port)
-        }
-        DestinationSettings::Wialon(wialon) => format!("tcp://{}:{}", wialon.host, wialon.port),
-        DestinationSettings::Http(http) => {
-            let mut url = http.url.clone();
-            url.set_query(None);
-            url.to_string()
-        }
-    }
-}
-
-/// Left-aligned columns, two spaces apart.
-fn write_table(rows: &[[String; 7]], out: &mut dyn Write) -> io::Result<()> {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 7] = std::array::from_fn(width);
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
-            line.push_str(&format!("{cell:width$}  "));
-        }
-        writeln!(out, "{}", line.trim_end())?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

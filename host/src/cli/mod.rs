@@ -1,14 +1,20 @@
 //! The command line: one file or folder per command.
 
 pub mod check;
+pub mod dead_letters;
 pub mod demo;
 pub mod map;
+mod operate;
 pub mod run;
+pub mod streams;
+mod table;
 mod wiring;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use serde::Serialize;
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -31,6 +37,8 @@ enum Command {
     Check(check::CheckArgs),
     Map(map::MapArgs),
     Demo(demo::DemoArgs),
+    Streams(streams::StreamsArgs),
+    DeadLetters(dead_letters::DeadLettersArgs),
 }
 
 /// Where the configuration is, for every command that needs one.
@@ -39,7 +47,7 @@ pub struct ConfigArg {
     /// The sluicegate.toml to read
     ///
     /// Without it: $SLUICEGATE_CONFIG, ./sluicegate.toml, /etc/sluicegate/sluicegate.toml, in this order.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<std::path::PathBuf>,
 }
 
@@ -70,9 +78,21 @@ impl Cli {
                 Command::Check(args) => check::check(args).await,
                 Command::Map(args) => map::run(&args).await,
                 Command::Demo(args) => demo::run(args).await,
+                Command::Streams(args) => streams::run(args).await,
+                Command::DeadLetters(args) => dead_letters::run(args).await,
             }
         })
     }
+}
+
+/// Prints one line to standard output.
+fn print_line(line: &str) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{line}")
+}
+
+/// Prints JSON to standard output, indented.
+fn print_json(value: &impl Serialize) -> io::Result<()> {
+    print_line(&serde_json::to_string_pretty(value)?)
 }
 
 #[cfg(test)]

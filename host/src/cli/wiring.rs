@@ -28,6 +28,24 @@ pub fn destination(settings: &DestinationSettings) -> Arc<dyn Destination> {
     }
 }
 
+/// Where a destination is, without a query, which may hold a token.
+pub fn address(settings: &DestinationSettings) -> String {
+    match settings {
+        DestinationSettings::AwsIot(aws) => aws.access.url.to_string(),
+        DestinationSettings::ThingsBoard(board) => board.access.url.to_string(),
+        DestinationSettings::Mqtt(mqtt) => mqtt.access.url.to_string(),
+        DestinationSettings::Wialon(wialon) if wialon.host.contains(':') => {
+            format!("tcp://[{}]:{}", wialon.host, wialon.port)
+        }
+        DestinationSettings::Wialon(wialon) => format!("tcp://{}:{}", wialon.host, wialon.port),
+        DestinationSettings::Http(http) => {
+            let mut url = http.url.clone();
+            url.set_query(None);
+            url.to_string()
+        }
+    }
+}
+
 /// What the script may use: the engine's defaults where the file is silent.
 pub fn limits(settings: &ScriptSettings) -> Limits {
     let defaults = Limits::default();

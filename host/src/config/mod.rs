@@ -24,6 +24,7 @@ use std::sync::Arc;
 pub use bus::{AdminSettings, BusSettings, BusSource};
 pub use error::{ConfigError, ConfigErrors, Meanwhile, Place};
 pub use journal::{JournalSettings, SyncMode};
+pub(crate) use rate::RATE;
 pub use rate::{Rate, RateLimitGroups};
 #[cfg(test)]
 pub(crate) use read_stream::ADAPTERS;

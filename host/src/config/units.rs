@@ -52,6 +52,16 @@ pub fn show_size(bytes: u64) -> String {
     format!("{bytes}B")
 }
 
+/// A size for a person: one digit after the point, `512 B`, `1.3 KiB`, `10.0 GiB`.
+pub fn show_size_roughly(bytes: u64) -> String {
+    for (unit, factor) in [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)] {
+        if bytes >= factor {
+            return format!("{:.1} {unit}", bytes as f64 / factor as f64);
+        }
+    }
+    format!("{bytes} B")
+}
+
 /// Number and unit; no sign, no space, at least one digit.
 fn split(text: &str) -> Option<(u64, &str)> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
@@ -205,6 +215,12 @@ mod tests {
         for text in ["", "5", "5MB", "5 MiB", "MiB", "17179869184GiB"] {
             assert_eq!(parse_size(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn rough_sizes() {
+        let shown = [0, 1023, 1300, 3 << 20, 11 << 30].map(show_size_roughly);
+        assert_eq!(shown, ["0 B", "1023 B", "1.3 KiB", "3.0 MiB", "11.0 GiB"]);
     }
 
     #[test]

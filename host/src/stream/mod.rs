@@ -5,7 +5,6 @@
 //! The rules are plain state machines without I/O; `lane` carries them out.
 
 mod burial;
-mod code;
 mod conflate;
 mod entry;
 mod identity;
@@ -38,7 +37,6 @@ use identity::Identities;
 use intake::Intake;
 use lane::{Lane, Shared};
 
-pub use code::Code;
 pub use rate_limit::{RateLimit, RateLimits};
 pub use status::{State, StreamStatus};
 
@@ -159,14 +157,14 @@ async fn load(source: ScriptSource, engine: &Engine, status: &StreamStatus) -> S
             Ok(wasm) => wasm,
             Err(failed) => Err(failed.to_string()),
         };
-        let (code, reason) = match wasm {
+        let reason = match wasm {
             Ok(wasm) => match Script::load(engine, &name, wasm, &settings, limits.clone()).await {
                 Ok(script) => return script,
-                Err(error) => (Code::ScriptInvalid, error.to_string()),
+                Err(error) => error.to_string(),
             },
-            Err(error) => (Code::ScriptMissing, error),
+            Err(error) => error,
         };
-        status.set_stream(State::Blocked(code, format!("script: {reason}")));
+        status.set_stream(State::Blocked(format!("script: {reason}")));
         failures += 1;
         sleep(backoff.pause(failures, None)).await;
     }
@@ -178,8 +176,7 @@ async fn load_state(journal: &Journal, index: StreamIndex, status: &StreamStatus
     let mut backoff = Backoff::new(fastrand::u64(..));
     let mut failures = 0;
     while let Err(error) = status.memory.load(journal, index).await {
-        let reason = format!("the state of the script cannot be read: {error}");
-        status.set_stream(State::Blocked(Code::Journal, reason));
+        status.set_stream(State::Blocked(format!("the state of the script cannot be read: {error}")));
         failures += 1;
         sleep(backoff.pause(failures, None)).await;
     }

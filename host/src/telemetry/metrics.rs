@@ -19,6 +19,12 @@ impl Metrics {
         Ok(Self(handle))
     }
 
+    /// Metrics that nothing is counted in.
+    #[cfg(test)]
+    pub fn unused() -> Self {
+        Self(PrometheusBuilder::new().build_recorder().handle())
+    }
+
     /// Everything counted so far, as Prometheus wants it.
     pub fn render(&self) -> String {
         self.0.run_upkeep();
@@ -33,7 +39,6 @@ fn describe() {
     describe_gauge!("sluicegate_messages_queued", "Messages not settled yet, by stream");
     describe_gauge!("sluicegate_lag_seconds", "Age of the oldest message not settled yet, by stream");
     describe_gauge!("sluicegate_stream_state", "1 for the state that the stream is in");
-    describe_gauge!("sluicegate_stream_blocked", "1 while the stream is blocked for that reason");
     describe_gauge!(
         "sluicegate_books_balance",
         "1 while read equals the sum of outcomes and queue, by stream"
@@ -52,5 +57,12 @@ fn describe() {
     describe_counter!("sluicegate_bus_take_overs_total", "Times another client took the client id over");
     describe_counter!("sluicegate_bus_reconnects_total", "Connections to the bus after the first one");
     describe_gauge!("sluicegate_journal_messages", "Unsettled messages held");
-    describe_gauge!("sluicegate_journal_bytes", "Bytes of unsettled messages held");
+    describe_gauge!("sluicegate_journal_bytes", "Bytes that the journal takes");
+    describe_gauge!("sluicegate_journal_max_bytes", "Bytes that the journal may take");
+    describe_gauge!("sluicegate_journal_full", "1 while an append waits for room in the journal");
+    describe_gauge!("sluicegate_journal_broken", "1 while nothing can be appended because of the disk");
+    describe_gauge!(
+        "sluicegate_journal_alarm_percent",
+        "50, 80 or 100 once so much of the journal is used, else 0"
+    );
 }

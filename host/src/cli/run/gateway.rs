@@ -6,6 +6,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::{self, BusStatus, Router, Stop};
+use crate::cli::operate::{Operated, Operations};
 use crate::cli::wiring;
 use crate::config::{Config, StreamEntry};
 use crate::journal::{Books, Journal, StreamIndex};
@@ -20,6 +21,8 @@ pub struct Gateway {
     pub bus: Arc<BusStatus>,
     /// Every stream that has a file, in the order of the names.
     pub streams: Vec<Arc<StreamStatus>>,
+    /// What an operator may do with them.
+    pub operations: Operations,
 }
 
 impl Gateway {
@@ -58,6 +61,7 @@ pub fn start_streams(config: &Config) -> Result<Started, EngineError> {
     let mut streams = JoinSet::new();
     let mut statuses = Vec::with_capacity(config.streams.len());
     let mut routes = Vec::with_capacity(ready);
+    let mut operated = Vec::with_capacity(config.streams.len());
     for entry in &config.streams {
         match entry {
             StreamEntry::Ready(settings) => {
@@ -65,16 +69,20 @@ pub fn start_streams(config: &Config) -> Result<Started, EngineError> {
                 let status = Arc::new(StreamStatus::new(&settings.name, index));
                 statuses.push(status.clone());
                 routes.push(wiring::route(index, settings));
+                operated.push(Operated::new(index, settings, Some(status.clone())));
                 let stream = wiring::stream(index, settings, &groups, status);
                 streams.spawn(stream::run(stream, engine.clone(), journal.clone(), stop_streams.clone()));
             }
             StreamEntry::Unusable { name, errors } => {
                 let reasons: Vec<String> = errors.iter().map(|e| e.summary()).collect();
-                statuses.push(Arc::new(StreamStatus::unusable(name, reasons.join("; "))));
+                let reason = reasons.join("; ");
+                operated.push(Operated::unusable(name, reason.clone()));
+                statuses.push(Arc::new(StreamStatus::unusable(name, reason)));
             }
         }
     }
-    let gateway = Arc::new(Gateway { journal, bus: Arc::default(), streams: statuses });
+    let operations = Operations::new(journal.clone(), operated);
+    let gateway = Arc::new(Gateway { journal, bus: Arc::default(), streams: statuses, operations });
     Ok(Started { gateway, streams, stop_streams, router: Router::new(routes) })
 }
 

@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use crate::bus::embedded;
 use crate::cli::ConfigArg;
+use crate::cli::operate::token::AdminToken;
 use crate::config::{BusSource, Config, StreamEntry};
 use crate::telemetry::{self, Metrics};
 
@@ -52,7 +53,9 @@ async fn gateway_until_signal(args: RunArgs) -> Result<(), Box<dyn std::error::E
         .map_err(|e| format!("the data folder {} cannot be made: {e}", config.data.display()))?;
     // Whoever cannot be told has to be held up before anything is started.
     let admin = match &config.admin {
-        Some(settings) => Some(admin::bind(settings.listen).await?),
+        Some(settings) => {
+            Some((admin::bind(settings.listen).await?, AdminToken::read_or_make(&config.data)?))
+        }
         None => None,
     };
     if let BusSource::Embedded { listen } = &config.bus.source {
@@ -65,8 +68,9 @@ async fn gateway_until_signal(args: RunArgs) -> Result<(), Box<dyn std::error::E
 
     let stop = CancellationToken::new();
     let started = gateway::start_streams(&config)?;
-    let admin = admin
-        .map(|listener| tokio::spawn(admin::serve(listener, started.gateway.clone(), metrics, stop.clone())));
+    let admin = admin.map(|(listener, token)| {
+        tokio::spawn(admin::serve(listener, started.gateway.clone(), metrics, token, stop.clone()))
+    });
     let gateway = started.gateway.clone();
     let signals = tokio::spawn({
         let stop = stop.clone();

@@ -1,0 +1,370 @@
+//! What the admin listener asks and answers, as JSON. Both sides are here, so
+//! that they cannot disagree. Times are Unix milliseconds.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
+
+use crate::journal::{Books, DeadLetter, DeadLetterId, Holding};
+
+/// Most dead letters of one answer.
+pub const MOST_LETTERS: usize = 1_000;
+/// Dead letters of an answer where nobody says how many.
+pub const USUAL_LETTERS: usize = 100;
+/// An answer holds no further dead letter once it has so many bytes of
+/// messages and deliveries.
+pub const MOST_BYTES: usize = 8 << 20;
+
+/// One stream of `GET /streams`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StreamLine {
+    /// Its name.
+    pub name: String,
+    /// `running`, `retrying`, `blocked`, ...; `stopped` where no gateway runs.
+    pub state: String,
+    /// Why, where there is a why.
+    pub reason: Option<String>,
+    /// An operator has paused it.
+    pub paused: bool,
+    /// The script that runs.
+    pub script: Option<ScriptLine>,
+    /// Messages read, those of `reread` included.
+    pub read: u64,
+    /// How many of them came by replay and rewind.
+    pub reread: u64,
+    /// How many ended as delivered.
+    pub delivered: u64,
+    /// As filtered.
+    pub filtered: u64,
+    /// As expired.
+    pub expired: u64,
+    /// As superseded.
+    pub superseded: u64,
+    /// As dead letters.
+    pub dead_lettered: u64,
+    /// How many have not ended yet.
+    pub queued: u64,
+    /// Whether `read` is the sum of the six above.
+    pub books_balance: bool,
+    /// Deliveries that were sent again.
+    pub retries: u64,
+    /// Age of the oldest queued message in seconds; 0 with an empty queue.
+    pub lag: f64,
+    /// Whether it holds the window of unacknowledged messages: the bus waits,
+    /// and so do the other streams.
+    pub holds_window: bool,
+    /// The last thing that went wrong, also when all is well again.
+    pub last_error: Option<String>,
+}
+
+/// The script of a [`StreamLine`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ScriptLine {
+    /// The adapter's, or the file's.
+    pub name: String,
+    /// The beginning of its content's hash.
+    pub version: String,
+}
+
+/// `GET /journal`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JournalLine {
+    /// Unsettled messages of all streams.
+    pub messages: u64,
+    /// Bytes that it takes.
+    pub bytes: u64,
+    /// Bytes that it may take.
+    pub max_bytes: u64,
+    /// The highest of 50, 80 and 100 (percent of `max_bytes`) that is reached.
+    pub alarm: Option<u8>,
+    /// An append waits for room: the bus is held back.
+    pub full: bool,
+    /// The stream with the largest backlog, while `full`.
+    pub holder: Option<String>,
+    /// Why nothing can be appended, where the disk is the reason.
+    pub broken: Option<String>,
+    /// Streams with messages here and no file any more.
+    pub orphans: Vec<Orphan>,
+}
+
+/// A stream whose file is gone.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Orphan {
+    /// What it was called.
+    pub name: String,
+    /// Since when there is no file.
+    pub since: u64,
+}
+
+/// The answer to `POST /streams/{name}/pause` and `/resume`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Paused {
+    /// The stream.
+    pub stream: String,
+    /// Whether it is paused now.
+    pub paused: bool,
+}
+
+/// The body of `POST /streams/{name}/rewind`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RewindRequest {
+    /// Messages received at this time or later: RFC 3339, or an age.
+    pub to: String,
+    /// And before this time; none: now.
+    #[serde(default)]
+    pub until: Option<String>,
+    /// Only messages of these keys.
+    #[serde(default)]
+    pub keys: Option<Vec<String>>,
+    /// How many at most in a time: `100/s`.
+    #[serde(default)]
+    pub rate: Option<String>,
+    /// Leave the script's state as it is.
+    #[serde(default)]
+    pub keep_state: bool,
+    /// Only say what would be sent again.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// The answer to it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Rewound {
+    /// The stream.
+    pub stream: String,
+    /// Type and address of where it sends.
+    pub destination: String,
+    /// Whether nothing was done.
+    pub dry_run: bool,
+    /// The asked time.
+    pub from: u64,
+    /// The end of it.
+    pub until: u64,
+    /// Messages that are read again.
+    pub messages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// When the first of them was received.
+    pub oldest: Option<u64>,
+    /// The last.
+    pub newest: Option<u64>,
+    /// The journal has kept everything since then.
+    pub kept_since: Option<u64>,
+}
+
+/// The answer to `DELETE /streams/{name}`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Forgotten {
+    /// The stream that there was.
+    pub forgotten: String,
+}
+
+/// Which dead letters, in requests; every field that is given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LetterFilter {
+    /// Of this stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream: Option<String>,
+    /// Whose reason or reply contains this text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Given up at this time or later: RFC 3339, or an age.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// These.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ids: Option<Vec<u64>>,
+    /// The oldest so many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
+/// The body of `POST /dead-letters/replay`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplayRequest {
+    /// Which; `{}` for all.
+    pub filter: LetterFilter,
+    /// Send what was refused as it was, instead of mapping the message again.
+    #[serde(default)]
+    pub as_is: bool,
+}
+
+/// The body of `POST /dead-letters/drop`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DropRequest {
+    /// Which; `{}` for all.
+    pub filter: LetterFilter,
+}
+
+/// How many dead letters a replay or a drop took.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Taken {
+    /// So many.
+    pub dead_letters: u64,
+}
+
+/// `GET /dead-letters`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Letters {
+    /// The oldest first.
+    pub dead_letters: Vec<Letter>,
+    /// There are further ones: ask with `since` or a higher `limit`.
+    pub more: bool,
+}
+
+/// A dead letter, whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Letter {
+    /// Its number.
+    pub id: u64,
+    /// The stream.
+    pub stream: String,
+    /// When it was given up.
+    pub at: u64,
+    /// Why.
+    pub reason: String,
+    /// What the far side said.
+    pub reply: Option<String>,
+    /// Name and version of the script.
+    pub script: String,
+    /// Where the message was in the journal.
+    pub position: String,
+    /// The message's topic.
+    pub topic: String,
+    /// When it was received.
+    pub received_at: u64,
+    /// Its payload, where that is text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<String>,
+    /// And where it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload_base64: Option<String>,
+    /// What was refused, if it got that far.
+    pub delivery: Option<LetterDelivery>,
+}
+
+/// The refused delivery of a [`Letter`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LetterDelivery {
+    /// Topic, or path and query; none: the destination's own.
+    pub target: Option<String>,
+    /// As the script made them.
+    pub headers: Vec<(String, String)>,
+    /// What was transmitted, where that is text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
+    /// And where it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_base64: Option<String>,
+}
+
+/// Every answer that is no success.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Refusal {
+    /// What is wrong and what was expected.
+    pub error: String,
+}
+
+impl StreamLine {
+    /// The line of a stream with these books of which nothing else is known.
+    pub fn of_books(name: &str, books: &Books, now: u64) -> Self {
+        Self {
+            name: name.to_owned(),
+            state: "stopped".to_owned(),
+            reason: None,
+            paused: false,
+            script: None,
+            read: books.read,
+            reread: books.reread,
+            delivered: books.delivered,
+            filtered: books.filtered,
+            expired: books.expired,
+            superseded: books.superseded,
+            dead_lettered: books.dead_lettered,
+            queued: books.queued,
+            books_balance: books.balance(),
+            retries: 0,
+            lag: lag(books, now),
+            holds_window: false,
+            last_error: None,
+        }
+    }
+}
+
+/// Age of the oldest queued message in seconds; 0 with an empty queue.
+pub fn lag(books: &Books, now: u64) -> f64 {
+    books.oldest.map_or(0.0, |oldest| now.saturating_sub(oldest) as f64 / 1000.0)
+}
+
+/// The highest of 50, 80 and 100 percent that the journal has reached.
+pub fn alarm(holding: &Holding) -> Option<u8> {
+    let (bytes, max) = holding.bytes;
+    let reached = |percent: &u8| u128::from(bytes) * 100 >= u128::from(max) * u128::from(*percent);
+    [100, 80, 50].into_iter().find(|percent| max > 0 && reached(percent))
+}
+
+impl Letter {
+    /// The dead letter of the journal as it is shown.
+    pub fn of(id: DeadLetterId, stream: String, letter: &DeadLetter) -> Self {
+        let (payload, payload_base64) = text_or_base64(&letter.message.payload);
+        let delivery = letter.delivery.as_ref().map(|delivery| {
+            let (body, body_base64) = text_or_base64(&delivery.body);
+            let (target, headers) = (delivery.target.clone(), delivery.headers.clone());
+            LetterDelivery { target, headers, body, body_base64 }
+        });
+        Self {
+            id: id.0,
+            stream,
+            at: letter.at,
+            reason: letter.reason.clone(),
+            reply: letter.reply.clone(),
+            script: letter.script.clone(),
+            position: letter.position.to_string(),
+            topic: letter.message.topic.to_string(),
+            received_at: letter.message.received_at,
+            payload,
+            payload_base64,
+            delivery,
+        }
+    }
+}
+
+/// The text that the bytes are, or else their base64. Bytes with control
+/// characters are no text: a terminal would obey them.
+fn text_or_base64(bytes: &[u8]) -> (Option<String>, Option<String>) {
+    let is_plain = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+    match std::str::from_utf8(bytes) {
+        Ok(text) if text.chars().all(is_plain) => (Some(text.to_owned()), None),
+        _ => (None, Some(BASE64.encode(bytes))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_text_is_shown_as_text() {
+        for text in ["", "{\"a\":\"ü\"}", "two\n\tlines"] {
+            assert_eq!(text_or_base64(text.as_bytes()), (Some(text.to_owned()), None));
+        }
+        for (bytes, shown) in [(&b"\x1b[2J"[..], "G1sySg=="), (b"\xff", "/w=="), (b"a\0", "YQA=")] {
+            assert_eq!(text_or_base64(bytes), (None, Some(shown.to_owned())));
+        }
+    }
+
+    #[test]
+    fn alarms_come_at_half_and_at_four_fifths() {
+        let at = |bytes, max| {
+            alarm(&Holding { messages: 0, bytes: (bytes, max), full: false, holder: None, broken: None })
+        };
+        assert_eq!([at(0, 10), at(49, 100), at(0, 0)], [None; 3]);
+        assert_eq!([at(5, 10), at(79, 100)], [Some(50); 2]);
+        assert_eq!([at(8, 10), at(99, 100)], [Some(80); 2]);
+        assert_eq!([at(10, 10), at(u64::MAX, 10)], [Some(100); 2]);
+    }
+}

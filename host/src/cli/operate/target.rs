@@ -1,0 +1,192 @@
+//! What a command works on: a running gateway, or its journal.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hyper::Method;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use url::form_urlencoded::{Serializer, byte_serialize};
+
+use super::answer::{
+    DropRequest, Forgotten, JournalLine, Letter, LetterFilter, Letters, Paused, ReplayRequest, RewindRequest,
+    Rewound, StreamLine, Taken,
+};
+use super::client::{Client, ClientError};
+use super::{OperateError, Operations};
+use crate::config::{Config, ConfigErrors};
+
+/// For a connection on the same machine.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A running gateway, or its journal.
+pub enum Target {
+    /// The gateway does it.
+    Running(Box<Client>),
+    /// No gateway runs: the command does it itself.
+    Offline(Operations),
+}
+
+/// Why a command cannot do what it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// The configuration, which says where the gateway is, cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// Nobody listens, and the journal cannot be opened.
+    #[error("{nobody}, and the journal in {} cannot be used without one: {reason}", data.display())]
+    NoGateway {
+        /// Who was asked.
+        nobody: String,
+        /// The data folder.
+        data: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// The gateway did not do it.
+    #[error(transparent)]
+    Running(#[from] ClientError),
+    /// It cannot be done on the journal.
+    #[error(transparent)]
+    Offline(#[from] OperateError),
+}
+
+impl Target {
+    /// Looks for the gateway of this configuration.
+    pub async fn find(config: Option<&Path>) -> Result<Self, TargetError> {
+        let config = Config::load(config)?;
+        let nobody = match &config.admin {
+            None => "the admin listener is off ([admin] listen = \"off\")".to_owned(),
+            Some(admin) => match knock(admin.listen).await {
+                Ok(()) => return Ok(Self::Running(Box::new(Client::new(admin.listen, config.data)))),
+                Err(error) => format!("no gateway answers at {} ({error})", admin.listen),
+            },
+        };
+        let operations = open_journal(&config).await;
+        operations.map(Self::Offline).map_err(|reason| TargetError::NoGateway {
+            nobody,
+            data: config.data.clone(),
+            reason,
+        })
+    }
+
+    /// Every stream that has a file.
+    pub async fn streams(&self) -> Result<Vec<StreamLine>, TargetError> {
+        Ok(match self {
+            Self::Running(client) => client.read("/streams").await?,
+            Self::Offline(operations) => operations.streams(),
+        })
+    }
+
+    /// The journal as a whole.
+    pub async fn journal(&self) -> Result<JournalLine, TargetError> {
+        Ok(match self {
+            Self::Running(client) => client.read("/journal").await?,
+            Self::Offline(operations) => operations.journal(),
+        })
+    }
+
+    /// Lets a stream's messages wait, or no longer.
+    pub async fn pause(&self, stream: &str, paused: bool) -> Result<Paused, TargetError> {
+        let word = if paused { "pause" } else { "resume" };
+        Ok(match self {
+            Self::Running(client) => client.call(Method::POST, &stream_path(stream, word), NO_BODY).await?,
+            Self::Offline(operations) => operations.pause(stream, paused).await?,
+        })
+    }
+
+    /// Lets a stream read again what it has settled.
+    pub async fn rewind(&self, stream: &str, request: RewindRequest) -> Result<Rewound, TargetError> {
+        Ok(match self {
+            Self::Running(client) => {
+                client.call(Method::POST, &stream_path(stream, "rewind"), Some(&request)).await?
+            }
+            Self::Offline(operations) => operations.rewind(stream, request).await?,
+        })
+    }
+
+    /// Forgets a stream that has no file any more.
+    pub async fn forget(&self, stream: &str) -> Result<Forgotten, TargetError> {
+        Ok(match self {
+            Self::Running(client) => client.call(Method::DELETE, &stream_path(stream, ""), NO_BODY).await?,
+            Self::Offline(operations) => operations.forget(stream).await?,
+        })
+    }
+
+    /// The dead letters that the filter lets through.
+    pub async fn dead_letters(&self, filter: &LetterFilter) -> Result<Letters, TargetError> {
+        Ok(match self {
+            Self::Running(client) => {
+                client.call(Method::GET, &format!("/dead-letters?{}", query(filter)), NO_BODY).await?
+            }
+            Self::Offline(operations) => operations.dead_letters(filter).await?,
+        })
+    }
+
+    /// One dead letter.
+    pub async fn dead_letter(&self, id: u64) -> Result<Letter, TargetError> {
+        Ok(match self {
+            Self::Running(client) => {
+                client.call(Method::GET, &format!("/dead-letters/{id}"), NO_BODY).await?
+            }
+            Self::Offline(operations) => operations.dead_letter(id).await?,
+        })
+    }
+
+    /// Lets the streams of these dead letters read their messages again.
+    pub async fn replay(&self, filter: &LetterFilter, as_is: bool) -> Result<Taken, TargetError> {
+        Ok(match self {
+            Self::Running(client) => {
+                let request = ReplayRequest { filter: filter.clone(), as_is };
+                client.call(Method::POST, "/dead-letters/replay", Some(&request)).await?
+            }
+            Self::Offline(operations) => operations.replay(filter, as_is).await?,
+        })
+    }
+
+    /// Forgets these dead letters.
+    pub async fn drop_dead_letters(&self, filter: &LetterFilter) -> Result<Taken, TargetError> {
+        Ok(match self {
+            Self::Running(client) => {
+                let request = DropRequest { filter: filter.clone() };
+                client.call(Method::POST, "/dead-letters/drop", Some(&request)).await?
+            }
+            Self::Offline(operations) => operations.drop_dead_letters(filter).await?,
+        })
+    }
+}
+
+const NO_BODY: Option<&()> = None;
+
+/// Whether somebody listens there.
+async fn knock(address: SocketAddr) -> io::Result<()> {
+    timeout(CONNECT_PATIENCE, TcpStream::connect(address)).await.map_err(io::Error::from)?.map(drop)
+}
+
+/// Opens the journal of a gateway that does not run.
+async fn open_journal(_config: &Config) -> Result<Operations, String> {
+    Err("it is kept in memory; start the gateway (`sluicegate run`)".to_owned())
+}
+
+/// `/streams/NAME/WORD`.
+fn stream_path(stream: &str, word: &str) -> String {
+    let name: String = byte_serialize(stream.as_bytes()).collect();
+    // In a path a plus is a plus.
+    let name = name.replace('+', "%20");
+    if word.is_empty() { format!("/streams/{name}") } else { format!("/streams/{name}/{word}") }
+}
+
+fn query(filter: &LetterFilter) -> String {
+    let mut query = Serializer::new(String::new());
+    let limit = filter.limit.map(|limit| limit.to_string());
+    let given =
+        [("stream", &filter.stream), ("reason", &filter.reason), ("since", &filter.since), ("limit", &limit)];
+    for (name, value) in given {
+        if let Some(value) = value {
+            query.append_pair(name, value);
+        }
+    }
+    query.finish()
+}

@@ -1,0 +1,133 @@
+//! Pages that only read and show no message.
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use serde::Serialize;
+
+use super::super::gateway::Gateway;
+use super::Shared;
+use crate::bus::{BusSnapshot, unix_millis};
+use crate::cli::operate::answer::{self, JournalLine, ScriptLine, StreamLine};
+use crate::stream::StreamStatus;
+
+/// `/readyz`.
+#[derive(Serialize)]
+struct Readiness {
+    ready: bool,
+    bus: BusSnapshot,
+    /// Streams that are not loaded, or that hold the window of unacknowledged
+    /// messages, and the journal where it cannot take anything.
+    waiting_for: Vec<String>,
+    window: WindowLine,
+}
+
+#[derive(Serialize)]
+struct WindowLine {
+    messages: u64,
+    bytes: u64,
+    max_bytes: u64,
+    full: bool,
+    holder: Option<String>,
+}
+
+pub(super) async fn readyz(State(shared): State<Shared>) -> Response {
+    let gateway = &shared.gateway;
+    let holding = gateway.journal.holding();
+    let bus = gateway.bus.snapshot();
+    let full = holding.full || bus.held_back;
+    let holder = holding.holder.filter(|_| full).and_then(|h| gateway.stream_name(h));
+    let loading = gateway.streams.iter().filter(|s| s.script().is_none());
+    let mut waiting_for: Vec<String> = loading
+        .map(|s| match s.state().reason() {
+            Some(reason) => format!("{}: {reason}", s.name()),
+            None => format!("{}: {}", s.name(), s.state().word()),
+        })
+        .collect();
+    if let Some(name) = &holder {
+        waiting_for.push(format!("{name}: holds the window of unacknowledged messages"));
+    }
+    if let Some(reason) = &holding.broken {
+        waiting_for.push(format!("the journal: {reason}"));
+    }
+    // Streams that cannot be loaded are reported but do not take the gateway
+    // out of service: the others run.
+    let starting = gateway.streams.iter().any(|s| s.script().is_none() && s.state().reason().is_none());
+    let ready = bus.connected && !starting && !full && holding.broken.is_none();
+    let (bytes, max_bytes) = holding.bytes;
+    let window = WindowLine { messages: holding.messages, bytes, max_bytes, full, holder };
+    let body = Readiness { ready, bus, waiting_for, window };
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(body)).into_response()
+}
+
+pub(super) async fn streams(State(shared): State<Shared>) -> Json<Vec<StreamLine>> {
+    let gateway = &shared.gateway;
+    let holding = gateway.journal.holding();
+    let full = holding.full || gateway.bus.snapshot().held_back;
+    let now = unix_millis();
+    let lines = gateway.streams.iter().map(|status| {
+        let state = status.state();
+        let script = status.script().map(|(name, version)| ScriptLine { name, version });
+        StreamLine {
+            state: state.word().to_owned(),
+            reason: state.reason().map(str::to_owned),
+            paused: gateway.operations.is_paused(status.index()),
+            script,
+            retries: status.retries(),
+            holds_window: full && holding.holder.is_some() && holding.holder == status.index(),
+            last_error: status.last_error(),
+            ..StreamLine::of_books(status.name(), &gateway.books(status), now)
+        }
+    });
+    Json(lines.collect())
+}
+
+pub(super) async fn journal(State(shared): State<Shared>) -> Json<JournalLine> {
+    Json(shared.gateway.operations.journal())
+}
+
+pub(super) async fn metrics(State(shared): State<Shared>) -> Response {
+    for status in &shared.gateway.streams {
+        measure(&shared.gateway, status);
+    }
+    let holding = shared.gateway.journal.holding();
+    shared.gateway.bus.measure();
+    metrics::gauge!("sluicegate_journal_messages").set(holding.messages as f64);
+    metrics::gauge!("sluicegate_journal_bytes").set(holding.bytes.0 as f64);
+    metrics::gauge!("sluicegate_journal_max_bytes").set(holding.bytes.1 as f64);
+    metrics::gauge!("sluicegate_journal_full").set(f64::from(u8::from(holding.full)));
+    metrics::gauge!("sluicegate_journal_broken").set(f64::from(u8::from(holding.broken.is_some())));
+    metrics::gauge!("sluicegate_journal_alarm_percent")
+        .set(f64::from(answer::alarm(&holding).unwrap_or_default()));
+    let content_type = (header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8");
+    ([content_type], shared.metrics.render()).into_response()
+}
+
+/// The books are counted in the journal; here they only become metrics.
+fn measure(gateway: &Gateway, status: &StreamStatus) {
+    let books = gateway.books(status);
+    let stream = || status.name().to_owned();
+    metrics::counter!("sluicegate_messages_read_total", "stream" => stream()).absolute(books.read);
+    let outcomes = [
+        ("delivered", books.delivered),
+        ("filtered", books.filtered),
+        ("expired", books.expired),
+        ("superseded", books.superseded),
+        ("dead_lettered", books.dead_lettered),
+    ];
+    for (outcome, count) in outcomes {
+        metrics::counter!("sluicegate_messages_total", "stream" => stream(), "outcome" => outcome)
+            .absolute(count);
+    }
+    metrics::gauge!("sluicegate_messages_queued", "stream" => stream()).set(books.queued as f64);
+    metrics::gauge!("sluicegate_lag_seconds", "stream" => stream()).set(answer::lag(&books, unix_millis()));
+    metrics::gauge!("sluicegate_books_balance", "stream" => stream())
+        .set(f64::from(u8::from(books.balance())));
+    metrics::counter!("sluicegate_delivery_retries_total", "stream" => stream()).absolute(status.retries());
+    let now = status.state().word();
+    for word in ["starting", "running", "paused", "retrying", "blocked", "stopped"] {
+        metrics::gauge!("sluicegate_stream_state", "stream" => stream(), "state" => word)
+            .set(f64::from(u8::from(word == now)));
+    }
+}

@@ -1,0 +1,231 @@
+//! `sluicegate streams`: what the streams do, and what an operator can tell
+//! them.
+
+mod show;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::ConfigArg;
+use super::operate::answer::{RewindRequest, Rewound};
+use super::operate::{Target, TargetError, moment};
+use crate::config::{RATE, Rate};
+
+/// See how the streams are doing; pause, resume, rewind and forget them
+///
+/// Works on the running gateway of the configuration; bare, it lists the streams.
+#[derive(Args, Clone, Debug)]
+#[command(after_long_help = "\
+Examples:
+  sluicegate streams
+  sluicegate streams pause fleet-to-http
+  sluicegate streams rewind --stream fleet-to-http --to 30m
+  sluicegate streams rewind --stream fleet-to-http --to 2026-03-01T12:00:00Z --keys 7001,7002 --rate 100/s --yes
+  sluicegate streams forget fleet-of-last-year
+
+What changes something needs the file admin.token in the data folder, which the gateway's user may read.
+
+Exit status:
+  0  done, or shown
+  1  it could not be done; standard error says why
+  2  the command line is wrong")]
+pub struct StreamsArgs {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Command {
+    /// List the streams: state, lag and books of each
+    List,
+    /// Let the messages of streams wait in the journal, also across restarts
+    Pause(Names),
+    /// Let paused streams go on
+    Resume(Names),
+    Rewind(RewindArgs),
+    /// Forget streams whose files are gone, with all that is queued for them
+    Forget(Names),
+}
+
+#[derive(Args, Clone, Debug)]
+struct Names {
+    /// The streams
+    #[arg(value_name = "NAME", required = true)]
+    names: Vec<String>,
+}
+
+/// Send again what a stream has sent before
+///
+/// Without --yes nothing is done: it only says how many messages of what time would be sent again, and where.
+/// They go behind live traffic. The journal keeps messages for `[journal] keep`.
+#[derive(Args, Clone, Debug)]
+struct RewindArgs {
+    /// The stream
+    #[arg(long, value_name = "NAME")]
+    stream: String,
+    /// Messages received at this time or later: RFC 3339, or an age such as 30m
+    #[arg(long, value_name = "TIME", value_parser = moment::check)]
+    to: String,
+    /// And before this time [default: now]
+    #[arg(long, value_name = "TIME", value_parser = moment::check)]
+    until: Option<String>,
+    /// Only messages of these keys
+    #[arg(long, value_name = "KEY,...", value_delimiter = ',')]
+    keys: Option<Vec<String>>,
+    /// How many messages in a time at most, for example 100/s or 30/min
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    rate: Option<String>,
+    /// Leave what the script remembers; else it begins with nothing
+    #[arg(long)]
+    keep_state: bool,
+    /// Do it
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Why the command does not come to its end.
+#[derive(Debug, thiserror::Error)]
+enum StreamsError {
+    /// It could not be done.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// Standard output.
+    #[error("standard output: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// Checks a rate on the command line.
+fn rate(text: &str) -> Result<String, String> {
+    Rate::parse(text).map(|rate| rate.to_string()).ok_or_else(|| format!("expected {RATE}"))
+}
+
+/// Runs the command.
+pub async fn run(args: StreamsArgs) -> ExitCode {
+    match carry_out(args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads us has seen enough (`| head`).
+        Err(StreamsError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sluicegate: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn carry_out(args: StreamsArgs) -> Result<(), StreamsError> {
+    let StreamsArgs { command, config: ConfigArg { config }, json } = args;
+    let target = Target::find(config.as_deref()).await?;
+    match command.unwrap_or(Command::List) {
+        Command::List => {
+            let streams = target.streams().await?;
+            if json {
+                return Ok(super::print_json(&streams)?);
+            }
+            let journal = target.journal().await?;
+            show::streams(&streams)?;
+            show::notes(&mut io::stdout().lock(), &streams, &journal)?;
+        }
+        Command::Pause(Names { names }) => pause(&target, &names, true, json).await?,
+        Command::Resume(Names { names }) => pause(&target, &names, false, json).await?,
+        Command::Rewind(args) => rewind(&target, args, json).await?,
+        Command::Forget(Names { names }) => {
+            for name in &names {
+                let answer = target.forget(name).await?;
+                report(json, &answer, || format!("{name} is forgotten, with all that was queued for it"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn pause(target: &Target, names: &[String], paused: bool, json: bool) -> Result<(), StreamsError> {
+    for name in names {
+        let answer = target.pause(name, paused).await?;
+        report(json, &answer, || match paused {
+            true => format!("{name} is paused: its messages wait until `sluicegate streams resume {name}`"),
+            false => format!("{name} goes on"),
+        })?;
+    }
+    Ok(())
+}
+
+async fn rewind(target: &Target, args: RewindArgs, json: bool) -> Result<(), StreamsError> {
+    let RewindArgs { stream, to, until, keys, rate, keep_state, yes } = args;
+    let request = RewindRequest { to, until, keys, rate, keep_state, dry_run: !yes };
+    let answer: Rewound = target.rewind(&stream, request).await?;
+    report(json, &answer, || show::rewound(&answer, keep_state))
+}
+
+fn report(json: bool, answer: &impl Serialize, words: impl FnOnce() -> String) -> Result<(), StreamsError> {
+    if json {
+        super::print_json(answer)?;
+    } else {
+        super::print_line(&words())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: StreamsArgs,
+    }
+
+    fn parse(line: &str) -> Result<StreamsArgs, String> {
+        let words = std::iter::once("streams").chain(line.split_whitespace());
+        Line::try_parse_from(words).map(|line| line.args).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn bare_it_lists() {
+        let args = parse("").unwrap();
+        assert!(args.command.is_none() && !args.json);
+        for line in ["--json list", "list --json"] {
+            let args = parse(line).unwrap();
+            assert!(matches!(args.command, Some(Command::List)) && args.json, "{line}");
+        }
+        let args = parse("pause a b --config x.toml").unwrap();
+        assert_eq!(args.config.config.unwrap().to_str(), Some("x.toml"));
+        assert!(matches!(args.command, Some(Command::Pause(Names { names })) if names == ["a", "b"]));
+    }
+
+    #[test]
+    fn a_rewind_is_checked_before_anybody_is_asked() {
+        let line = "rewind --stream s --to 30m --until 2026-03-01T12:00:00Z --keys a,b --rate 30/min --keep-state --yes";
+        let Some(Command::Rewind(args)) = parse(line).unwrap().command else { panic!("no rewind") };
+        assert_eq!((args.stream.as_str(), args.to.as_str()), ("s", "30m"));
+        assert_eq!(
+            (args.until.as_deref(), args.rate.as_deref()),
+            (Some("2026-03-01T12:00:00Z"), Some("30/min"))
+        );
+        assert_eq!(args.keys.as_deref(), Some(&["a".to_owned(), "b".to_owned()][..]));
+        assert!(args.keep_state && args.yes);
+        for (line, words) in [
+            ("rewind --stream s", "--to"),
+            ("rewind --to 30m", "--stream"),
+            ("rewind --stream s --to yesterday", "2026-03-01T12:00:00Z"),
+            ("rewind --stream s --to 30m --rate fast", "100/s"),
+            ("pause", "NAME"),
+            ("stop a", "unrecognized"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert!(error.contains(words), "{line}: {error}");
+        }
+    }
+}
