@@ -22,6 +22,7 @@ pub struct Stream {
     pub name: String,
     pub state: String,
     pub reason: Option<String>,
+    pub code: Option<String>,
     pub paused: bool,
     pub script: Option<ScriptVersion>,
     pub read: u64,

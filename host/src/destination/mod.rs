@@ -84,10 +84,30 @@ impl fmt::Display for Reply {
 pub struct Fault {
     /// How the lane goes on.
     pub kind: FaultKind,
+    /// Where an operator has to look, if one has to.
+    pub cause: Option<Cause>,
     /// For a person: what failed, where (never a secret).
     pub reason: String,
     /// The far side asked for this pause at least.
     pub retry_after: Option<Duration>,
+}
+
+/// What an operator has to look after when a fault is persistent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Cause {
+    /// Who the gateway says it is, or what it is allowed: 401, 403, bad user
+    /// name or password, not authorised.
+    Credentials,
+    /// Certificates, or a far side that speaks no TLS.
+    Tls,
+    /// The address is answered, and nothing is there: 404, 410.
+    NotFound,
+    /// What the stream's file says cannot be used with this far side.
+    Configuration,
+    /// Another client has taken the client id over.
+    TakenOver,
+    /// Something answers that is not what the destination speaks with.
+    UnexpectedAnswer,
 }
 
 /// The kinds of [`Fault`].
@@ -107,17 +127,17 @@ pub enum FaultKind {
 impl Fault {
     /// A fault that passes by itself.
     pub fn transient(reason: impl Into<String>) -> Self {
-        Self { kind: FaultKind::Transient, reason: reason.into(), retry_after: None }
+        Self { kind: FaultKind::Transient, cause: None, reason: reason.into(), retry_after: None }
     }
 
     /// A fault that needs an operator.
-    pub fn persistent(reason: impl Into<String>) -> Self {
-        Self { kind: FaultKind::Persistent, reason: reason.into(), retry_after: None }
+    pub fn persistent(cause: Cause, reason: impl Into<String>) -> Self {
+        Self { kind: FaultKind::Persistent, cause: Some(cause), reason: reason.into(), retry_after: None }
     }
 
     /// The far side hung up or fell silent with deliveries in flight.
     pub fn unexplained(reason: impl Into<String>) -> Self {
-        Self { kind: FaultKind::Unexplained, reason: reason.into(), retry_after: None }
+        Self { kind: FaultKind::Unexplained, cause: None, reason: reason.into(), retry_after: None }
     }
 
     /// The same fault with the pause that the far side asked for.

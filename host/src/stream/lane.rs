@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Pressure;
 use super::burial::Burial;
+use super::code::Code;
 use super::entry::{Entry, Parcel};
 use super::identity::Identities;
 use super::intake::Intake;
@@ -84,6 +85,7 @@ pub(super) struct Lane {
 
 struct Stuck {
     batch: Vec<Arc<Entry>>,
+    code: Code,
     reason: String,
     until: Instant,
     failures: u32,
@@ -288,10 +290,10 @@ impl Lane {
                 Some(Parcel { delivery, carries, ..older.clone() }.identified(identities.as_ref()))
             });
         }
-        if let Some((reason, batch)) = mapped.stuck {
+        if let Some((code, reason, batch)) = mapped.stuck {
             let failures = failures.saturating_add(1);
             let until = Instant::now() + self.backoff.pause(failures, None);
-            self.stuck = Some(Stuck { batch, reason, until, failures });
+            self.stuck = Some(Stuck { batch, code, reason, until, failures });
         }
     }
 
@@ -562,9 +564,9 @@ impl Lane {
         let state = if self.paused {
             State::Paused
         } else if let Some(reason) = self.burial.reason() {
-            State::Blocked(reason)
+            State::Blocked(Code::DeadLettersFull, reason)
         } else if let Some(stuck) = &self.stuck {
-            State::Blocked(format!("script: {}", stuck.reason))
+            State::Blocked(stuck.code, format!("script: {}", stuck.reason))
         } else {
             // After a failure the far side has to deliver before all is well,
             // unless there is nothing to deliver.
@@ -575,12 +577,12 @@ impl Lane {
             };
             let up = matches!(self.link, Link::Up { .. });
             match (self.outbox.trouble(), fault) {
-                (Some(trouble @ Trouble::Blocked(_)), _) => trouble.into(),
+                (Some(trouble @ Trouble::Blocked(..)), _) => trouble.into(),
                 // What the far side says on this connection is newer than why
                 // the one before it ended.
                 (Some(trouble), _) if up => trouble.into(),
                 (_, Some(fault)) if fault.kind == FaultKind::Persistent => {
-                    State::Blocked(fault.reason.clone())
+                    State::Blocked(fault.into(), fault.reason.clone())
                 }
                 (_, Some(fault)) => State::Retrying(fault.reason.clone()),
                 (Some(trouble), None) => trouble.into(),

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::code::Code;
 use super::entry::{Entry, Parcel};
 use super::identity::ordinals;
 use super::lane::Shared;
@@ -29,7 +30,7 @@ pub(super) struct Mapped {
     /// What calls of the script wrote to the state, with their messages.
     pub wrote: Vec<(Vec<Position>, Written)>,
     /// The script cannot go on: why, and what was not mapped.
-    pub stuck: Option<(String, Vec<Arc<Entry>>)>,
+    pub stuck: Option<(Code, String, Vec<Arc<Entry>>)>,
 }
 
 /// What a refused delivery of several messages came apart into.
@@ -70,7 +71,7 @@ impl MapStep {
                 }
             } else {
                 self.map_run(rest, generation, &mut mapped).await;
-                if let Some((_, waiting)) = &mut mapped.stuck {
+                if let Some((_, _, waiting)) = &mut mapped.stuck {
                     waiting.extend(after);
                     return mapped;
                 }
@@ -89,7 +90,7 @@ impl MapStep {
                 return;
             }
             Err(fault) if fault.is_batch_wide() => {
-                mapped.stuck = Some((fault.to_string(), batch));
+                mapped.stuck = Some(((&fault).into(), fault.to_string(), batch));
                 return;
             }
             Err(fault) if batch.len() > 1 => {
@@ -123,7 +124,8 @@ impl MapStep {
                         } else {
                             format!("{FAILING_IN_A_ROW} messages in a row failed, the last: {fault}")
                         };
-                        mapped.stuck = Some((reason, std::iter::once(entry).chain(entries).collect()));
+                        let code = Code::from(&fault);
+                        mapped.stuck = Some((code, reason, std::iter::once(entry).chain(entries).collect()));
                         return;
                     }
                     mapped.rejected.push((entry, fault.to_string()));

@@ -5,6 +5,7 @@
 //! The rules are plain state machines without I/O; `lane` carries them out.
 
 mod burial;
+mod code;
 mod conflate;
 mod entry;
 mod identity;
@@ -37,6 +38,7 @@ use identity::Identities;
 use intake::Intake;
 use lane::{Lane, Shared};
 
+pub use code::Code;
 pub use rate_limit::{RateLimit, RateLimits};
 pub use status::{State, StreamStatus};
 
@@ -157,14 +159,14 @@ async fn load(source: ScriptSource, engine: &Engine, status: &StreamStatus) -> S
             Ok(wasm) => wasm,
             Err(failed) => Err(failed.to_string()),
         };
-        let reason = match wasm {
+        let (code, reason) = match wasm {
             Ok(wasm) => match Script::load(engine, &name, wasm, &settings, limits.clone()).await {
                 Ok(script) => return script,
-                Err(error) => error.to_string(),
+                Err(error) => (Code::ScriptInvalid, error.to_string()),
             },
-            Err(error) => error,
+            Err(error) => (Code::ScriptMissing, error),
         };
-        status.set_stream(State::Blocked(format!("script: {reason}")));
+        status.set_stream(State::Blocked(code, format!("script: {reason}")));
         failures += 1;
         sleep(backoff.pause(failures, None)).await;
     }
@@ -176,7 +178,8 @@ async fn load_state(journal: &Journal, index: StreamIndex, status: &StreamStatus
     let mut backoff = Backoff::new(fastrand::u64(..));
     let mut failures = 0;
     while let Err(error) = status.memory.load(journal, index).await {
-        status.set_stream(State::Blocked(format!("the state of the script cannot be read: {error}")));
+        let reason = format!("the state of the script cannot be read: {error}");
+        status.set_stream(State::Blocked(Code::Journal, reason));
         failures += 1;
         sleep(backoff.pause(failures, None)).await;
     }

@@ -24,6 +24,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::code::Code;
 use super::entry::Parcel;
 use super::proof::{ProofOfLife, Stamp};
 use crate::backoff::Backoff;
@@ -128,7 +129,7 @@ pub(super) enum Trouble {
     /// Passes by itself, or is being looked into.
     Retrying(String),
     /// Somebody should look.
-    Blocked(String),
+    Blocked(Code, String),
 }
 
 // === impl Outbox ===
@@ -333,8 +334,10 @@ impl Outbox {
         if let Some(first) = self.suspects().next() {
             let reply = first.reply.as_ref().map(ToString::to_string).unwrap_or_default();
             let count = self.suspects().count();
-            return Some(if count >= SUSPECTS || self.suspects().all(|i| i.refusals >= 2) {
-                Trouble::Blocked(format!("refuses everything: {reply}"))
+            return Some(if count >= SUSPECTS {
+                Trouble::Blocked(Code::RefusesEverything, format!("refuses everything: {reply}"))
+            } else if self.suspects().all(|i| i.refusals >= 2) {
+                Trouble::Blocked(Code::Refused, format!("refused, and nothing accepted since: {reply}"))
             } else {
                 Trouble::Retrying(format!("refused one, trying others: {reply}"))
             });
@@ -342,7 +345,7 @@ impl Outbox {
         let put_off = self.items.iter().filter(|i| matches!(i.stage, Stage::Deferred { .. }));
         let fault = put_off.filter_map(|i| i.deferred.as_ref()).next()?;
         Some(match fault.kind {
-            FaultKind::Persistent => Trouble::Blocked(fault.reason.clone()),
+            FaultKind::Persistent => Trouble::Blocked(fault.into(), fault.reason.clone()),
             FaultKind::Transient | FaultKind::Unexplained => Trouble::Retrying(fault.reason.clone()),
         })
     }

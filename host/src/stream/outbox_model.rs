@@ -271,7 +271,7 @@ impl World {
                 self.suspicious.extend(wire.iter().flat_map(|(_, n)| n));
             }
         }
-        let fault = Fault { kind, reason: "closed".into(), retry_after: None };
+        let fault = Fault { kind, cause: None, reason: "closed".into(), retry_after: None };
         let (again, ended) = self.outbox.down(&fault, self.now);
         assert_eq!(again, wire.len());
         self.end(ended, mapping);

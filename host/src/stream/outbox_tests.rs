@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::bus::{KeyRule, Message};
-use crate::destination::Delivery;
+use crate::destination::{Cause, Delivery};
 use crate::journal::{Pending, Position};
 use crate::stream::entry::Entry;
 
@@ -144,7 +144,7 @@ fn one_bad_message_alone_is_never_rejected_without_proof_of_life() {
     }
     assert!(bench.rejected.is_empty());
     assert!(
-        matches!(bench.outbox.trouble(), Some(Trouble::Blocked(why)) if why.contains("refuses everything"))
+        matches!(bench.outbox.trouble(), Some(Trouble::Blocked(Code::Refused, why)) if why == "refused, and nothing accepted since: 400")
     );
     bench.push(&[2]);
     bench.finish(|n| if n == [1] { refuse() } else { Verdict::Delivered });
@@ -272,7 +272,7 @@ fn a_deferred_delivery_holds_back_what_comes_after_it_but_not_other_slots() {
     bench.push(&[5]);
     bench.send_all();
     bench.answer(|_| Verdict::Delivered);
-    bench.answer(|_| Verdict::Deferred(Fault::persistent("401")));
+    bench.answer(|_| Verdict::Deferred(Fault::persistent(Cause::Credentials, "401")));
     assert_eq!(bench.outbox.trouble(), Some(Trouble::Retrying("429".into())));
     bench.finish(|_| Verdict::Delivered);
     assert_eq!(bench.delivered.len(), 5);

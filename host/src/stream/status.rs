@@ -1,10 +1,11 @@
 //! How a stream is doing, for the admin listener and the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::code::Code;
 use super::outbox::Trouble;
 use super::remember::Memory;
 use crate::journal::StreamIndex;
@@ -26,7 +27,7 @@ pub enum State {
     /// Something failed that is expected to pass; it is tried again.
     Retrying(String),
     /// Something failed that needs an operator; it is tried again all the same.
-    Blocked(String),
+    Blocked(Code, String),
 }
 
 /// A stream as the admin listener shows it; the books are in the journal.
@@ -47,6 +48,8 @@ struct Inner {
     lanes: BTreeMap<u32, State>,
     script: Option<(String, String)>,
     last_error: Option<String>,
+    /// Why it has been blocked so far.
+    codes: BTreeSet<Code>,
 }
 
 // === impl State ===
@@ -60,15 +63,23 @@ impl State {
             Self::Paused => "paused",
             Self::Starting => "starting",
             Self::Retrying(_) => "retrying",
-            Self::Blocked(_) => "blocked",
+            Self::Blocked(..) => "blocked",
         }
     }
 
     /// Why, where there is a why.
     pub fn reason(&self) -> Option<&str> {
         match self {
-            Self::Retrying(reason) | Self::Blocked(reason) => Some(reason),
+            Self::Retrying(reason) | Self::Blocked(_, reason) => Some(reason),
             Self::Stopped | Self::Running | Self::Paused | Self::Starting => None,
+        }
+    }
+
+    /// Why it is blocked, in one word.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::Blocked(code, _) => Some(*code),
+            _ => None,
         }
     }
 }
@@ -77,7 +88,7 @@ impl From<Trouble> for State {
     fn from(trouble: Trouble) -> Self {
         match trouble {
             Trouble::Retrying(reason) => Self::Retrying(reason),
-            Trouble::Blocked(reason) => Self::Blocked(reason),
+            Trouble::Blocked(code, reason) => Self::Blocked(code, reason),
         }
     }
 }
@@ -108,7 +119,7 @@ impl StreamStatus {
     /// A stream whose file cannot be used: it is listed, and has no books.
     pub fn unusable(name: &str, reason: String) -> Self {
         let status = Self { index: None, ..Self::new(name, StreamIndex(0)) };
-        status.set_stream(State::Blocked(reason));
+        status.set_stream(State::Blocked(Code::Configuration, reason));
         status
     }
 
@@ -149,6 +160,14 @@ impl StreamStatus {
         self.memory.clear_with(rewind).await
     }
 
+    /// The reasons for which it has been blocked so far, and whether it is now.
+    pub fn codes(&self) -> Vec<(&'static str, bool)> {
+        let inner = self.lock();
+        let now = inner.state().code().map(Code::word);
+        let words: BTreeSet<&'static str> = inner.codes.iter().map(|c| c.word()).collect();
+        words.into_iter().map(|word| (word, Some(word) == now)).collect()
+    }
+
     pub(super) fn set_script(&self, name: &str, version: &str) {
         self.lock().script = Some((name.to_owned(), version.to_owned()));
     }
@@ -178,6 +197,7 @@ impl StreamStatus {
         let before = inner.state();
         change(&mut inner);
         let after = inner.state();
+        inner.codes.extend(after.code());
         if let Some(reason) = after.reason()
             && inner.last_error.as_deref() != Some(reason)
         {
@@ -185,7 +205,7 @@ impl StreamStatus {
         }
         drop(inner);
         let changed = match (&before, &after) {
-            (State::Blocked(a), State::Blocked(b)) => a != b,
+            (State::Blocked(..), State::Blocked(..)) => before != after,
             (a, b) => a.word() != b.word(),
         };
         if changed {
@@ -194,7 +214,7 @@ impl StreamStatus {
                 before: before.word(),
                 after: after.word(),
                 reason: after.reason(),
-                needs_operator: matches!(after, State::Blocked(_)),
+                needs_operator: matches!(after, State::Blocked(..)),
             }
             .emit();
         }
@@ -218,6 +238,7 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::destination::Cause;
 
     #[test]
     fn a_stream_is_as_bad_as_its_worst_lane() {
@@ -228,11 +249,13 @@ mod tests {
         status.set_lane(1, State::Retrying("connection refused".into()));
         status.set_lane(2, State::Running);
         assert_eq!(status.state().to_string(), "retrying: connection refused");
-        status.set_lane(2, State::Blocked("401".into()));
+        status.set_lane(2, State::Blocked(Code::Destination(Cause::Credentials), "401".into()));
         assert_eq!(status.state().word(), "blocked");
+        assert_eq!(status.codes(), [("credentials", true)]);
         status.set_lane(1, State::Running);
         status.set_lane(2, State::Running);
         assert_eq!(status.state(), State::Running);
         assert_eq!(status.last_error().as_deref(), Some("401"));
+        assert_eq!(status.codes(), [("credentials", false)]);
     }
 }

@@ -19,7 +19,7 @@ use super::entry::Entry;
 use super::map::MapStep;
 use super::*;
 use crate::bus::Message;
-use crate::destination::{Connection, Delivery, DeliveryId, Fault, Identity, Reply, Verdict};
+use crate::destination::{Cause, Connection, Delivery, DeliveryId, Fault, Identity, Reply, Verdict};
 use crate::journal::{Append, Books, DeadLetterFilter, Pending, Position, StoredDelivery};
 use crate::script::tests as scripts;
 
@@ -96,7 +96,7 @@ impl Destination for FarSideDestination {
 
     async fn connect(&self, _lane: u32) -> Result<Box<dyn Connection>, Fault> {
         if *self.0.mood.lock().unwrap() == Mood::Unreachable {
-            return Err(Fault::persistent("bad password"));
+            return Err(Fault::persistent(Cause::Credentials, "bad password"));
         }
         Ok(Box::new(Wire { far: self.0.clone(), sent: VecDeque::new() }))
     }
@@ -268,6 +268,7 @@ async fn a_script_that_fails_on_everything_blocks_its_stream_and_keeps_the_rest(
     assert_eq!(running.books().queued, 41);
     let state = running.status.state();
     assert!(state.reason().unwrap().contains("10 messages in a row failed"), "{state}");
+    assert_eq!(state.code().map(Code::word), Some("script-fault"));
     assert!(running.finish().await.is_empty());
 }
 
@@ -279,6 +280,7 @@ async fn a_far_side_that_refuses_everything_for_minutes_costs_no_message() {
         sleep(Duration::from_secs(300)).await;
         assert_eq!(running.books().queued, 400);
         assert_eq!(running.status.state().to_string(), "blocked: refuses everything: 400 no");
+        assert!(running.status.codes().contains(&("refuses-everything", true)));
         running.far.set(Mood::Accepts);
         running.until(|b| b.delivered == 400).await;
         assert_eq!(running.status.state(), State::Running);
@@ -310,6 +312,7 @@ async fn a_far_side_that_cannot_be_entered_blocks_and_then_resumes() {
     running.append(numbered(90)).await;
     sleep(Duration::from_secs(120)).await;
     assert_eq!(running.status.state().to_string(), "blocked: bad password");
+    assert_eq!(running.status.state().code().map(Code::word), Some("credentials"));
     assert_eq!(running.books().dead_lettered, 0);
     running.far.set(Mood::Accepts);
     running.until(|b| b.delivered == 100).await;
@@ -453,7 +456,7 @@ async fn a_script_that_is_stuck_holds_back_what_is_stored_behind_it() {
     let batch = texts.iter().zip(0..).map(|(text, index)| entry(index, text)).collect();
     let mapped = step.map(batch, 0).await;
     assert_eq!((mapped.parcels.len(), mapped.rejected.len()), (2, 9));
-    let (_, waiting) = mapped.stuck.unwrap();
+    let (_, _, waiting) = mapped.stuck.unwrap();
     let waiting: Vec<_> = waiting.iter().map(|e| e.position.index).collect();
     assert_eq!(waiting, [11, 12, 13, 14]);
 }
@@ -504,6 +507,7 @@ async fn a_full_state_blocks_and_buries_nobody() {
     assert_eq!((books.queued, books.dead_lettered), (2, 0));
     let state = running.status.state().to_string();
     assert_eq!(state, "blocked: script: the state of the stream has reached its limit of 0 KiB");
+    assert_eq!(running.status.codes(), [("state-full", true)]);
     running.finish().await;
 }
 
@@ -516,5 +520,6 @@ async fn two_lanes_at_one_key_block_and_both_are_named() {
     assert_eq!(running.books().dead_lettered, 0);
     let state = running.status.state().to_string();
     assert!(state.starts_with("blocked: script: lane ") && state.contains("which lane "), "{state}");
+    assert_eq!(running.status.codes(), [("state-conflict", true)]);
     running.finish().await;
 }

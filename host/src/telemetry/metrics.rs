@@ -39,6 +39,7 @@ fn describe() {
     describe_gauge!("sluicegate_messages_queued", "Messages not settled yet, by stream");
     describe_gauge!("sluicegate_lag_seconds", "Age of the oldest message not settled yet, by stream");
     describe_gauge!("sluicegate_stream_state", "1 for the state that the stream is in");
+    describe_gauge!("sluicegate_stream_blocked", "1 while the stream is blocked for that reason");
     describe_gauge!(
         "sluicegate_books_balance",
         "1 while read equals the sum of outcomes and queue, by stream"

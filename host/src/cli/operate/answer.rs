@@ -24,6 +24,8 @@ pub struct StreamLine {
     pub state: String,
     /// Why, where there is a why.
     pub reason: Option<String>,
+    /// The reason in one word, where the stream is blocked.
+    pub code: Option<String>,
     /// An operator has paused it.
     pub paused: bool,
     /// The script that runs.
@@ -276,6 +278,7 @@ impl StreamLine {
             name: name.to_owned(),
             state: "stopped".to_owned(),
             reason: None,
+            code: None,
             paused: false,
             script: None,
             read: books.read,

@@ -18,7 +18,7 @@ pub use settings::AwsIotSettings;
 use self::pacing::Pacer;
 use self::updates::{Attempt, Updates};
 use super::mqtt::client::{self, Client, Event};
-use super::{Connection, Delivery, DeliveryId, Destination, Fault, Verdict};
+use super::{Cause, Connection, Delivery, DeliveryId, Destination, Fault, Verdict};
 
 /// Most unacknowledged publishes that AWS accepts from a client.
 const MAX_IN_FLIGHT: usize = 100;
@@ -72,11 +72,14 @@ impl Destination for AwsIotDestination {
         let access = &self.settings.access;
         let id = format!("{}-{lane}", access.client_id);
         if id.len() > rules::MAX_CLIENT_ID || id.starts_with('$') {
-            return Err(Fault::persistent(format!(
-                "{}: AWS IoT does not allow the client id {id:?}; expected at most {} bytes and no `$` in front",
-                access.url,
-                rules::MAX_CLIENT_ID
-            )));
+            return Err(Fault::persistent(
+                Cause::Configuration,
+                format!(
+                    "{}: AWS IoT does not allow the client id {id:?}; expected at most {} bytes and no `$` in front",
+                    access.url,
+                    rules::MAX_CLIENT_ID
+                ),
+            ));
         }
         // A rejected update settles before its PUBACK has come, so that twice
         // the window may wait for one.

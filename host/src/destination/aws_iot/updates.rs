@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::destination::{DeliveryId, Fault, Reply, Verdict};
+use crate::destination::{Cause, DeliveryId, Fault, Reply, Verdict};
 
 /// One publish; a delivery that is sent again is another attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -120,7 +120,9 @@ pub(super) fn of_rejection(code: u64, message: &str) -> Verdict {
         // 409: somebody else changed the shadow; it passes with the next version.
         409 | 429 | 500 | 503 => Verdict::Deferred(Fault::transient(text)),
         // 401, 403, 404, and what is not known yet: never throw data away for it.
-        _ => Verdict::Deferred(Fault::persistent(text)),
+        401 | 403 => Verdict::Deferred(Fault::persistent(Cause::Credentials, text)),
+        404 => Verdict::Deferred(Fault::persistent(Cause::NotFound, text)),
+        _ => Verdict::Deferred(Fault::persistent(Cause::UnexpectedAnswer, text)),
     }
 }
 

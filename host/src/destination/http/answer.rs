@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use hyper::StatusCode;
 
-use crate::destination::{Fault, Reply, Verdict};
+use crate::destination::{Cause, Fault, Reply, Verdict};
 
 /// Longest pause that a `Retry-After` can ask for.
 const MAX_PAUSE: Duration = Duration::from_secs(15 * 60);
@@ -26,7 +26,14 @@ pub(super) fn verdict(status: StatusCode, pause: Option<Duration>, body: &[u8], 
     match status.as_u16() {
         400 | 413 | 415 | 422 if !flespi => Verdict::Refused(Reply(said)),
         408 | 425 | 429 | 500..=599 => Verdict::Deferred(Fault::transient(said).after(pause)),
-        _ => Verdict::Deferred(Fault::persistent(said).after(pause)),
+        code => {
+            let cause = match code {
+                401 | 403 | 407 => Cause::Credentials,
+                404 | 410 => Cause::NotFound,
+                _ => Cause::UnexpectedAnswer,
+            };
+            Verdict::Deferred(Fault::persistent(cause, said).after(pause))
+        }
     }
 }
 
@@ -113,6 +120,20 @@ mod tests {
         ] {
             for status in statuses {
                 assert_eq!(kind(*status, false), expected, "{status}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_operator_is_told_where_to_look() {
+        for (statuses, expected) in [
+            (&[401, 403, 407][..], Cause::Credentials),
+            (&[404, 410], Cause::NotFound),
+            (&[302, 402, 405, 451], Cause::UnexpectedAnswer),
+        ] {
+            for status in statuses {
+                let said = verdict(StatusCode::from_u16(*status).unwrap(), None, b"", false);
+                assert!(matches!(said, Verdict::Deferred(f) if f.cause == Some(expected)), "{status}");
             }
         }
     }

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tower_service::Service;
 
-use crate::destination::Fault;
+use crate::destination::{Cause, Fault};
 
 /// A connection opened ahead is used only while it is this young: a server
 /// may close an idle one at any time, and the request that meets the close
@@ -84,7 +84,7 @@ impl Service<Uri> for Connector {
 /// needs an operator, everything else may pass.
 pub(super) fn connect_fault(place: &str, error: &(dyn Error + 'static)) -> Fault {
     let reason = format!("cannot connect to {place}: {}", root_cause(error));
-    if is_tls(error) { Fault::persistent(reason) } else { Fault::transient(reason) }
+    if is_tls(error) { Fault::persistent(Cause::Tls, reason) } else { Fault::transient(reason) }
 }
 
 /// The innermost error, which is the one that says what happened.

@@ -28,7 +28,7 @@ use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use crate::config::tls;
-use crate::destination::{Connection, Delivery, DeliveryId, Destination, Fault, Verdict};
+use crate::destination::{Cause, Connection, Delivery, DeliveryId, Destination, Fault, Verdict};
 use connector::{Connector, connect_fault, root_cause};
 
 pub use settings::{HttpMethod, HttpSettings};
@@ -94,7 +94,8 @@ impl HttpDestination {
         } else {
             tls::trust_nobody()
         };
-        let mut config = Arc::unwrap_or_clone(config.map_err(|e| Fault::persistent(e.to_string()))?);
+        let mut config =
+            Arc::unwrap_or_clone(config.map_err(|e| Fault::persistent(Cause::Tls, e.to_string()))?);
         // The connector offers h2 and http/1.1, and insists on doing it itself.
         config.alpn_protocols.clear();
         Ok(config)
@@ -154,11 +155,12 @@ impl Destination for HttpDestination {
     }
 
     async fn connect(&self, _lane: u32) -> Result<Box<dyn Connection>, Fault> {
-        let headers = self.headers.clone().map_err(Fault::persistent)?;
+        let unusable = |error: String| Fault::persistent(Cause::Configuration, error);
+        let headers = self.headers.clone().map_err(unusable)?;
         let limit = self.settings.timeout.min(CONNECT_TIMEOUT);
         let mut connector = Connector::new(self.tls()?, limit);
-        let base = request::address(&self.settings.url, None).map_err(Fault::persistent)?;
-        let uri: Uri = base.as_str().parse().map_err(|e| Fault::persistent(format!("{base}: {e}")))?;
+        let base = request::address(&self.settings.url, None).map_err(unusable)?;
+        let uri: Uri = base.as_str().parse().map_err(|e| unusable(format!("{base}: {e}")))?;
         match tokio::time::timeout(limit, connector.open_ahead(uri)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(connect_fault(&self.place, &*error)),
@@ -193,7 +195,7 @@ impl Destination for HttpDestination {
 #[async_trait]
 impl Connection for HttpConnection {
     async fn send(&mut self, id: DeliveryId, delivery: &Delivery) -> Result<(), Fault> {
-        let request = self.lane.request(delivery).map_err(Fault::persistent)?;
+        let request = self.lane.request(delivery).map_err(|e| Fault::persistent(Cause::Configuration, e))?;
         let lane = self.lane.clone();
         self.in_flight = Some((id, Box::pin(async move { lane.exchange(request).await })));
         Ok(())

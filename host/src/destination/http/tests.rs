@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::config::{Secret, TlsSettings};
-use crate::destination::{FaultKind, Identity};
+use crate::destination::{Cause, FaultKind, Identity};
 
 /// What the server does with one request.
 #[derive(Clone)]
@@ -209,7 +209,7 @@ async fn a_redirect_is_not_followed() {
     let destination = HttpDestination::new(settings(&format!("http://127.0.0.1:{port}/")));
     let mut connection = destination.connect(0).await.unwrap();
     let (_, verdict) = exchange(&mut connection, 1, &delivery(None, "{}")).await.unwrap();
-    assert_eq!(verdict, Verdict::Deferred(Fault::persistent("302 Found")));
+    assert_eq!(verdict, Verdict::Deferred(Fault::persistent(Cause::UnexpectedAnswer, "302 Found")));
     requests.recv().await.unwrap();
     assert!(requests.try_recv().is_err());
 }

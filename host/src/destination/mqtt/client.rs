@@ -24,7 +24,7 @@ use super::flight::Flight;
 use super::rules::publish_size;
 use super::{MqttAccess, reason};
 use crate::config::tls;
-use crate::destination::{Fault, Reply, Verdict};
+use crate::destination::{Cause, Fault, Reply, Verdict};
 
 /// Largest packet that is accepted from a server, bytes.
 const MAX_INCOMING: u32 = 1024 * 1024;
@@ -294,7 +294,7 @@ async fn options(access: &MqttAccess, lane: u32, place: &str) -> Result<MqttOpti
         let config = tokio::task::spawn_blocking(move || tls::client_config(&settings))
             .await
             .map_err(|e| Fault::transient(format!("{place}: reading the TLS files was interrupted: {e}")))?
-            .map_err(|e| Fault::persistent(format!("{place}: {e}")))?;
+            .map_err(|e| Fault::persistent(Cause::Tls, format!("{place}: {e}")))?;
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(config)));
     }
     match (&access.username, &access.password) {
@@ -334,7 +334,10 @@ pub(crate) fn window(access: &MqttAccess) -> u16 {
 fn accepts_us(place: &str, connack: &ConnAck) -> Result<Option<usize>, Fault> {
     let Some(properties) = &connack.properties else { return Ok(None) };
     if properties.max_qos == Some(0) {
-        return Err(Fault::persistent(format!("{place}: the server acknowledges nothing (maximum QoS 0)")));
+        return Err(Fault::persistent(
+            Cause::UnexpectedAnswer,
+            format!("{place}: the server acknowledges nothing (maximum QoS 0)"),
+        ));
     }
     Ok(properties.max_packet_size.and_then(|m| usize::try_from(m).ok()))
 }

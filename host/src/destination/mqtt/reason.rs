@@ -10,7 +10,7 @@ use rumqttc::{
     SubscribeNoticeError, SubscribeReasonCode, TlsError,
 };
 
-use crate::destination::{Fault, Reply, Verdict};
+use crate::destination::{Cause, Fault, Reply, Verdict};
 
 /// The fate of a publish by its PUBACK.
 pub(crate) fn of_puback(ack: &PubAck) -> Verdict {
@@ -26,7 +26,7 @@ pub(crate) fn of_puback(ack: &PubAck) -> Verdict {
         // "Not accepted by this implementation", ThingsBoard's answer to a body
         // of the wrong shape: it speaks of the message, not of the moment.
         | PubAckReason::ImplementationSpecificError => Verdict::Refused(Reply(text())),
-        PubAckReason::NotAuthorized => Verdict::Deferred(Fault::persistent(text())),
+        PubAckReason::NotAuthorized => Verdict::Deferred(Fault::persistent(Cause::Credentials, text())),
         PubAckReason::QuotaExceeded | PubAckReason::UnspecifiedError | PubAckReason::PacketIdentifierInUse => {
             Verdict::Deferred(Fault::transient(text()))
         }
@@ -50,7 +50,7 @@ fn puback_name(reason: PubAckReason) -> &'static str {
 /// Why a connection to `place` did not come about.
 pub(crate) fn of_connect_error(place: &str, error: &ConnectionError) -> Fault {
     if let Some(tls) = tls_error(error) {
-        return Fault::persistent(format!("{place}: TLS: {tls}"));
+        return Fault::persistent(Cause::Tls, format!("{place}: TLS: {tls}"));
     }
     match error {
         ConnectionError::ConnectionRefused(code) => of_refusal(place, *code),
@@ -58,51 +58,60 @@ pub(crate) fn of_connect_error(place: &str, error: &ConnectionError) -> Fault {
         ConnectionError::Io(e) | ConnectionError::Tls(TlsError::Io(e)) => {
             Fault::transient(format!("{place}: cannot connect: {e}"))
         }
-        ConnectionError::Tls(e) => Fault::persistent(format!("{place}: TLS: {e}")),
+        ConnectionError::Tls(e) => Fault::persistent(Cause::Tls, format!("{place}: TLS: {e}")),
         ConnectionError::MqttState(StateError::Io(e) | StateError::Deserialization(CodecError::Io(e))) => {
             Fault::transient(format!("{place}: connection lost before CONNACK: {e}"))
         }
         ConnectionError::MqttState(StateError::ConnectionAborted) => {
             Fault::transient(format!("{place}: closed before CONNACK"))
         }
-        ConnectionError::MqttState(StateError::Deserialization(e)) => {
-            Fault::persistent(format!("{place}: the answer to CONNECT is not MQTT 5: {e}"))
-        }
-        ConnectionError::NotConnAck(_) => {
-            Fault::persistent(format!("{place}: the answer to CONNECT is not a CONNACK"))
-        }
+        ConnectionError::MqttState(StateError::Deserialization(e)) => Fault::persistent(
+            Cause::UnexpectedAnswer,
+            format!("{place}: the answer to CONNECT is not MQTT 5: {e}"),
+        ),
+        ConnectionError::NotConnAck(_) => Fault::persistent(
+            Cause::UnexpectedAnswer,
+            format!("{place}: the answer to CONNECT is not a CONNACK"),
+        ),
         other => Fault::transient(format!("{place}: cannot connect: {other}")),
     }
 }
 
 fn of_refusal(place: &str, code: ConnectReturnCode) -> Fault {
     use ConnectReturnCode as C;
-    let (wait, said) = match code {
-        C::BadUserNamePassword => (false, "bad user name or password"),
-        C::NotAuthorized => (false, "not authorised"),
-        C::Banned => (false, "banned"),
-        C::BadAuthenticationMethod => (false, "bad authentication method"),
-        C::ClientIdentifierNotValid | C::BadClientId => (false, "client identifier not valid"),
-        C::UnsupportedProtocolVersion | C::RefusedProtocolVersion => (false, "MQTT 5 is not supported"),
-        C::ServerMoved => (false, "server moved"),
-        C::MalformedPacket => (false, "malformed packet"),
-        C::ProtocolError => (false, "protocol error"),
-        C::TopicNameInvalid => (false, "topic name invalid"),
-        C::PacketTooLarge => (false, "packet too large"),
-        C::PayloadFormatInvalid => (false, "payload format invalid"),
-        C::RetainNotSupported => (false, "retain not supported"),
-        C::QoSNotSupported => (false, "QoS not supported"),
-        C::ServerUnavailable | C::ServiceUnavailable => (true, "server unavailable"),
-        C::ServerBusy => (true, "server busy"),
-        C::QuotaExceeded => (true, "quota exceeded"),
-        C::ConnectionRateExceeded => (true, "connection rate exceeded"),
-        C::UseAnotherServer => (true, "use another server"),
-        C::UnspecifiedError => (true, "unspecified error"),
-        C::ImplementationSpecificError => (true, "implementation specific error"),
-        C::Success => (true, "success, yet refused"),
+    // None: it passes by itself.
+    let login = Some(Cause::Credentials);
+    let settings = Some(Cause::Configuration);
+    let odd = Some(Cause::UnexpectedAnswer);
+    let (cause, said) = match code {
+        C::BadUserNamePassword => (login, "bad user name or password"),
+        C::NotAuthorized => (login, "not authorised"),
+        C::Banned => (login, "banned"),
+        C::BadAuthenticationMethod => (login, "bad authentication method"),
+        C::ClientIdentifierNotValid | C::BadClientId => (settings, "client identifier not valid"),
+        C::UnsupportedProtocolVersion | C::RefusedProtocolVersion => (odd, "MQTT 5 is not supported"),
+        C::ServerMoved => (settings, "server moved"),
+        C::MalformedPacket => (odd, "malformed packet"),
+        C::ProtocolError => (odd, "protocol error"),
+        C::TopicNameInvalid => (odd, "topic name invalid"),
+        C::PacketTooLarge => (odd, "packet too large"),
+        C::PayloadFormatInvalid => (odd, "payload format invalid"),
+        C::RetainNotSupported => (odd, "retain not supported"),
+        C::QoSNotSupported => (odd, "QoS not supported"),
+        C::ServerUnavailable | C::ServiceUnavailable => (None, "server unavailable"),
+        C::ServerBusy => (None, "server busy"),
+        C::QuotaExceeded => (None, "quota exceeded"),
+        C::ConnectionRateExceeded => (None, "connection rate exceeded"),
+        C::UseAnotherServer => (None, "use another server"),
+        C::UnspecifiedError => (None, "unspecified error"),
+        C::ImplementationSpecificError => (None, "implementation specific error"),
+        C::Success => (None, "success, yet refused"),
     };
     let reason = format!("{place}: login refused: {said}");
-    if wait { Fault::transient(reason) } else { Fault::persistent(reason) }
+    match cause {
+        None => Fault::transient(reason),
+        Some(cause) => Fault::persistent(cause, reason),
+    }
 }
 
 /// Why a subscription was not granted.
@@ -119,7 +128,13 @@ pub(crate) fn of_subscribe_error(place: &str, error: &SubscribeNoticeError) -> F
                         | SubscribeReasonCode::PkidInUse
                 )
             };
-            if codes.iter().all(passes) { Fault::transient(reason) } else { Fault::persistent(reason) }
+            if codes.iter().all(passes) {
+                Fault::transient(reason)
+            } else if codes.contains(&SubscribeReasonCode::NotAuthorized) {
+                Fault::persistent(Cause::Credentials, reason)
+            } else {
+                Fault::persistent(Cause::UnexpectedAnswer, reason)
+            }
         }
         other => Fault::transient(format!("{place}: subscription not answered: {other}")),
     }
@@ -172,8 +187,10 @@ fn of_disconnect(place: &str, code: DisconnectReasonCode, said: Option<&str>) ->
         reason.push_str(said);
     }
     match code {
+        D::NotAuthorized => Fault::persistent(Cause::Credentials, reason),
         // Another client with this client id: neither of the two gets anything done.
-        D::NotAuthorized | D::SessionTakenOver | D::ServerMoved => Fault::persistent(reason),
+        D::SessionTakenOver => Fault::persistent(Cause::TakenOver, reason),
+        D::ServerMoved => Fault::persistent(Cause::Configuration, reason),
         D::ServerBusy
         | D::ServerShuttingDown
         | D::KeepAliveTimeout
@@ -270,6 +287,22 @@ mod tests {
         for code in [D::UnspecifiedError, D::MalformedPacket, D::PacketTooLarge, D::PayloadFormatInvalid] {
             assert_eq!(kind(code), FaultKind::Unexplained, "{code:?}");
         }
+    }
+
+    #[test]
+    fn an_operator_is_told_where_to_look() {
+        use ConnectReturnCode as C;
+        for (code, cause) in [
+            (C::BadUserNamePassword, Cause::Credentials),
+            (C::Banned, Cause::Credentials),
+            (C::BadClientId, Cause::Configuration),
+            (C::UnsupportedProtocolVersion, Cause::UnexpectedAnswer),
+        ] {
+            assert_eq!(of_refusal("p", code).cause, Some(cause), "{code:?}");
+        }
+        assert_eq!(of_refusal("p", C::ServerBusy).cause, None);
+        use DisconnectReasonCode as D;
+        assert_eq!(of_disconnect("p", D::SessionTakenOver, None).cause, Some(Cause::TakenOver));
     }
 
     #[test]

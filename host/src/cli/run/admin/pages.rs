@@ -72,6 +72,7 @@ pub(super) async fn streams(State(shared): State<Shared>) -> Json<Vec<StreamLine
         StreamLine {
             state: state.word().to_owned(),
             reason: state.reason().map(str::to_owned),
+            code: state.code().map(|code| code.word().to_owned()),
             paused: gateway.operations.is_paused(status.index()),
             script,
             retries: status.retries(),
@@ -129,5 +130,9 @@ fn measure(gateway: &Gateway, status: &StreamStatus) {
     for word in ["starting", "running", "paused", "retrying", "blocked", "stopped"] {
         metrics::gauge!("sluicegate_stream_state", "stream" => stream(), "state" => word)
             .set(f64::from(u8::from(word == now)));
+    }
+    for (code, now) in status.codes() {
+        metrics::gauge!("sluicegate_stream_blocked", "stream" => stream(), "code" => code)
+            .set(f64::from(u8::from(now)));
     }
 }
