@@ -16,7 +16,8 @@ pub(super) fn parcel(numbers: &[u32], key: impl Fn(u32) -> u32) -> Parcel {
     let carries = numbers
         .iter()
         .map(|n| {
-            let message = Message { topic: key(*n).to_string().into(), payload: "x".into(), received_at: 0 };
+            let message =
+                Message { topic: key(*n).to_string().into(), payload: "x".into(), received_at: (*n).into() };
             let position = Position { chunk: u64::from(*n), index: 0 };
             Entry::new(Pending { position, message, as_is: None }, Arc::new(KeyRule::Topic))
         })
@@ -276,6 +277,31 @@ fn a_deferred_delivery_holds_back_what_comes_after_it_but_not_other_slots() {
     assert_eq!(bench.outbox.trouble(), Some(Trouble::Retrying("429".into())));
     bench.finish(|_| Verdict::Delivered);
     assert_eq!(bench.delivered.len(), 5);
+}
+
+/// Messages are received at their number.
+#[test]
+fn what_waits_expires_by_its_youngest_message_and_what_is_in_flight_does_not() {
+    let expired = |bench: &mut Bench, horizon: u64| -> Vec<Vec<u32>> {
+        bench.outbox.expire(horizon).iter().map(numbers).collect()
+    };
+    let mut bench = Bench::new(3, 9);
+    (1..=3).for_each(|n| bench.push(&[n]));
+    bench.push(&[4, 9]);
+    bench.push(&[5]);
+    bench.send_all();
+    assert_eq!(bench.outbox.oldest(), Some(5), "1 to 3 are in flight, 9 is younger than 5");
+    bench.answer(|_| refuse());
+    assert_eq!(bench.outbox.oldest(), Some(1), "a suspect waits");
+    bench.answer(|_| Verdict::Deferred(Fault::transient("429")));
+    assert_eq!(expired(&mut bench, 5), [[1], [2]]);
+    assert_eq!(bench.outbox.trouble(), None);
+    assert_eq!(expired(&mut bench, 9), [[5]]);
+    assert_eq!(bench.outbox.carried, 3);
+    bench.cut(&Fault::transient("reset"));
+    assert_eq!(expired(&mut bench, 9), [[3]], "it is not in flight any more");
+    bench.finish(|_| Verdict::Delivered);
+    assert_eq!((bench.delivered, bench.outbox.oldest(), bench.outbox.carried), (vec![4, 9], None, 0));
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod delivery;
 mod hostile_scripts;
 mod outages;
 mod poison;
+mod pressure;
 mod stuck;
 
 use sluicegate_tests::broker::Broker;
