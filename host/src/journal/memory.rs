@@ -150,6 +150,7 @@ impl Memory {
             messages: inner.messages as u64,
             bytes: (inner.bytes as u64, self.max_bytes as u64),
             full: inner.waiting > 0,
+            dead_letters: (0, u64::MAX),
             holder,
             broken: None,
         }

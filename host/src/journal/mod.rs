@@ -5,7 +5,15 @@
 //! order; `settle` is the only way out. Nothing above this folder knows how
 //! the messages are kept.
 
+mod chunk;
+mod disk;
+mod index;
+#[cfg(test)]
 mod memory;
+mod policy;
+mod rows;
+mod store;
+mod writer;
 
 use std::fmt;
 use std::future::Future;
@@ -17,7 +25,14 @@ use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
 use crate::bus::Message;
+use crate::config::JournalSettings;
+use chunk::Item;
+#[cfg(test)]
 use memory::Memory;
+use store::{Batch, Options, Store, StreamOptions};
+use writer::{Front, Pace};
+
+pub use store::{Difference, OpenError};
 
 /// A stream's number in the running configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -241,12 +256,26 @@ pub struct Holding {
     pub messages: u64,
     /// Bytes that the journal takes on the disk, and how many it may.
     pub bytes: (u64, u64),
+    /// Bytes of dead letters, and how many there may be.
+    pub dead_letters: (u64, u64),
     /// An append is waiting for room: the bus is being held back.
     pub full: bool,
     /// The stream with the largest backlog, while `full`.
     pub holder: Option<StreamIndex>,
     /// Why nothing can be appended now, where the disk is the reason.
     pub broken: Option<String>,
+}
+
+/// How much a stream has queued.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Bytes of its messages (topic and payload).
+    pub bytes: u64,
+    /// How many it may have.
+    pub max_bytes: u64,
+    /// The share of it that was passed and should worry somebody: 0, 50 or 80
+    /// percent.
+    pub alarm: u64,
 }
 
 /// Why a ticket will not resolve: the messages must not be acknowledged.
@@ -260,6 +289,8 @@ pub struct Journal(Backend);
 
 #[derive(Clone)]
 enum Backend {
+    Disk(Arc<Front>),
+    #[cfg(test)]
     Memory(Arc<Memory>),
 }
 
@@ -271,35 +302,101 @@ pub struct Ticket(oneshot::Receiver<Result<(), JournalError>>);
 pub struct Reader {
     journal: Journal,
     stream: StreamIndex,
+    rules: ReadRules,
+    paces: [Pace; 2],
 }
+
+/// A stream that has a file: its name, and how the journal treats it.
+#[derive(Clone, Debug)]
+pub struct StreamQuota {
+    /// Its name, which it keeps its messages under.
+    pub name: String,
+    /// How much it may hold.
+    pub quota: Quota,
+    /// As in [`ReadRules`].
+    pub live_first: bool,
+}
+
+/// A segment file is about so large.
+const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 
 // === impl Journal ===
 
 impl Journal {
+    /// Opens the journal, or makes it, for the streams that have a file;
+    /// blocks. Its thread works until [`Journal::close`].
+    pub fn open(settings: &JournalSettings, streams: Vec<StreamQuota>) -> Result<Self, OpenError> {
+        let folder = disk::Folder::make(settings.path.clone())
+            .map_err(|e| OpenError::Failed(format!("{}: {e}", settings.path.display())))?;
+        let options = Options {
+            max_size: settings.max_size,
+            keep: settings.keep,
+            max_dead_letters: settings.dead_letters_max_size,
+            segment: SEGMENT_BYTES.min(settings.max_size / 16),
+        };
+        let streams = streams
+            .into_iter()
+            .map(|s| StreamOptions { name: s.name, quota: s.quota, live_first: s.live_first })
+            .collect();
+        Ok(Self(Backend::Disk(writer::start(Arc::new(folder), options, streams, settings.sync)?)))
+    }
+
     /// A journal in memory whose tickets resolve when every stream has settled
     /// the messages, so that tests can tell when the bus is acknowledged. It
     /// keeps dead letters, and nothing of scripts' state.
-    pub fn in_memory(streams: usize, max_messages: usize, max_bytes: usize) -> Self {
+    #[cfg(test)]
+    pub(crate) fn in_memory(streams: usize, max_messages: usize, max_bytes: usize) -> Self {
         Self(Backend::Memory(Arc::new(Memory::new(streams, max_messages, max_bytes))))
     }
 
-    /// Appends the messages in one commit. Waits while the journal is full.
-    /// An empty batch resolves at once.
+    /// Makes durable what has been settled, and ends. What comes later fails.
+    pub async fn close(&self) {
+        match &self.0 {
+            Backend::Disk(front) => {
+                let front = front.clone();
+                // An error is a panic of the task, which has been reported.
+                let _ = tokio::task::spawn_blocking(move || front.close()).await;
+            }
+            #[cfg(test)]
+            Backend::Memory(_) => {}
+        }
+    }
+
+    /// The number of a stream that has a file.
+    pub fn stream(&self, name: &str) -> Option<StreamIndex> {
+        match &self.0 {
+            Backend::Disk(front) => front.stream(name),
+            #[cfg(test)]
+            Backend::Memory(_) => None,
+        }
+    }
+
+    /// Appends the messages in one commit. Waits while the journal is full;
+    /// nothing was appended if it is dropped while it waits. An empty batch
+    /// resolves at once.
     pub async fn append(&self, batch: Vec<Append>) -> Ticket {
         match &self.0 {
+            Backend::Disk(front) => {
+                let item = |append: Append| (Item { message: append.message, as_is: None }, append.streams);
+                let items = batch.into_iter().map(item).collect();
+                Ticket(front.append(Batch { items, reread: false }).await)
+            }
+            #[cfg(test)]
             Backend::Memory(memory) => Ticket(memory.append(batch).await),
         }
     }
 
     /// The reader of a stream. A second one would share the work with the first.
-    pub fn reader(&self, stream: StreamIndex, _rules: ReadRules) -> Reader {
-        Reader { journal: self.clone(), stream }
+    pub fn reader(&self, stream: StreamIndex, rules: ReadRules) -> Reader {
+        Reader { journal: self.clone(), stream, rules, paces: Default::default() }
     }
 
     /// Ends messages of a stream. What is not pending (any more) is ignored:
     /// a message is counted once.
     pub fn settle(&self, stream: StreamIndex, settlement: Settlement) {
         match &self.0 {
+            Backend::Disk(front) => front.settle(stream, settlement),
+            #[cfg(test)]
             Backend::Memory(memory) => memory.settle(stream, settlement),
         }
     }
@@ -308,6 +405,8 @@ impl Journal {
     /// stream has to hold it until somebody replays or drops some.
     pub fn has_room_for_dead_letter(&self, bytes: usize) -> bool {
         match &self.0 {
+            Backend::Disk(front) => front.has_room_for_dead_letter(bytes),
+            #[cfg(test)]
             Backend::Memory(memory) => memory.has_room_for_dead_letter(bytes),
         }
     }
@@ -317,19 +416,33 @@ impl Journal {
     pub(crate) fn make_room_for_dead_letters(&self, bytes: usize) {
         match &self.0 {
             Backend::Memory(memory) => memory.make_room_for_dead_letters(bytes),
+            Backend::Disk(_) => {}
         }
     }
 
-    /// The books of a stream now.
+    /// The books of a stream as they are durable.
     pub fn books(&self, stream: StreamIndex) -> Books {
         match &self.0 {
+            Backend::Disk(front) => front.books(stream),
+            #[cfg(test)]
             Backend::Memory(memory) => memory.books(stream),
+        }
+    }
+
+    /// How much a stream has queued.
+    pub fn backlog(&self, stream: StreamIndex) -> Backlog {
+        match &self.0 {
+            Backend::Disk(front) => front.backlog(stream),
+            #[cfg(test)]
+            Backend::Memory(_) => Backlog::default(),
         }
     }
 
     /// What is held, and by whom.
     pub fn holding(&self) -> Holding {
         match &self.0 {
+            Backend::Disk(front) => front.holding(),
+            #[cfg(test)]
             Backend::Memory(memory) => memory.holding(),
         }
     }
@@ -338,13 +451,17 @@ impl Journal {
     /// those of every other journal.
     pub fn id(&self) -> [u8; 16] {
         match &self.0 {
+            Backend::Disk(front) => front.id(),
+            #[cfg(test)]
             Backend::Memory(_) => [7; 16],
         }
     }
 
     /// How often the stream has been rewound.
-    pub fn generation(&self, _stream: StreamIndex) -> u64 {
+    pub fn generation(&self, stream: StreamIndex) -> u64 {
         match &self.0 {
+            Backend::Disk(front) => front.generation(stream),
+            #[cfg(test)]
             Backend::Memory(_) => 0,
         }
     }
@@ -352,6 +469,8 @@ impl Journal {
     /// Whether the stream is paused, now and from now on.
     pub fn paused(&self, stream: StreamIndex) -> watch::Receiver<bool> {
         match &self.0 {
+            Backend::Disk(front) => front.paused(stream),
+            #[cfg(test)]
             Backend::Memory(memory) => memory.paused(stream),
         }
     }
@@ -359,9 +478,15 @@ impl Journal {
     /// Pauses or resumes a stream, across restarts.
     pub async fn pause(&self, stream: StreamIndex, paused: bool) -> Result<(), JournalError> {
         match &self.0 {
-            Backend::Memory(memory) => memory.pause(stream, paused),
+            Backend::Disk(front) => {
+                front.run(move |store| store.pause(stream, paused).map(|()| ((), Vec::new()))).await
+            }
+            #[cfg(test)]
+            Backend::Memory(memory) => {
+                memory.pause(stream, paused);
+                Ok(())
+            }
         }
-        Ok(())
     }
 
     /// The dead letters that the filter lets through, the oldest first.
@@ -370,6 +495,11 @@ impl Journal {
         filter: DeadLetterFilter,
     ) -> Result<Vec<(DeadLetterId, StreamIndex, DeadLetter)>, JournalError> {
         match &self.0 {
+            Backend::Disk(front) => {
+                let index = front.index()?;
+                blocking(move || store::find_letters(&index, &filter)).await
+            }
+            #[cfg(test)]
             Backend::Memory(memory) => Ok(memory.dead_letters(&filter)),
         }
     }
@@ -378,6 +508,33 @@ impl Journal {
     /// `as_is` what was refused is sent as it was. How many.
     pub async fn replay(&self, filter: DeadLetterFilter, as_is: bool) -> Result<u64, JournalError> {
         match &self.0 {
+            Backend::Disk(front) => {
+                // A part at a time: they are in memory meanwhile.
+                let most = filter.limit.unwrap_or(usize::MAX);
+                let mut replayed = 0;
+                let mut taken = 0;
+                while taken < most {
+                    let filter = DeadLetterFilter {
+                        limit: Some(REPLAYED_TOGETHER.min(most - taken)),
+                        ..filter.clone()
+                    };
+                    let part = front.run(move |store| {
+                        let letters = store::find_letters(&store.index(), &filter)?;
+                        let taken = letters.len();
+                        let (work, count) = Store::replay_work(letters, as_is);
+                        let handed = store.commit(&work, true)?;
+                        Ok(((taken, count), handed))
+                    });
+                    let (part, count) = part.await?;
+                    if part == 0 {
+                        break;
+                    }
+                    taken += part;
+                    replayed += count;
+                }
+                Ok(replayed)
+            }
+            #[cfg(test)]
             Backend::Memory(_) => Err(JournalError(format!("no replay in memory: {filter:?} {as_is}"))),
         }
     }
@@ -385,6 +542,17 @@ impl Journal {
     /// Forgets these dead letters. How many.
     pub async fn drop_dead_letters(&self, filter: DeadLetterFilter) -> Result<u64, JournalError> {
         match &self.0 {
+            Backend::Disk(front) => {
+                let dropped = front.run(move |store| {
+                    let letters = store::find_letters(&store.index(), &filter)?;
+                    let count = letters.len() as u64;
+                    let drop_letters = letters.into_iter().map(|(id, _, _)| id).collect();
+                    let handed = store.commit(&store::Work { drop_letters, ..Default::default() }, true)?;
+                    Ok((count, handed))
+                });
+                dropped.await
+            }
+            #[cfg(test)]
             Backend::Memory(_) => Err(JournalError(format!("nothing is dropped in memory: {filter:?}"))),
         }
     }
@@ -393,10 +561,35 @@ impl Journal {
     pub async fn rewind(
         &self,
         rewind: Rewind,
-        _wanted: impl Fn(&Message) -> bool + Send + 'static,
+        wanted: impl Fn(&Message) -> bool + Send + Sync + 'static,
     ) -> Result<Rewound, JournalError> {
         match &self.0 {
-            Backend::Memory(_) => Err(JournalError(format!("no rewind in memory: {rewind:?}"))),
+            Backend::Disk(front) => {
+                if !rewind.dry_run {
+                    let rewind = rewind.clone();
+                    front.run(move |store| store.begin_rewind(&rewind).map(|()| ((), Vec::new()))).await?;
+                }
+                let wanted = Arc::new(wanted);
+                let mut sum = Rewound::default();
+                let mut next = Some(0);
+                while let Some(from) = next {
+                    let (rewind, wanted) = (rewind.clone(), wanted.clone());
+                    let slice = front.run(move |store| {
+                        let mut slice = store.rewind_slice(&rewind, from, &*wanted)?;
+                        let handed = std::mem::take(&mut slice.handed);
+                        Ok((slice, handed))
+                    });
+                    let slice = slice.await?;
+                    sum.add(&slice.found);
+                    next = slice.next;
+                }
+                Ok(sum)
+            }
+            #[cfg(test)]
+            Backend::Memory(_) => {
+                drop(wanted);
+                Err(JournalError(format!("no rewind in memory: {rewind:?}")))
+            }
         }
     }
 
@@ -404,6 +597,12 @@ impl Journal {
     /// it. False: there is no such stream, or it has a file.
     pub async fn forget(&self, name: &str) -> Result<bool, JournalError> {
         match &self.0 {
+            Backend::Disk(front) => {
+                let orphan = front.orphans().into_iter().find(|(orphan, _, _)| orphan == name);
+                let Some((_, index, _)) = orphan else { return Ok(false) };
+                front.run(move |store| store.forget(index).map(|()| (true, Vec::new()))).await
+            }
+            #[cfg(test)]
             Backend::Memory(_) => Err(JournalError(format!("nothing is forgotten in memory: {name}"))),
         }
     }
@@ -412,15 +611,48 @@ impl Journal {
     /// milliseconds since when.
     pub fn orphans(&self) -> Vec<(String, u64)> {
         match &self.0 {
+            Backend::Disk(front) => {
+                front.orphans().into_iter().map(|(name, _, since)| (name, since)).collect()
+            }
+            #[cfg(test)]
             Backend::Memory(_) => Vec::new(),
         }
     }
 
     /// What the scripts of a stream have left in the state.
-    pub async fn state(&self, _stream: StreamIndex) -> Result<Vec<(String, Bytes)>, JournalError> {
+    pub async fn state(&self, stream: StreamIndex) -> Result<Vec<(String, Bytes)>, JournalError> {
         match &self.0 {
+            Backend::Disk(front) => {
+                front.run(move |store| store.state(stream).map(|state| (state, Vec::new()))).await
+            }
+            #[cfg(test)]
             Backend::Memory(_) => Ok(Vec::new()),
         }
+    }
+
+    /// Counts every mark and compares with the books; what differs.
+    pub async fn check(&self) -> Result<Vec<Difference>, JournalError> {
+        match &self.0 {
+            Backend::Disk(front) => {
+                let index = front.index()?;
+                blocking(move || store::check(&index)).await
+            }
+            #[cfg(test)]
+            Backend::Memory(_) => Ok(Vec::new()),
+        }
+    }
+}
+
+/// Dead letters that are replayed in one commit.
+const REPLAYED_TOGETHER: usize = 500;
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> index::Result<T> + Send + 'static,
+) -> Result<T, JournalError> {
+    let failed = |error: &dyn fmt::Display| JournalError(error.to_string());
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(|e| failed(&e)),
+        Err(error) => Err(failed(&error)),
     }
 }
 
@@ -458,6 +690,32 @@ impl DeadLetterFilter {
     }
 }
 
+// === impl DeadLetter ===
+
+impl DeadLetter {
+    /// About what it takes in the journal, in bytes.
+    pub fn size(&self) -> usize {
+        let delivery = self.delivery.as_ref().map_or(0, |d| {
+            let headers: usize = d.headers.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
+            d.body.len() + headers + d.target.as_ref().map_or(0, String::len) + 64
+        });
+        let reply = self.reply.as_ref().map_or(0, |r| r.len().min(REPLY_BYTES));
+        self.message.size() + delivery + self.reason.len() + reply + self.script.len() + 160
+    }
+}
+
+// === impl Rewound ===
+
+impl Rewound {
+    fn add(&mut self, part: &Self) {
+        self.messages += part.messages;
+        self.bytes += part.bytes;
+        self.oldest = self.oldest.into_iter().chain(part.oldest).min();
+        self.newest = self.newest.max(part.newest);
+        self.kept_since = self.kept_since.or(part.kept_since);
+    }
+}
+
 // === impl Reader ===
 
 impl Reader {
@@ -465,6 +723,8 @@ impl Reader {
     /// for it), at most `max_messages`. Safe to cancel.
     pub async fn next(&mut self, max_messages: usize) -> Vec<Pending> {
         match &self.journal.0 {
+            Backend::Disk(front) => front.read(self.stream, &self.rules, &mut self.paces, max_messages).await,
+            #[cfg(test)]
             Backend::Memory(memory) => memory.read(self.stream, max_messages).await,
         }
     }

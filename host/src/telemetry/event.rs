@@ -46,6 +46,25 @@ pub struct DeadLettered<'a> {
     pub delivery: Option<(Option<&'a str>, &'a [u8])>,
 }
 
+/// What waits in the journal has passed a share of what may wait.
+pub struct BacklogAlarm<'a> {
+    /// The stream whose quota it is; none: the journal as a whole.
+    pub stream: Option<&'a str>,
+    /// The share that was passed.
+    pub percent: u64,
+    /// Bytes now.
+    pub bytes: u64,
+    /// Bytes at most.
+    pub limit: u64,
+}
+
+/// The disk has failed the journal; nothing is acknowledged until it was
+/// opened again.
+pub struct JournalBroken<'a> {
+    /// What the system said.
+    pub reason: &'a dyn fmt::Display,
+}
+
 /// A script's fault cost it its instance.
 pub struct ScriptFaulted<'a> {
     /// The stream.
@@ -88,6 +107,28 @@ impl DeadLettered<'_> {
             body = body.map(readable),
             "dead letter"
         );
+    }
+}
+
+impl BacklogAlarm<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        let Self { stream, percent, bytes, limit } = self;
+        let label = stream.unwrap_or("").to_owned();
+        counter!("sluicegate_backlog_alarms_total", "stream" => label, "percent" => percent.to_string())
+            .increment(1);
+        match stream {
+            Some(stream) => warn!(stream, bytes, limit, "the backlog has passed {percent} % of max_backlog"),
+            None => warn!(bytes, limit, "the journal has passed {percent} % of max_size"),
+        }
+    }
+}
+
+impl JournalBroken<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        counter!("sluicegate_journal_failures_total").increment(1);
+        error!(reason = %self.reason, "the journal has failed: nothing is acknowledged until it is open again");
     }
 }
 

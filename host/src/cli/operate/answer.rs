@@ -363,7 +363,14 @@ mod tests {
     #[test]
     fn alarms_come_at_half_and_at_four_fifths() {
         let at = |bytes, max| {
-            alarm(&Holding { messages: 0, bytes: (bytes, max), full: false, holder: None, broken: None })
+            alarm(&Holding {
+                messages: 0,
+                bytes: (bytes, max),
+                dead_letters: (0, 0),
+                full: false,
+                holder: None,
+                broken: None,
+            })
         };
         assert_eq!([at(0, 10), at(49, 100), at(0, 0)], [None; 3]);
         assert_eq!([at(5, 10), at(79, 100)], [Some(50); 2]);

@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 use crate::bus::{self, BusStatus, Router, Stop};
 use crate::cli::operate::{Operated, Operations};
 use crate::cli::wiring;
-use crate::config::{Config, StreamEntry};
-use crate::journal::{Books, Journal, StreamIndex};
+use crate::config::{Config, DeliverySettings, StreamEntry};
+use crate::journal::{Books, Journal, OpenError, StreamIndex, StreamQuota};
 use crate::script::{Engine, EngineError};
 use crate::stream::{self, StreamStatus};
 
@@ -46,26 +46,58 @@ pub struct Started {
     router: Router,
 }
 
+/// Why nothing runs.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Scripts cannot be run.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The journal cannot be opened.
+    #[error(transparent)]
+    Journal(#[from] OpenError),
+}
+
+/// Opens the journal for every stream that has a file: one whose file is wrong
+/// keeps its messages, too.
+async fn open_journal(config: &Config) -> Result<Journal, OpenError> {
+    let settings = config.journal.clone();
+    let quota = |name: &str, delivery: &DeliverySettings| StreamQuota {
+        name: name.to_owned(),
+        quota: delivery.quota,
+        live_first: delivery.live_first,
+    };
+    let streams = config.streams.iter().map(|entry| match entry {
+        StreamEntry::Ready(stream) => quota(&stream.name, &stream.delivery),
+        StreamEntry::Unusable { name, .. } => quota(name, &DeliverySettings::default()),
+    });
+    let streams = streams.collect();
+    let settings = settings.clone();
+    match tokio::task::spawn_blocking(move || Journal::open(&settings, streams)).await {
+        Ok(opened) => opened,
+        Err(failed) => Err(OpenError::Failed(failed.to_string())),
+    }
+}
+
 /// Starts the streams of a configuration.
-pub fn start_streams(config: &Config) -> Result<Started, EngineError> {
-    let ready = config.streams.iter().filter(|s| matches!(s, StreamEntry::Ready(_))).count();
+pub async fn start_streams(config: &Config) -> Result<Started, StartError> {
     let lanes = config.streams.iter().map(|s| match s {
         StreamEntry::Ready(settings) => settings.delivery.lanes.max(1),
         StreamEntry::Unusable { .. } => 0,
     });
     // Twice the lanes: splitting a refused delivery needs an instance of its own.
     let engine = Engine::new(lanes.sum::<u32>().saturating_mul(2).max(16))?;
-    let journal = Journal::in_memory(ready, config.bus.window_messages, config.bus.window_bytes);
+    let journal = open_journal(config).await?;
     let groups = wiring::rate_limit_groups(&config.rate_limit_groups);
     let stop_streams = CancellationToken::new();
     let mut streams = JoinSet::new();
     let mut statuses = Vec::with_capacity(config.streams.len());
-    let mut routes = Vec::with_capacity(ready);
+    let mut routes = Vec::new();
     let mut operated = Vec::with_capacity(config.streams.len());
     for entry in &config.streams {
         match entry {
             StreamEntry::Ready(settings) => {
-                let index = StreamIndex(u32::try_from(routes.len()).unwrap_or(u32::MAX));
+                // Every stream that is ready was named when it was opened.
+                let Some(index) = journal.stream(&settings.name) else { continue };
                 let status = Arc::new(StreamStatus::new(&settings.name, index));
                 statuses.push(status.clone());
                 routes.push(wiring::route(index, settings));
@@ -106,5 +138,6 @@ impl Started {
             settling.cancel();
         };
         tokio::join!(bus, streams);
+        self.gateway.journal.close().await;
     }
 }

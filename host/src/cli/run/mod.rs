@@ -67,7 +67,7 @@ async fn gateway_until_signal(args: RunArgs) -> Result<(), Box<dyn std::error::E
     }
 
     let stop = CancellationToken::new();
-    let started = gateway::start_streams(&config)?;
+    let started = gateway::start_streams(&config).await?;
     let admin = admin.map(|(listener, token)| {
         tokio::spawn(admin::serve(listener, started.gateway.clone(), metrics, token, stop.clone()))
     });
@@ -89,7 +89,7 @@ async fn gateway_until_signal(args: RunArgs) -> Result<(), Box<dyn std::error::E
         let _ = admin.await;
     }
     let held = gateway.journal.holding().messages;
-    info!(handed_back = held, "stopped; what is handed back is still the bus's and comes again");
+    info!(queued = held, "stopped; what is queued is in the journal");
     Ok(())
 }
 

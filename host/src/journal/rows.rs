@@ -1,0 +1,101 @@
+//! Which messages of a chunk a stream has not settled: one bit each.
+
+/// A set of message numbers of one chunk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Row {
+    /// Bit `i % 8` of byte `i / 8` is message `i`; no zero byte at the end.
+    bytes: Vec<u8>,
+}
+
+// === impl Row ===
+
+impl Row {
+    pub(super) fn from_bytes(bytes: &[u8]) -> Self {
+        let mut row = Self { bytes: bytes.to_vec() };
+        row.trim();
+        row
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(super) fn insert(&mut self, index: u32) {
+        let (byte, bit) = place(index);
+        if self.bytes.len() <= byte {
+            self.bytes.resize(byte + 1, 0);
+        }
+        if let Some(bits) = self.bytes.get_mut(byte) {
+            *bits |= bit;
+        }
+    }
+
+    /// Whether it was in.
+    pub(super) fn remove(&mut self, index: u32) -> bool {
+        let (byte, bit) = place(index);
+        let Some(bits) = self.bytes.get_mut(byte) else { return false };
+        let was_in = *bits & bit != 0;
+        *bits &= !bit;
+        self.trim();
+        was_in
+    }
+
+    pub(super) fn contains(&self, index: u32) -> bool {
+        let (byte, bit) = place(index);
+        self.bytes.get(byte).is_some_and(|bits| bits & bit != 0)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    pub(super) fn len(&self) -> u32 {
+        self.bytes.iter().map(|bits| bits.count_ones()).sum()
+    }
+
+    /// The numbers, ascending.
+    pub(super) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        (0u32..).zip(&self.bytes).flat_map(|(byte, bits)| {
+            (0..8).filter(move |bit| bits & (1 << bit) != 0).map(move |bit| byte * 8 + bit)
+        })
+    }
+
+    fn trim(&mut self) {
+        let used = self.bytes.iter().rposition(|bits| *bits != 0).map_or(0, |last| last + 1);
+        self.bytes.truncate(used);
+    }
+}
+
+fn place(index: u32) -> (usize, u8) {
+    (index as usize / 8, 1 << (index % 8))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_row_is_a_set(steps in prop::collection::vec((any::<bool>(), 0u32..40), 0..60)) {
+            let mut row = Row::default();
+            let mut model = BTreeSet::new();
+            for (insert, index) in steps {
+                if insert {
+                    row.insert(index);
+                    model.insert(index);
+                } else {
+                    prop_assert_eq!(row.remove(index), model.remove(&index));
+                }
+                prop_assert!(row.iter().eq(model.iter().copied()));
+                prop_assert_eq!(row.len() as usize, model.len());
+                prop_assert_eq!(row.is_empty(), model.is_empty());
+                prop_assert_eq!(row.contains(index), model.contains(&index));
+                prop_assert_eq!(&Row::from_bytes(row.as_bytes()), &row);
+            }
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! The journal on the disk: what its one writer thread does, step by step and
+//! without threads of its own, so that tests can stop it anywhere.
+//!
+//! A commit writes the messages to a segment file and syncs it, then one
+//! transaction of the index names them and carries all settlements.
+
+mod commit;
+mod letters;
+mod open;
+mod read;
+mod rewind;
+mod space;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::chunk::Item;
+use super::disk::{Disk, DiskFile};
+use super::index::{Counts, Index, Queue, SegmentRecord, StreamRecord};
+use super::rows::Row;
+use super::{Books, DeadLetterId, Pending, Position, Quota, Settlement, StreamIndex};
+use read::Cache;
+
+pub(super) use letters::find_letters;
+pub use open::OpenError;
+pub use rewind::Difference;
+pub(super) use rewind::check;
+
+/// Messages that one stream may have handed out and not settled.
+const LOADED_MESSAGES: u64 = 8192;
+/// Bytes of them, and of all streams together.
+const LOADED_BYTES: u64 = 4 * 1024 * 1024;
+const LOADED_BYTES_OF_ALL: u64 = 256 * 1024 * 1024;
+
+/// How the journal is kept.
+#[derive(Clone, Debug)]
+pub(super) struct Options {
+    /// Most bytes on the disk.
+    pub max_size: u64,
+    /// How long what has settled can be read again.
+    pub keep: Duration,
+    /// Most bytes of dead letters.
+    pub max_dead_letters: u64,
+    /// Bytes after which a new segment is begun.
+    pub segment: u64,
+}
+
+/// A stream that has a file.
+#[derive(Clone, Debug)]
+pub(super) struct StreamOptions {
+    pub name: String,
+    pub quota: Quota,
+    pub live_first: bool,
+}
+
+/// Messages that are appended together.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub items: Vec<(Item, Vec<StreamIndex>)>,
+    /// They were read before.
+    pub reread: bool,
+}
+
+/// What one commit makes durable.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    pub batches: Vec<Batch>,
+    pub settlements: Vec<(StreamIndex, Settlement)>,
+    pub drop_letters: Vec<DeadLetterId>,
+}
+
+/// How messages that are handed out came to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lot {
+    /// Straight after their commit.
+    Live,
+    /// They waited on the disk.
+    Waited,
+    /// A rewind asked for them.
+    Again,
+}
+
+/// Messages for a stream's reader.
+#[derive(Debug)]
+pub(super) struct Handed {
+    pub stream: StreamIndex,
+    pub lot: Lot,
+    pub messages: Vec<Pending>,
+}
+
+/// Why the store cannot go on; it has to be opened again.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StoreError {
+    #[error("{path}: {source}")]
+    File { path: String, source: std::io::Error },
+    #[error("the index of the journal: {0}")]
+    Index(#[from] redb::Error),
+}
+
+pub(super) type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+pub(super) struct Store {
+    disk: Arc<dyn Disk>,
+    options: Options,
+    index: Arc<Index>,
+    id: [u8; 16],
+    streams: BTreeMap<u32, Stream>,
+    segments: BTreeMap<u32, Segment>,
+    files: HashMap<u32, Arc<dyn DiskFile>>,
+    /// Where the next chunk goes.
+    current: Option<u32>,
+    /// Something was written since the last sync.
+    unsynced: bool,
+    next_chunk: u64,
+    next_letter: u64,
+    next_segment: u32,
+    next_stream: u32,
+    letter_bytes: u64,
+    /// Loaded rows that are to be written.
+    dirty_rows: Vec<(Queue, u32, u64)>,
+    cache: Cache,
+}
+
+struct Stream {
+    name: String,
+    record: StreamRecord,
+    counts: Counts,
+    /// Counted with every mark that is set or cleared.
+    queued: u64,
+    /// None: it has no file.
+    options: Option<StreamOptions>,
+    live: Rows,
+    again: Rows,
+    /// `counts` are to be written.
+    dirty: bool,
+    loaded_messages: u64,
+    loaded_bytes: u64,
+}
+
+/// A stream's rows in one of its queues.
+#[derive(Default)]
+struct Rows {
+    /// Those whose messages were handed out.
+    loaded: BTreeMap<u64, Loaded>,
+    /// Rows of this chunk and later ones may wait on the disk.
+    next: u64,
+    behind: bool,
+    /// When the first message that waits on the disk was received.
+    waiting_since: Option<u64>,
+}
+
+struct Loaded {
+    row: Row,
+    mean: u32,
+    received: u64,
+    dirty: bool,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Segment {
+    record: SegmentRecord,
+    dirty: bool,
+}
+
+// === impl Store ===
+
+impl Store {
+    pub(super) fn id(&self) -> [u8; 16] {
+        self.id
+    }
+
+    pub(super) fn index(&self) -> Arc<Index> {
+        self.index.clone()
+    }
+
+    pub(super) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Streams that have a file: name and number.
+    pub(super) fn running(&self) -> impl Iterator<Item = (&str, StreamIndex)> {
+        self.streams
+            .iter()
+            .filter(|(_, s)| s.options.is_some())
+            .map(|(i, s)| (s.name.as_str(), StreamIndex(*i)))
+    }
+
+    /// Streams that have none: name, and since when.
+    pub(super) fn orphans(&self) -> impl Iterator<Item = (&str, StreamIndex, u64)> {
+        let orphan = |(i, s): (&u32, &'_ Stream)| Some((StreamIndex(*i), s.record.orphaned_since?));
+        self.streams
+            .iter()
+            .filter_map(move |(i, s)| orphan((i, s)).map(|(i, since)| (s.name.as_str(), i, since)))
+    }
+
+    pub(super) fn record(&self, stream: StreamIndex) -> Option<&StreamRecord> {
+        self.streams.get(&stream.0).map(|s| &s.record)
+    }
+
+    pub(super) fn quota(&self, stream: StreamIndex) -> Option<Quota> {
+        self.streams.get(&stream.0)?.options.as_ref().map(|o| o.quota)
+    }
+
+    /// The books as they are durable, and the bytes of what is queued.
+    pub(super) fn books(&self, stream: StreamIndex) -> (Books, u64) {
+        let Some(stream) = self.streams.get(&stream.0) else { return (Books::default(), 0) };
+        let first = |rows: &Rows| {
+            let loaded = rows.loaded.values().next().map(|l| l.received);
+            loaded.into_iter().chain(rows.waiting_since).min()
+        };
+        let oldest = first(&stream.live).into_iter().chain(first(&stream.again)).min();
+        (stream.counts.books(stream.queued, oldest), stream.counts.backlog)
+    }
+
+    pub(super) fn letter_bytes(&self) -> u64 {
+        self.letter_bytes
+    }
+
+    /// Bytes that a stream may have handed out: a share of what all may.
+    fn room_of_one(&self) -> u64 {
+        (LOADED_BYTES_OF_ALL / self.streams.len().max(1) as u64).clamp(256 * 1024, LOADED_BYTES)
+    }
+
+    fn file_error(&self, name: &str) -> impl FnOnce(std::io::Error) -> StoreError + use<> {
+        let path = self.disk.path(name);
+        move |source| StoreError::File { path, source }
+    }
+}
+
+// === impl Stream ===
+
+impl Stream {
+    fn rows(&mut self, queue: Queue) -> &mut Rows {
+        match queue {
+            Queue::Live => &mut self.live,
+            Queue::Again => &mut self.again,
+        }
+    }
+
+    /// Whether more may be handed out: at most `bytes`, and little enough that
+    /// a small quota still has something to expire.
+    fn has_room(&self, bytes: u64) -> bool {
+        let bytes = self.options.as_ref().map_or(bytes, |o| bytes.min(o.quota.max_backlog / 4));
+        self.loaded_messages == 0 || (self.loaded_messages < LOADED_MESSAGES && self.loaded_bytes < bytes)
+    }
+
+    /// Notes the messages of a row as handed out.
+    fn load(&mut self, queue: Queue, chunk: u64, row: Row, mean: u32, received: u64) {
+        self.loaded_messages += u64::from(row.len());
+        self.loaded_bytes += u64::from(row.len()) * u64::from(mean);
+        self.rows(queue).loaded.insert(chunk, Loaded { row, mean, received, dirty: false });
+    }
+
+    /// One loaded message has ended.
+    fn unload(&mut self, mean: u32) {
+        self.loaded_messages = self.loaded_messages.saturating_sub(1);
+        self.loaded_bytes = self.loaded_bytes.saturating_sub(u64::from(mean));
+    }
+
+    /// `messages` of a chunk are queued no more.
+    fn ended(&mut self, messages: u64, mean: u32) {
+        self.queued = self.queued.saturating_sub(messages);
+        self.counts.backlog = self.counts.backlog.saturating_sub(messages * u64::from(mean));
+        self.dirty = true;
+    }
+
+    /// `messages` of a chunk are queued.
+    fn begun(&mut self, messages: u64, mean: u32, reread: bool) {
+        self.queued += messages;
+        self.counts.read += messages;
+        if reread {
+            self.counts.reread += messages;
+        }
+        self.counts.backlog += messages * u64::from(mean);
+        self.dirty = true;
+    }
+}
+
+fn pending(chunk: u64, row: &Row, items: &[Item]) -> Vec<Pending> {
+    // A payload shares the memory of its chunk; a few messages must not keep a
+    // whole chunk in memory.
+    let few = (row.len() as usize) * 4 < items.len();
+    row.iter()
+        .filter_map(|index| {
+            let mut item = items.get(index as usize)?.clone();
+            if few {
+                item.message.payload = bytes::Bytes::copy_from_slice(&item.message.payload);
+            }
+            Some(Pending { position: Position { chunk, index }, message: item.message, as_is: item.as_is })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod tests;

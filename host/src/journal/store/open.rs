@@ -1,0 +1,345 @@
+//! Opening: what the index names is there, or is said to be damaged.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use redb::Durability;
+use tracing::{error, info, warn};
+
+use super::read::Cache;
+use super::{Handed, Lot, Options, Result, Rows, Segment, Store, StoreError, Stream, StreamOptions, pending};
+use crate::bus::unix_millis;
+use crate::journal::disk::Disk;
+use crate::journal::index::{FORMAT, Index, Queue, Snapshot, StreamRecord};
+use crate::journal::rows::Row;
+use crate::journal::{Position, Settlement, StreamIndex};
+
+const INDEX: &str = "index.redb";
+/// What redb may keep of its file in memory.
+const INDEX_CACHE: usize = 32 * 1024 * 1024;
+/// How long the rows of a stream without a file are kept.
+const ORPHANED_FOR: u64 = 24 * 60 * 60 * 1000;
+
+/// Why there is no journal.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Somebody else has it open.
+    #[error("{path} is in use by another process: one gateway has a data folder for itself")]
+    InUse {
+        /// The index.
+        path: String,
+    },
+    /// A later version of the gateway has written it.
+    #[error(
+        "{path} has format {found}, which is newer than this version knows ({FORMAT}): use the version that wrote it"
+    )]
+    Newer {
+        /// The index.
+        path: String,
+        /// Its format.
+        found: u64,
+    },
+    /// The disk does not let us.
+    #[error("the journal cannot be opened: {0}")]
+    Failed(String),
+}
+
+/// What readers had been given when a store was closed: for each stream the
+/// rows of its two queues, and how far they were read.
+#[derive(Debug)]
+pub(in crate::journal) struct Memory(HashMap<u32, [(BTreeMap<u64, Row>, u64); 2]>);
+
+impl From<StoreError> for OpenError {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl From<redb::Error> for OpenError {
+    fn from(error: redb::Error) -> Self {
+        StoreError::from(error).into()
+    }
+}
+
+impl Store {
+    /// Opens the journal in a folder for these streams, or makes it.
+    pub(in crate::journal) fn open(
+        disk: Arc<dyn Disk>,
+        options: Options,
+        streams: &[StreamOptions],
+    ) -> Result<Self, OpenError> {
+        let index = open_index(&*disk)?;
+        let snapshot = index.read()?;
+        let found = snapshot.number("format")?;
+        if let Some(found) = found.filter(|found| *found > FORMAT) {
+            return Err(OpenError::Newer { path: disk.path(INDEX), found });
+        }
+        let number = |word| Ok::<u64, OpenError>(snapshot.number(word)?.unwrap_or(0));
+        let id = match snapshot.meta.get("id").map_err(redb::Error::from)? {
+            Some(id) => <[u8; 16]>::try_from(id.value()).ok(),
+            None => None,
+        };
+        let mut store = Self {
+            next_chunk: number("next_chunk")?,
+            next_letter: number("next_letter")?,
+            next_segment: u32::try_from(number("next_segment")?).unwrap_or(u32::MAX),
+            next_stream: u32::try_from(number("next_stream")?).unwrap_or(u32::MAX),
+            letter_bytes: number("letter_bytes")?,
+            id: id.unwrap_or_else(|| fastrand::u128(..).to_le_bytes()),
+            disk,
+            options,
+            index: Arc::new(index),
+            streams: BTreeMap::new(),
+            segments: BTreeMap::new(),
+            files: HashMap::new(),
+            current: None,
+            unsynced: false,
+            dirty_rows: Vec::new(),
+            cache: Cache::default(),
+        };
+        store.load(&snapshot)?;
+        drop(snapshot);
+        store.adopt(streams)?;
+        store.clear_leftovers()?;
+        store.find_damage()?;
+        Ok(store)
+    }
+
+    /// Lets go of the files; what is left says what readers have.
+    pub(in crate::journal) fn into_memory(self) -> Memory {
+        let rows = |rows: Rows| (rows.loaded.into_iter().map(|(c, l)| (c, l.row)).collect(), rows.next);
+        Memory(self.streams.into_iter().map(|(i, s)| (i, [rows(s.live), rows(s.again)])).collect())
+    }
+
+    /// Goes on where the store that was closed had stopped, without giving
+    /// readers again what they have. `unsettled` is what the index may not
+    /// have; it is committed again by the caller. What is pending again,
+    /// because a commit without a sync was lost, is handed out again.
+    pub(in crate::journal) fn resume(
+        &mut self,
+        memory: Memory,
+        unsettled: &[(StreamIndex, Settlement)],
+    ) -> Result<Vec<Handed>> {
+        let ended: HashSet<(u32, Position)> =
+            unsettled.iter().flat_map(|(i, s)| s.ended.iter().map(|(p, _)| (i.0, *p))).collect();
+        let snapshot = self.index.read()?;
+        let mut handed = Vec::new();
+        for (index, queues) in memory.0 {
+            for (queue, (loaded, next)) in [Queue::Live, Queue::Again].into_iter().zip(queues) {
+                let mut lost = Vec::new();
+                for (chunk, had) in loaded {
+                    let Some(bits) = snapshot.row(queue, index, chunk)? else { continue };
+                    let row = Row::from_bytes(&bits);
+                    let Some((place, items)) = self.chunk_or_damage(&snapshot, chunk)? else { continue };
+                    let mut again = Row::default();
+                    row.iter()
+                        .filter(|i| {
+                            !had.contains(*i) && !ended.contains(&(index, Position { chunk, index: *i }))
+                        })
+                        .for_each(|i| again.insert(i));
+                    lost.extend(pending(chunk, &again, &items));
+                    if let Some(stream) = self.streams.get_mut(&index) {
+                        stream.load(queue, chunk, row, place.mean, place.received);
+                    }
+                }
+                if let Some(stream) = self.streams.get_mut(&index) {
+                    stream.rows(queue).next = next;
+                }
+                if !lost.is_empty() {
+                    handed.push(Handed { stream: StreamIndex(index), lot: Lot::Waited, messages: lost });
+                }
+            }
+        }
+        Ok(handed)
+    }
+
+    /// Reads what the index has of streams and segments.
+    fn load(&mut self, snapshot: &Snapshot) -> Result<(), OpenError> {
+        for (segment, record) in snapshot.segments()? {
+            self.segments.insert(segment, Segment { record, dirty: false });
+        }
+        for (name, record) in snapshot.streams()? {
+            let counts = snapshot.counts(record.index)?;
+            let rows = || Rows { behind: true, ..Rows::default() };
+            let stream = Stream {
+                name,
+                counts,
+                queued: counts.queued(),
+                options: None,
+                live: rows(),
+                again: rows(),
+                dirty: false,
+                loaded_messages: 0,
+                loaded_bytes: 0,
+                record,
+            };
+            self.streams.insert(stream.record.index, stream);
+        }
+        Ok(())
+    }
+
+    /// Gives every stream with a file its number; the others are orphans.
+    fn adopt(&mut self, wanted: &[StreamOptions]) -> Result<()> {
+        let now = unix_millis();
+        for options in wanted {
+            let known = self.streams.values_mut().find(|s| s.name == options.name);
+            if let Some(stream) = known {
+                stream.record.orphaned_since = None;
+                stream.options = Some(options.clone());
+                continue;
+            }
+            let index = self.next_stream;
+            self.next_stream += 1;
+            let record =
+                StreamRecord { index, paused: false, generation: 0, again_rate: None, orphaned_since: None };
+            let stream = Stream {
+                name: options.name.clone(),
+                record,
+                counts: Default::default(),
+                queued: 0,
+                options: Some(options.clone()),
+                live: Rows::default(),
+                again: Rows::default(),
+                dirty: false,
+                loaded_messages: 0,
+                loaded_bytes: 0,
+            };
+            self.streams.insert(index, stream);
+        }
+        for stream in self.streams.values_mut().filter(|s| s.options.is_none()) {
+            let since = *stream.record.orphaned_since.get_or_insert(now);
+            warn!(
+                stream = stream.name,
+                queued = stream.queued,
+                since,
+                "the journal has messages of a stream that has no file any more: they are kept 24 h"
+            );
+        }
+        let records: Vec<_> = self.streams.values().map(|s| (s.name.clone(), s.record.clone())).collect();
+        let (id, next_stream) = (self.id, self.next_stream);
+        self.index.write(Durability::Immediate, |tables| {
+            tables.set_number("format", FORMAT)?;
+            tables.meta.insert("id", id.as_slice())?;
+            tables.set_number("next_stream", next_stream.into())?;
+            records.iter().try_for_each(|(name, record)| tables.set_stream(name, record))
+        })?;
+        let expired: Vec<_> = self
+            .orphans()
+            .filter(|(_, _, since)| since + ORPHANED_FOR <= now)
+            .map(|(name, index, _)| (name.to_owned(), index))
+            .collect();
+        for (name, index) in expired {
+            info!(stream = name, "forgotten: it has had no file for 24 h");
+            self.forget(index)?;
+        }
+        Ok(())
+    }
+
+    /// Removes segment files that the index does not name: they were begun by
+    /// a commit that did not come to its end.
+    fn clear_leftovers(&mut self) -> Result<()> {
+        let names = self.disk.list().map_err(self.file_error(""))?;
+        for name in names {
+            let Some(segment) = name.strip_suffix(".seg").and_then(|n| n.parse::<u32>().ok()) else {
+                continue;
+            };
+            if !self.segments.contains_key(&segment) {
+                self.disk.remove(&name).map_err(self.file_error(&name))?;
+            }
+            self.next_segment = self.next_segment.max(segment + 1);
+        }
+        Ok(())
+    }
+
+    /// Looks whether every segment is there, as long as it has to be.
+    fn find_damage(&mut self) -> Result<()> {
+        let short: Vec<u32> = self
+            .segments
+            .iter()
+            .filter(|(number, segment)| self.disk.size(&segment_name(**number)) < segment.record.length)
+            .map(|(number, _)| *number)
+            .collect();
+        for number in short {
+            let Some(segment) = self.segments.get(&number).copied() else { continue };
+            let name = segment_name(number);
+            let there = self.disk.size(&name);
+            error!(
+                file = self.disk.path(&name),
+                bytes = there,
+                expected = segment.record.length,
+                "a segment of the journal is missing or has been cut off"
+            );
+            let index = self.index.clone();
+            let places = index.write(Durability::Immediate, |t| t.places_in(number, &segment.record))?;
+            for (chunk, place) in places {
+                if place.offset + u64::from(place.length) > there {
+                    self.damaged(chunk, &place, &format!("{name} has only {there} bytes"))?;
+                }
+            }
+            if let Some(segment) = self.segments.get_mut(&number) {
+                // Nothing is written behind what is damaged.
+                segment.record.length = there;
+                segment.dirty = true;
+            }
+            if there == 0 {
+                // Its file is looked for no more.
+                self.forget_segment(number)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn segment_name(segment: u32) -> String {
+    format!("{segment:08}.seg")
+}
+
+/// Opens the index. One that is damaged is put aside together with the
+/// segments, since without it nobody knows what of them is still wanted; the
+/// gateway goes on with an empty journal and says so.
+fn open_index(disk: &dyn Disk) -> Result<Index, OpenError> {
+    match try_index(disk) {
+        Err(redb::Error::DatabaseAlreadyOpen) => Err(OpenError::InUse { path: disk.path(INDEX) }),
+        Err(
+            damage @ (redb::Error::Corrupted(_)
+            | redb::Error::UpgradeRequired(_)
+            | redb::Error::RepairAborted
+            | redb::Error::TableTypeMismatch { .. }),
+        ) => {
+            put_aside(disk, &damage)?;
+            Ok(try_index(disk)?)
+        }
+        Err(redb::Error::Io(io)) if io.kind() == std::io::ErrorKind::InvalidData => {
+            put_aside(disk, &io)?;
+            Ok(try_index(disk)?)
+        }
+        other => Ok(other?),
+    }
+}
+
+fn try_index(disk: &dyn Disk) -> Result<Index, redb::Error> {
+    let mut builder = redb::Builder::new();
+    builder.set_cache_size(INDEX_CACHE);
+    Index::new(disk.database(builder, INDEX)?)
+}
+
+fn put_aside(disk: &dyn Disk, damage: &dyn std::fmt::Display) -> Result<(), OpenError> {
+    let folder = format!("quarantine/{}", unix_millis());
+    let failed = |e: std::io::Error| OpenError::Failed(format!("{}: {e}", disk.path(&folder)));
+    let mut segments = 0;
+    for name in disk.list().map_err(failed)? {
+        if name == INDEX || name.ends_with(".seg") {
+            segments += usize::from(name != INDEX);
+            disk.rename(&name, &format!("{folder}/{name}")).map_err(failed)?;
+        }
+    }
+    disk.sync().map_err(failed)?;
+    error!(
+        %damage,
+        segments,
+        aside = disk.path(&folder),
+        "the index of the journal is damaged: it and the segments are put aside, the gateway goes on without what was queued"
+    );
+    metrics::counter!("sluicegate_journal_damaged_total").increment(1);
+    Ok(())
+}
