@@ -296,13 +296,14 @@ impl Front {
     pub(super) fn holding(&self) -> Holding {
         let inner = self.lock();
         let full = inner.waiting > 0 && inner.is_full();
-        let largest = inner.streams.iter().max_by_key(|(_, s)| s.backlog);
+        // Whoever blocks with its own quota, else whoever has most.
+        let holder = inner.streams.iter().max_by_key(|(_, s)| (s.blocks(), s.backlog));
         Holding {
             messages: inner.streams.values().map(|s| s.books.queued).sum(),
             bytes: (inner.used, inner.max_size),
             dead_letters: (inner.letters, inner.max_letters),
             full,
-            holder: largest.filter(|_| full).map(|(index, _)| StreamIndex(*index)),
+            holder: holder.filter(|_| full).map(|(index, _)| StreamIndex(*index)),
             broken: inner.broken.clone(),
         }
     }
@@ -377,11 +378,7 @@ impl Front {
 
 impl Inner {
     fn has_room(&self, batch: &Batch, bytes: u64) -> bool {
-        let blocked = |index: &StreamIndex| {
-            self.streams
-                .get(&index.0)
-                .is_some_and(|s| s.quota.on_full == OnFull::Block && s.backlog >= s.quota.max_backlog)
-        };
+        let blocked = |index: &StreamIndex| self.streams.get(&index.0).is_some_and(StreamFront::blocks);
         let queue = self.append_bytes == 0 || self.append_bytes + bytes <= QUEUE_BYTES;
         queue
             && self.broken.is_none()
@@ -391,8 +388,7 @@ impl Inner {
 
     /// Whether an append would wait for more than its turn.
     fn is_full(&self) -> bool {
-        let blocks = |s: &StreamFront| s.quota.on_full == OnFull::Block && s.backlog >= s.quota.max_backlog;
-        self.broken.is_some() || self.room < QUEUE_BYTES || self.streams.values().any(blocks)
+        self.broken.is_some() || self.room < QUEUE_BYTES || self.streams.values().any(StreamFront::blocks)
     }
 
     fn waits(&self) -> Waiting {
@@ -417,6 +413,11 @@ impl Inner {
 // === impl StreamFront ===
 
 impl StreamFront {
+    /// Whether its quota keeps the bus waiting.
+    fn blocks(&self) -> bool {
+        self.quota.on_full == OnFull::Block && self.backlog >= self.quota.max_backlog
+    }
+
     /// The next messages, and when to look again if a rate is the reason that
     /// there are none.
     fn take(

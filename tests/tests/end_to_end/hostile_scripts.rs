@@ -69,7 +69,11 @@ impl Beside {
         let stream = self
             .gateway
             .until(name, "it is blocked", |s| {
-                s.read == FLEET.messages && s.state == "blocked" && s.troubled_by(words)
+                // The books follow within the time of a commit.
+                s.read == FLEET.messages
+                    && s.state == "blocked"
+                    && s.troubled_by(words)
+                    && self.gateway.dead_letters(name).len() as u64 == s.dead_lettered
             })
             .await;
         assert!(stream.dead_lettered <= 9, "{stream:?}");

@@ -47,7 +47,9 @@ pub enum OpenError {
 /// What readers had been given when a store was closed: for each stream the
 /// rows of its two queues, and how far they were read.
 #[derive(Debug)]
-pub(in crate::journal) struct Memory(HashMap<u32, [(BTreeMap<u64, Row>, u64); 2]>);
+pub(in crate::journal) struct Memory(HashMap<u32, [GivenRows; 2]>);
+
+type GivenRows = (BTreeMap<u64, Row>, u64);
 
 impl From<StoreError> for OpenError {
     fn from(error: StoreError) -> Self {
