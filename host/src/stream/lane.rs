@@ -65,6 +65,8 @@ pub(super) struct Lane {
     outbox: Outbox,
     settling: Settling,
     settlement: Settlement,
+    /// When the delivered messages among them were received, Unix milliseconds.
+    received: Vec<u64>,
     unsaved: Unsaved,
     /// Of messages with other deliveries under way: the first one.
     letters: HashMap<Position, DeadLetter>,
@@ -133,6 +135,7 @@ impl Lane {
             outbox: Outbox::new(shared.destination.window(), shared.life.clone(), seed),
             settling: Settling::default(),
             settlement: Settlement::default(),
+            received: Vec::new(),
             unsaved: Unsaved::default(),
             letters: HashMap::new(),
             burial: Burial::default(),
@@ -458,7 +461,12 @@ impl Lane {
                         self.burial.add(letter);
                     }
                 }
-                Some(ended) => self.settlement.ended.push(ended),
+                Some(ended) => {
+                    if ended.1 == Outcome::Delivered {
+                        self.received.push(entry.message.received_at);
+                    }
+                    self.settlement.ended.push(ended);
+                }
                 None => {}
             }
         }
@@ -502,7 +510,11 @@ impl Lane {
         for (position, _) in &settlement.ended {
             self.unsaved.settled(*position);
         }
-        let Shared { journal, index, status, .. } = &*self.shared;
+        let Shared { journal, index, status, pressure, .. } = &*self.shared;
+        if !self.received.is_empty() {
+            let now = (pressure.clock)();
+            status.ack_latency().record(self.received.drain(..).map(|at| now.saturating_sub(at)));
+        }
         status.memory.save(&mut self.unsaved, |values| {
             settlement.state = values;
             journal.settle(*index, settlement);

@@ -10,6 +10,7 @@ use super::outbox::Trouble;
 use super::remember::Memory;
 use crate::journal::StreamIndex;
 use crate::telemetry::event;
+use crate::telemetry::histogram::Histogram;
 
 /// What a stream or one of its lanes is doing. Ordered by how much it needs
 /// somebody's attention.
@@ -36,6 +37,7 @@ pub struct StreamStatus {
     name: String,
     index: Option<StreamIndex>,
     retries: AtomicU64,
+    ack_latency: Histogram,
     /// What its script remembers.
     pub(super) memory: Memory,
     inner: Mutex<Inner>,
@@ -111,6 +113,7 @@ impl StreamStatus {
             name: name.to_owned(),
             index: Some(index),
             retries: AtomicU64::new(0),
+            ack_latency: Histogram::default(),
             memory: Memory::default(),
             inner: Mutex::default(),
         }
@@ -141,6 +144,11 @@ impl StreamStatus {
     /// Deliveries that were sent again, or will be.
     pub fn retries(&self) -> u64 {
         self.retries.load(Ordering::Relaxed)
+    }
+
+    /// From the receipt of each message to its settlement as delivered.
+    pub fn ack_latency(&self) -> &Histogram {
+        &self.ack_latency
     }
 
     /// The last thing that went wrong, also when all is well again.

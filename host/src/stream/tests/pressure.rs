@@ -4,6 +4,7 @@
 use std::sync::LazyLock;
 
 use super::*;
+use crate::telemetry::histogram;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -241,5 +242,23 @@ async fn dead_letters_that_do_not_fit_block_their_stream_and_none_is_lost() {
     let letters = running.journal.dead_letters(DeadLetterFilter::default()).await.unwrap();
     assert_eq!(letters.len() as u64, books.dead_lettered, "one for each message");
     assert_eq!(running.status.state(), State::Running);
+    running.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_from_receipt_to_delivery_is_measured_and_no_other() {
+    let far = FarSide::new(Mood::Silent, 64);
+    let running = under(Pressure::default(), far.clone(), 1).await;
+    running.receive(numbered(20)).await;
+    running.receive(["!traps".to_owned(), "#forbidden".to_owned()]).await;
+    sleep(Duration::from_secs(40)).await;
+    far.set(Mood::Accepts);
+    running.until(|b| b.queued == 0).await;
+    running.receive(["quick".to_owned()]).await;
+    running.until(|b| b.delivered == 21).await;
+    let text = histogram::render("t", "h", [("s", running.status.ack_latency())].into_iter());
+    for (bound, count) in [("0.001", 1), ("30", 1), ("60", 21), ("+Inf", 21)] {
+        assert!(text.contains(&format!("le=\"{bound}\"}} {count}\n")), "{bound} {count} in {text}");
+    }
     running.finish().await;
 }

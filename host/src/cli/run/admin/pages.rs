@@ -10,6 +10,7 @@ use super::Shared;
 use crate::bus::{BusSnapshot, unix_millis};
 use crate::cli::operate::answer::{self, JournalLine, ScriptLine, StreamLine};
 use crate::stream::StreamStatus;
+use crate::telemetry::histogram;
 
 /// `/readyz`.
 #[derive(Serialize)]
@@ -102,7 +103,13 @@ pub(super) async fn metrics(State(shared): State<Shared>) -> Response {
     metrics::gauge!("sluicegate_journal_alarm_percent")
         .set(f64::from(answer::alarm(&holding).unwrap_or_default()));
     let content_type = (header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8");
-    ([content_type], shared.metrics.render()).into_response()
+    let streams = shared.gateway.streams.iter().filter(|s| s.index().is_some());
+    let ack_latency = histogram::render(
+        "sluicegate_ack_latency_seconds",
+        "From receipt of a message to its settlement as delivered, by stream",
+        streams.map(|s| (s.name(), s.ack_latency())),
+    );
+    ([content_type], shared.metrics.render() + &ack_latency).into_response()
 }
 
 /// The books are counted in the journal; here they only become metrics.

@@ -139,6 +139,19 @@ async fn what_changes_or_shows_messages_needs_the_token() {
 }
 
 #[tokio::test]
+async fn a_blocked_stream_has_a_word_and_those_that_run_a_latency() {
+    let admin = Admin::start().await;
+    let (_, streams) = admin.ask(Method::GET, "/streams", &[], "").await;
+    let of = |name: &str| streams.as_array().unwrap().iter().find(|s| s["name"] == name).unwrap().clone();
+    assert_eq!((&of("broken")["code"], &of("yard")["code"]), (&json!("configuration"), &Value::Null));
+    let (_, text) = admin.ask(Method::GET, "/metrics", &[], "").await;
+    let text = text.as_str().unwrap();
+    assert!(text.contains("# TYPE sluicegate_ack_latency_seconds histogram\n"), "{text}");
+    assert!(text.contains("sluicegate_ack_latency_seconds_count{stream=\"yard\"} 0\n"), "{text}");
+    assert!(!text.contains("sluicegate_ack_latency_seconds_count{stream=\"broken\"}"), "{text}");
+}
+
+#[tokio::test]
 async fn streams_are_paused_and_resumed() {
     let admin = Admin::start().await;
     let answer = admin.with_token(Method::POST, "/streams/yard/pause", "").await;
