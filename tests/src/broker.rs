@@ -140,7 +140,8 @@ impl Broker {
         self.folder.path().join("mosquitto.log")
     }
 
-    fn log_text(&self) -> String {
+    /// Its log so far.
+    pub fn log_text(&self) -> String {
         std::fs::read_to_string(self.log()).unwrap_or_default()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use rumqttc::mqttbytes::v5::{ConnectReturnCode, PubAckReason};
 use sluicegate::cli::demo::standin::aws::{self, AwsStandin};
@@ -18,6 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::certificates::Certificates;
+use crate::proxy::Proxy;
 
 /// The gateway's access token at the ThingsBoard stand-in.
 pub const ACCESS_TOKEN: &str = "an-access-token";
@@ -130,6 +132,12 @@ impl Receiver {
         Self { inbox, stream, standin: Standin::WialonThatCloses(standin) }
     }
 
+    /// The stream file for those who reach it through this link.
+    pub fn stream_through(&self, link: &Proxy) -> String {
+        let port = |address: SocketAddr| format!(":{}", address.port());
+        self.stream.replace(&port(self.plug().address()), &port(link.address()))
+    }
+
     /// Its socket.
     pub fn plug(&self) -> &Plug {
         match &self.standin {
@@ -153,7 +161,11 @@ impl Receiver {
                     refusal("503", Mode::AwsIot(M::Reject(503))),
                     refusal("403", Mode::AwsIot(M::Reject(403))),
                     refusal("400", Mode::AwsIot(M::Reject(400))),
+                    refusal("429", Mode::AwsIot(M::Reject(429))),
+                    refusal("500", Mode::AwsIot(M::Reject(500))),
                     refusal("closed", Mode::AwsIot(M::Reply(Reply::Close))),
+                    refusal("PUBACK", Mode::AwsIot(M::Reply(Reply::Silence))),
+                    refusal("not authorised", Mode::AwsIot(M::RefuseLogin(ConnectReturnCode::NotAuthorized))),
                 ]
             }
             Standin::ThingsBoard(_) => {
@@ -164,6 +176,7 @@ impl Receiver {
                     refusal("not authorised", ack(PubAckReason::NotAuthorized)),
                     refusal("payload format invalid", ack(PubAckReason::PayloadFormatInvalid)),
                     refusal("closed", Mode::ThingsBoard(M::Reply(Reply::Close))),
+                    refusal("PUBACK", Mode::ThingsBoard(M::Reply(Reply::Silence))),
                 ]
             }
             Standin::Wialon(_) => {
@@ -178,9 +191,13 @@ impl Receiver {
                 use http::Mode as M;
                 vec![
                     refusal("503", Mode::Http(M::Status(503, Some(1)))),
+                    refusal("500", Mode::Http(M::Status(500, None))),
+                    refusal("429", Mode::Http(M::Status(429, Some(1)))),
                     refusal("401", Mode::Http(M::Status(401, None))),
+                    refusal("404", Mode::Http(M::Status(404, None))),
                     refusal("400", Mode::Http(M::Status(400, None))),
                     refusal("", Mode::Http(M::Close)),
+                    refusal("no answer", Mode::Http(M::Slow(Duration::from_secs(4)))),
                 ]
             }
             Standin::Mqtt(_) => {
@@ -257,6 +274,16 @@ impl Receiver {
     pub fn shadow_number(&self, thing: &str) -> Option<u64> {
         let Standin::AwsIot(standin) = &self.standin else { panic!("only AWS has shadows") };
         standin.shadow(thing, None)?["reported"]["n"].as_u64()
+    }
+
+    /// Takes everything, and says so several times, as ThingsBoard did before
+    /// 4.2.1.
+    ///
+    /// # Panics
+    /// On another receiver than ThingsBoard.
+    pub fn acknowledge_each(&self, times: u8) {
+        let Standin::ThingsBoard(standin) = &self.standin else { panic!("only ThingsBoard did that") };
+        standin.set_mode(thingsboard::Mode::Acks(times));
     }
 
     fn set_mode(&self, mode: &Mode) {

@@ -129,8 +129,7 @@ pub async fn run(plan: Plan) -> Outcome {
 /// destination has a connection for each. AWS's shadows show only the newest
 /// of what came together, so each message is published there as well.
 fn stream_file(kind: Kind, receiver: &Receiver, link: &Proxy) -> String {
-    let port = |address: SocketAddr| format!(":{}", address.port());
-    let mut text = receiver.stream.replace(&port(receiver.plug().address()), &port(link.address()));
+    let mut text = receiver.stream_through(link);
     if kind == Kind::AwsIot {
         text = text.replace("[script.settings]\n", "[script.settings]\nmqtt_topic = \"fleet/{ident}\"\n");
     }

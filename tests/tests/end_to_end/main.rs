@@ -9,10 +9,12 @@ mod aws_over_mosquitto;
 mod bus;
 mod delivery;
 mod hostile_scripts;
+mod neighbours;
 mod outages;
 mod poison;
 mod pressure;
 mod stuck;
+mod traps;
 
 use sluicegate_tests::broker::Broker;
 use sluicegate_tests::gateway::{Folder, Gateway};

@@ -76,6 +76,8 @@ pub struct Answer {
 pub enum Reply {
     /// PUBACK with this reason and this reason string (nothing at QoS 0).
     Ack(PubAckReason, Option<String>),
+    /// PUBACK with success, so many times.
+    Acks(u8),
     /// Nothing; the connection stays.
     Silence,
     /// The connection is cut without a word.
@@ -344,6 +346,11 @@ impl<R: Rules, S: AsyncRead + AsyncWrite + Unpin> Session<'_, R, S> {
         let mut next = Next::On;
         match answer.reply {
             Reply::Ack(reason, text) => self.puback(&publish, reason, text).await?,
+            Reply::Acks(times) => {
+                for _ in 0..times {
+                    self.puback(&publish, PubAckReason::Success, None).await?;
+                }
+            }
             Reply::Silence => {}
             Reply::Close => next = Next::End,
             Reply::Disconnect(ack, reason) => {

@@ -37,6 +37,9 @@ pub enum Mode {
     Reply(Reply),
     /// Publishes that name this device are answered with this reason.
     RefuseDevice(String, PubAckReason),
+    /// By the rules, but each publish of data is acknowledged so many times,
+    /// as servers before 4.2.1 did for each device in it.
+    Acks(u8),
 }
 
 /// The running platform.
@@ -105,15 +108,20 @@ impl Rules for GatewayRules {
     fn publish(&self, client: &Client, publish: &Publish) -> Answer {
         let topic = String::from_utf8_lossy(&publish.topic).into_owned();
         let mode = lock(&self.mode).clone();
-        match mode {
+        let accepted = match mode {
             Mode::Reply(reply) => return Answer::reply(reply),
+            Mode::Acks(times)
+                if matches!(topic.as_str(), "v1/gateway/telemetry" | "v1/gateway/attributes") =>
+            {
+                Answer::reply(Reply::Acks(times))
+            }
             Mode::RefuseDevice(device, reason)
                 if String::from_utf8_lossy(&publish.payload).contains(&device) =>
             {
                 return Answer::ack(reason, Some(format!("device {device} is refused")));
             }
-            _ => {}
-        }
+            Mode::Accept | Mode::RefuseDevice(..) | Mode::Acks(_) => Answer::accept(),
+        };
         if topic.len() + 4 + publish.payload.len() >= MAX_PACKET {
             self.inbox.violation(format!("thingsboard: {topic}: a packet of 64 KiB or more"));
             return Answer::reply(Reply::Disconnect(None, DisconnectReasonCode::MalformedPacket));
@@ -135,7 +143,7 @@ impl Rules for GatewayRules {
         match result {
             Ok(received) => {
                 received.into_iter().for_each(|received| self.inbox.record(received));
-                Answer::accept()
+                accepted
             }
             Err(Bad::Payload(reason)) => {
                 self.inbox.violation(format!("thingsboard: {topic}: {reason}"));
