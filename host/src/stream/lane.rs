@@ -2,7 +2,6 @@
 //! Here the actions are carried out that [`super::outbox`] and [`super::map`]
 //! decide on.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,21 +13,18 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Pressure;
-use super::burial::Burial;
 use super::code::Code;
+use super::endings::Endings;
 use super::entry::{Entry, Parcel};
 use super::identity::Identities;
 use super::intake::Intake;
 use super::map::{MapStep, Mapped, Split};
 use super::outbox::{Ended, Outbox, Trouble};
 use super::proof::ProofOfLife;
-use super::remember::Unsaved;
-use super::settle::Settling;
 use super::status::{State, StreamStatus};
 use crate::backoff::Backoff;
-use crate::bus::unix_millis;
-use crate::destination::{Connection, DeliveryId, Destination, Fault, FaultKind, Reply, Verdict};
-use crate::journal::{DeadLetter, Journal, Outcome, Position, Settlement, StoredDelivery, StreamIndex};
+use crate::destination::{Connection, DeliveryId, Destination, Fault, FaultKind, Verdict};
+use crate::journal::{Journal, Outcome, StreamIndex};
 use crate::script::Mapper;
 use crate::telemetry::event;
 
@@ -63,14 +59,7 @@ pub(super) struct Lane {
     shared: Arc<Shared>,
     map: MapStep,
     outbox: Outbox,
-    settling: Settling,
-    settlement: Settlement,
-    /// When the delivered messages among them were received, Unix milliseconds.
-    received: Vec<u64>,
-    unsaved: Unsaved,
-    /// Of messages with other deliveries under way: the first one.
-    letters: HashMap<Position, DeadLetter>,
-    burial: Burial,
+    endings: Endings,
     link: Link,
     backoff: Backoff,
     /// Messages that the script could not map, why, and when to try again.
@@ -133,12 +122,7 @@ impl Lane {
             number,
             map: MapStep::new(mapper, &shared),
             outbox: Outbox::new(shared.destination.window(), shared.life.clone(), seed),
-            settling: Settling::default(),
-            settlement: Settlement::default(),
-            received: Vec::new(),
-            unsaved: Unsaved::default(),
-            letters: HashMap::new(),
-            burial: Burial::default(),
+            endings: Endings::new(shared.clone()),
             link: Link::Down { until: Instant::now(), failures: 0, fault: None },
             backoff: Backoff::new(seed.wrapping_add(1)),
             stuck: None,
@@ -162,7 +146,7 @@ impl Lane {
             self.map_when_wanted().await;
             let wanted_more = self.wants_more();
             self.send().await;
-            self.flush();
+            self.endings.flush();
             if self.wants_more() && !wanted_more {
                 // Room was made since, and what waits for it arrived before.
                 continue;
@@ -184,7 +168,7 @@ impl Lane {
                 Wake::Look => {}
             }
         }
-        self.flush();
+        self.endings.flush();
         if let Link::Up { connection, .. } = self.link {
             let _ = tokio::time::timeout(GOODBYE, connection.close()).await;
         }
@@ -206,7 +190,7 @@ impl Lane {
         let stuck = self.stuck.as_ref().map(|s| s.until).filter(|_| may_map);
         let handed_out = self.shared.intake.due(self.number).filter(|_| wants_more);
         let expiry = self.next_expiry().filter(|_| working);
-        let burial = self.burial.look_at().filter(|_| !self.stopping);
+        let burial = self.endings.burial.look_at().filter(|_| !self.stopping);
         let idle = self.idle_at.filter(|_| !self.stopping);
         let times = [due, retry, stuck, handed_out, expiry, burial, idle, deadline];
         let next_time = times.into_iter().flatten().min();
@@ -255,34 +239,32 @@ impl Lane {
             let mapped = self.map.map(batch, generation).await;
             self.idle_at = Some(Instant::now() + IDLE);
             self.take_in(mapped, failures);
-            self.flush();
+            self.endings.flush();
         }
     }
 
     /// Whether the lane would map another batch. One that has dead letters to
     /// keep would only have more of them.
     fn wants_more(&self) -> bool {
-        self.outbox.wants_more() && self.burial.look_at().is_none()
+        self.outbox.wants_more() && self.endings.burial.look_at().is_none()
     }
 
     fn take_in(&mut self, mapped: Mapped, failures: u32) {
         for (messages, written) in mapped.wrote {
-            self.unsaved.begin(&messages, written);
+            self.endings.unsaved.begin(&messages, written);
         }
         // All deliveries of a message are known before the first one ends.
         for parcel in mapped.parcels.iter().chain(mapped.forbidden.iter().map(|(p, _)| p)) {
-            for entry in &parcel.carries {
-                self.settling.begin(entry.position);
-            }
+            self.endings.begin(parcel);
         }
         for entry in mapped.filtered {
-            self.settlement.ended.push((entry.position, Outcome::Filtered));
+            self.endings.at_once(&entry, Outcome::Filtered);
         }
         for (entry, reason) in mapped.rejected {
-            self.burial.add(self.letter(&entry, &reason, None, None));
+            self.endings.rejected(&entry, &reason);
         }
         for (parcel, reason) in mapped.forbidden {
-            self.dead(&parcel, &reason, None);
+            self.endings.dead(&parcel, &reason, None);
         }
         for parcel in mapped.parcels {
             let Shared { destination, identities, .. } = &*self.shared;
@@ -366,10 +348,10 @@ impl Lane {
         while let Some(now) = ended.take() {
             match now {
                 Ended::Delivered(parcel) => {
-                    self.ended(&parcel, Outcome::Delivered);
+                    self.endings.ended(&parcel, Outcome::Delivered);
                 }
                 Ended::Rejected(parcel, reply) => {
-                    self.dead(&parcel, "refused by the destination", Some(&reply))
+                    self.endings.dead(&parcel, "refused by the destination", Some(&reply))
                 }
                 Ended::Split(id, parcel) => match self.map.split(&parcel).await {
                     Split::Halves(halves) => self.replace(id, &parcel, halves),
@@ -386,12 +368,8 @@ impl Lane {
 
     fn replace(&mut self, id: DeliveryId, whole: &Parcel, halves: Vec<Parcel>) {
         // A message may be in several parts now where it was in one delivery.
-        for entry in halves.iter().flat_map(|p| &p.carries) {
-            self.settling.begin(entry.position);
-        }
-        for entry in &whole.carries {
-            self.settling.end(entry.position, Outcome::Delivered);
-        }
+        halves.iter().for_each(|half| self.endings.begin(half));
+        self.endings.replaced(whole);
         let destination = &self.shared.destination;
         let mut checked = Vec::with_capacity(halves.len());
         let mut forbidden = Vec::new();
@@ -406,7 +384,7 @@ impl Lane {
         }
         self.outbox.replace(id, checked);
         for (parcel, reason) in forbidden {
-            self.dead(&parcel, &reason, None);
+            self.endings.dead(&parcel, &reason, None);
         }
     }
 
@@ -417,10 +395,10 @@ impl Lane {
         }
         let Some(horizon) = horizon(&self.shared.pressure) else { return };
         for parcel in self.outbox.expire(horizon) {
-            self.ended(&parcel, Outcome::Expired);
+            self.endings.ended(&parcel, Outcome::Expired);
         }
         for entry in self.shared.intake.expire(self.number, horizon) {
-            self.settlement.ended.push((entry.position, Outcome::Expired));
+            self.endings.at_once(&entry, Outcome::Expired);
         }
     }
 
@@ -428,7 +406,7 @@ impl Lane {
     fn fresh(&mut self, batch: Vec<Arc<Entry>>) -> Vec<Arc<Entry>> {
         let Some(horizon) = horizon(&self.shared.pressure) else { return batch };
         let (old, fresh): (Vec<_>, Vec<_>) = batch.into_iter().partition(|e| e.message.received_at < horizon);
-        self.settlement.ended.extend(old.iter().map(|e| (e.position, Outcome::Expired)));
+        old.iter().for_each(|entry| self.endings.at_once(entry, Outcome::Expired));
         fresh
     }
 
@@ -439,86 +417,6 @@ impl Lane {
             [self.outbox.oldest(), self.shared.intake.oldest(self.number)].into_iter().flatten().min()?;
         // One more: at the horizon itself it may still be sent.
         Some(Instant::now() + Duration::from_millis(oldest.saturating_sub(horizon) + 1))
-    }
-
-    /// The delivery will never arrive: its messages are dead letters.
-    fn dead(&mut self, parcel: &Parcel, reason: &str, reply: Option<&Reply>) {
-        for entry in &parcel.carries {
-            let letter = self.letter(entry, reason, reply, Some(parcel));
-            self.letters.entry(entry.position).or_insert(letter);
-        }
-        self.ended(parcel, Outcome::DeadLettered);
-    }
-
-    /// The delivery has ended, and with it those of its messages that no other
-    /// one carries.
-    fn ended(&mut self, parcel: &Parcel, outcome: Outcome) {
-        for entry in &parcel.carries {
-            match self.settling.end(entry.position, outcome) {
-                Some((position, Outcome::DeadLettered)) => {
-                    // There is one: it was put there with the outcome.
-                    if let Some(letter) = self.letters.remove(&position) {
-                        self.burial.add(letter);
-                    }
-                }
-                Some(ended) => {
-                    if ended.1 == Outcome::Delivered {
-                        self.received.push(entry.message.received_at);
-                    }
-                    self.settlement.ended.push(ended);
-                }
-                None => {}
-            }
-        }
-    }
-
-    fn letter(
-        &self,
-        entry: &Entry,
-        reason: &str,
-        reply: Option<&Reply>,
-        parcel: Option<&Parcel>,
-    ) -> DeadLetter {
-        DeadLetter {
-            position: entry.position,
-            at: unix_millis(),
-            reason: reason.to_owned(),
-            script: self.shared.script.clone(),
-            message: entry.message.clone(),
-            delivery: parcel.map(|p| StoredDelivery {
-                target: p.delivery.target.clone(),
-                headers: p.delivery.headers.clone(),
-                body: p.delivery.body.clone(),
-            }),
-            reply: reply.map(|r| r.0.clone()),
-        }
-    }
-
-    fn flush(&mut self) {
-        let journal = &self.shared.journal;
-        let room = |bytes| journal.has_room_for_dead_letter(bytes);
-        for letter in self.burial.bury(Instant::now(), room) {
-            let reason = announce(&self.shared.name, &letter);
-            self.shared.status.set_last_error(format!("dead letter {}: {reason}", letter.position));
-            self.settlement.ended.push((letter.position, Outcome::DeadLettered));
-            self.settlement.dead_letters.push(letter);
-        }
-        if self.settlement == Settlement::default() {
-            return;
-        }
-        let mut settlement = std::mem::take(&mut self.settlement);
-        for (position, _) in &settlement.ended {
-            self.unsaved.settled(*position);
-        }
-        let Shared { journal, index, status, pressure, .. } = &*self.shared;
-        if !self.received.is_empty() {
-            let now = (pressure.clock)();
-            status.ack_latency().record(self.received.drain(..).map(|at| now.saturating_sub(at)));
-        }
-        status.memory.save(&mut self.unsaved, |values| {
-            settlement.state = values;
-            journal.settle(*index, settlement);
-        });
     }
 
     // --- connection ---
@@ -575,7 +473,7 @@ impl Lane {
     fn show(&mut self) {
         let state = if self.paused {
             State::Paused
-        } else if let Some(reason) = self.burial.reason() {
+        } else if let Some(reason) = self.endings.burial.reason() {
             State::Blocked(Code::DeadLettersFull, reason)
         } else if let Some(stuck) = &self.stuck {
             State::Blocked(stuck.code, format!("script: {}", stuck.reason))
@@ -623,26 +521,6 @@ impl Link {
 fn horizon(pressure: &Pressure) -> Option<u64> {
     let ttl = u64::try_from(pressure.queue_ttl?.as_millis()).unwrap_or(u64::MAX);
     Some((pressure.clock)().saturating_sub(ttl))
-}
-
-/// Logs a dead letter; the reason with what the far side said.
-fn announce(stream: &str, letter: &DeadLetter) -> String {
-    let reason = match &letter.reply {
-        Some(reply) => format!("{}: {reply}", letter.reason),
-        None => letter.reason.clone(),
-    };
-    event::DeadLettered {
-        stream,
-        position: &letter.position,
-        reason: &reason,
-        script: &letter.script,
-        topic: &letter.message.topic,
-        payload: &letter.message.payload,
-        received_at: letter.message.received_at,
-        delivery: letter.delivery.as_ref().map(|d| (d.target.as_deref(), &*d.body)),
-    }
-    .emit();
-    reason
 }
 
 async fn next_verdict(connection: Option<&mut Box<dyn Connection>>) -> Result<(DeliveryId, Verdict), Fault> {

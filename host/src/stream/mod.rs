@@ -7,6 +7,7 @@
 mod burial;
 mod code;
 mod conflate;
+mod endings;
 mod entry;
 mod identity;
 mod intake;
