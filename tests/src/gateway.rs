@@ -64,6 +64,7 @@ pub struct Folder {
     bus: String,
     admin: u16,
     env: Vec<(String, String)>,
+    file_size_limit: Option<u64>,
 }
 
 /// A running (or killed) gateway. It ends with this value; its log is printed
@@ -92,7 +93,7 @@ impl Folder {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         std::fs::create_dir(dir.path().join("streams")).expect("the folder streams");
-        Self { dir, bus: String::new(), admin: free_port(), env: Vec::new() }
+        Self { dir, bus: String::new(), admin: free_port(), env: Vec::new(), file_size_limit: None }
     }
 
     /// `[bus]` with this address and the client id `gateway`.
@@ -120,6 +121,13 @@ impl Folder {
     /// An environment variable of the gateway.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The gateway cannot make a file longer than so many bytes: its writes fail
+    /// as on a disk with a fault.
+    pub fn file_size_limit(mut self, bytes: u64) -> Self {
+        self.file_size_limit = Some(bytes);
         self
     }
 
@@ -156,7 +164,17 @@ impl Gateway {
     pub async fn restart(&mut self) {
         assert!(self.child.is_none(), "it is running");
         let log = File::options().create(true).append(true).open(self.log()).expect("the gateway's log");
-        let child = Command::new(program())
+        let mut command = match self.folder.file_size_limit {
+            None => Command::new(program()),
+            Some(bytes) => {
+                // The signal that comes with such an error would end it.
+                let mut shell = Command::new("sh");
+                let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", bytes / 512);
+                shell.arg("-c").arg(script).arg(program());
+                shell
+            }
+        };
+        let child = command
             .arg("run")
             .arg("--config")
             .arg(self.folder.path().join("sluicegate.toml"))
@@ -401,7 +419,10 @@ pub fn signal(process: u32, name: &str) {
 
 /// The program that the tests test: `SLUICEGATE_BIN`, or `sluicegate` in the
 /// folder of the same profile as this test (`target/release`).
-fn program() -> PathBuf {
+///
+/// # Panics
+/// When it is not built.
+pub fn program() -> PathBuf {
     if let Some(path) = std::env::var_os("SLUICEGATE_BIN") {
         return path.into();
     }

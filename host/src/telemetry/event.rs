@@ -58,6 +58,13 @@ pub struct BacklogAlarm<'a> {
     pub limit: u64,
 }
 
+/// The books of a stream do not say what the journal holds: a fault of the
+/// gateway itself.
+pub struct BooksDiffer<'a> {
+    /// What they say and what is there.
+    pub what: &'a str,
+}
+
 /// The disk has failed the journal; nothing is acknowledged until it was
 /// opened again.
 pub struct JournalBroken<'a> {
@@ -121,6 +128,14 @@ impl BacklogAlarm<'_> {
             Some(stream) => warn!(stream, bytes, limit, "the backlog has passed {percent} % of max_backlog"),
             None => warn!(bytes, limit, "the journal has passed {percent} % of max_size"),
         }
+    }
+}
+
+impl BooksDiffer<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        counter!("sluicegate_books_differences_total").increment(1);
+        error!(what = self.what, "the books do not balance: please report this");
     }
 }
 

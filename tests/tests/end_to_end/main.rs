@@ -9,6 +9,7 @@ mod aws_over_mosquitto;
 mod bus;
 mod delivery;
 mod hostile_scripts;
+mod journal;
 mod neighbours;
 mod outages;
 mod poison;

@@ -1,6 +1,7 @@
 //! `sluicegate run`: the gateway itself.
 
 mod admin;
+mod checker;
 mod gateway;
 mod sums;
 
@@ -82,9 +83,11 @@ async fn gateway_until_signal(args: RunArgs) -> Result<(), Box<dyn std::error::E
         }
     });
     let sums = tokio::spawn(sums::log(gateway.clone()));
+    let checker = tokio::spawn(checker::run(gateway.clone()));
     started.run(&config, stop).await;
     signals.abort();
     sums.abort();
+    checker.abort();
     if let Some(admin) = admin {
         let _ = admin.await;
     }

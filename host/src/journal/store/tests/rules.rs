@@ -254,3 +254,33 @@ fn a_newer_format_is_refused_with_a_sentence() {
         "sim/index.redb has format 2, which is newer than this version knows (1): use the version that wrote it"
     );
 }
+
+#[test]
+fn the_check_finds_books_and_records_that_are_wrong() {
+    let mut bench = Bench::new(&["a"]);
+    bench.append(&["1", "2"], &[0]);
+    let index = bench.store.index();
+    let wrong = |change: &dyn Fn(&mut crate::journal::index::Tables<'_>) -> redb::Result| {
+        index.write(redb::Durability::Immediate, |tables| Ok(change(tables)?)).unwrap();
+        check(&index).unwrap().into_iter().map(|d| d.what).collect::<Vec<_>>()
+    };
+    let counts = |read| Counts { read, ..Default::default() };
+    assert_eq!(
+        wrong(&|t| Ok(t.set_counts(0, &counts(3)).unwrap())),
+        ["stream a: by its books 3 messages are queued, 2 have a mark"]
+    );
+    assert_eq!(
+        wrong(&|t| {
+            t.set_counts(0, &counts(1)).unwrap();
+            Ok(t.set_row(Queue::Live, 0, 0, &[1]).unwrap())
+        }),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        wrong(&|t| {
+            t.set_counts(0, &counts(0)).unwrap();
+            Ok(t.forget_row(Queue::Live, 0, 0).unwrap())
+        }),
+        ["chunk 0 counts 1 rows, 0 name it"]
+    );
+}
