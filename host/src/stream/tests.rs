@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod durable;
 mod pressure;
 
 use std::collections::{HashMap, VecDeque};
@@ -172,6 +173,17 @@ async fn start_under(
     limits: Limits,
 ) -> Running {
     let journal = Journal::in_memory(1, 10_000, 10_000_000);
+    start_here(journal, pressure, transform, far, lanes, limits).await
+}
+
+async fn start_here(
+    journal: Journal,
+    pressure: Pressure,
+    transform: &str,
+    far: Arc<FarSide>,
+    lanes: u32,
+    limits: Limits,
+) -> Running {
     let status = Arc::new(StreamStatus::new("test", StreamIndex(0)));
     let wasm: Arc<[u8]> = scripts::transform(transform).into();
     let stream = Stream {

@@ -1,0 +1,146 @@
+//! With a journal on the disk: what a script remembers, and what is sent again.
+
+use super::*;
+use crate::bus::unix_millis;
+use crate::config::{JournalSettings, SyncMode};
+use crate::journal::{OnFull, Quota, Rewind, StreamQuota};
+
+/// Delivers of each message what was remembered before it, and remembers its
+/// payload.
+const RECALLS: &str = "
+    (local $body i32) (local $len i32)
+    (call $get (i32.const 100) (i32.const 1) (i32.const 200))
+    (if (i32.load8_u (i32.const 200))
+      (then
+        (local.set $body (i32.load (i32.const 204)))
+        (local.set $len (i32.load (i32.const 208)))))
+    (call $set (i32.const 100) (i32.const 1)
+      (i32.load offset=8 (local.get $batch)) (i32.load offset=12 (local.get $batch)))
+    (call $answer (local.get $body) (local.get $len))";
+
+fn open(folder: &tempfile::TempDir) -> Journal {
+    let settings = JournalSettings {
+        path: folder.path().to_owned(),
+        max_size: 1 << 30,
+        keep: Duration::from_secs(3600),
+        sync: SyncMode::Always,
+        dead_letters_max_size: 1 << 20,
+    };
+    let quota = Quota { max_backlog: 1 << 29, on_full: OnFull::ExpireOldest };
+    Journal::open(&settings, vec![StreamQuota { name: "test".to_owned(), quota, live_first: false }]).unwrap()
+}
+
+async fn start_on(journal: &Journal, transform: &str, far: &Arc<FarSide>) -> Running {
+    start_here(journal.clone(), Pressure::default(), transform, far.clone(), 1, Limits::default()).await
+}
+
+/// Stops the stream and closes its journal.
+async fn stop(running: Running) {
+    let journal = running.journal.clone();
+    running.finish().await;
+    journal.close().await;
+}
+
+impl Running {
+    async fn deliver(&self, body: &str) {
+        let before = self.books().delivered;
+        self.append_at(unix_millis(), [body.to_owned()]).await;
+        self.until(|b| b.delivered == before + 1).await;
+    }
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|w| (*w).to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_script_remembers_across_restarts_and_forgets_with_a_rewind() {
+    let folder = tempfile::tempdir().unwrap();
+    let far = FarSide::new(Mood::Accepts, 8);
+    let running = start_on(&open(&folder), RECALLS, &far).await;
+    for body in ["a", "b"] {
+        running.deliver(body).await;
+    }
+    stop(running).await;
+
+    let journal = open(&folder);
+    let running = start_on(&journal, RECALLS, &far).await;
+    running.deliver("c").await;
+    assert_eq!(far.accepted(), words(&["", "a", "b"]));
+    let saved = || async { journal.state(StreamIndex(0)).await.unwrap().remove(0).1 };
+    assert_eq!(saved().await, "c");
+
+    let rewind = |keep_state| Rewind {
+        stream: StreamIndex(0),
+        from: 0,
+        until: u64::MAX,
+        rate: None,
+        keep_state,
+        dry_run: false,
+    };
+    let rewound = running.status.clear_state_with(journal.rewind(rewind(false), |_| true)).await.unwrap();
+    assert_eq!(rewound.messages, 3);
+    running.until(|b| b.delivered == 6).await;
+    assert_eq!(far.accepted()[3..], words(&["", "a", "b"]), "as if for the first time");
+    assert_eq!(saved().await, "c");
+    journal.rewind(rewind(true), |_| true).await.unwrap();
+    running.until(|b| b.delivered == 9).await;
+    assert_eq!(far.accepted()[6..], words(&["c", "a", "b"]), "with what it knew");
+    stop(running).await;
+
+    // The same messages, and other deliveries of them: each time other keys.
+    let sent = far.sent.lock().unwrap();
+    let mut keys: Vec<&str> = sent.iter().map(|(_, i)| i.as_ref().unwrap().key.as_str()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    assert_eq!(keys.len(), 9);
+}
+
+#[tokio::test]
+async fn what_was_not_settled_is_mapped_again_with_the_state_before_it_and_has_the_same_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let far = FarSide::new(Mood::Accepts, 8);
+    let running = start_on(&open(&folder), RECALLS, &far).await;
+    running.deliver("a").await;
+    far.set(Mood::Silent);
+    running.append_at(unix_millis(), ["b".to_owned()]).await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while far.sent.lock().unwrap().len() < 2 {
+        assert!(Instant::now() < deadline);
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(running.status.memory.state.len(), 1);
+    // The process ends here: what the call wrote was in memory only.
+    running.task.abort();
+    running.journal.close().await;
+
+    let running = start_on(&open(&folder), RECALLS, &far).await;
+    far.set(Mood::Accepts);
+    running.until(|b| b.delivered == 2).await;
+    running.deliver("c").await;
+    assert_eq!(far.accepted(), words(&["", "a", "b"]));
+    stop(running).await;
+    let sent = far.sent.lock().unwrap();
+    assert_eq!(sent[1], sent[2], "sent twice, and known by its key");
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_sent_again_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let far = FarSide::new(Mood::RefusesMarked, 1);
+    let journal = open(&folder);
+    let running = start_on(&journal, TRAPS_ON_MARK, &far).await;
+    running.append_at(unix_millis(), words(&["?no", "a", "b", "c"])).await;
+    running.until(|b| (b.delivered, b.dead_lettered) == (3, 1)).await;
+    stop(running).await;
+
+    // The script of today could not map it.
+    let journal = open(&folder);
+    far.set(Mood::Accepts);
+    let running = start_on(&journal, "unreachable", &far).await;
+    assert_eq!(journal.replay(DeadLetterFilter::default(), true).await.unwrap(), 1);
+    running.until(|b| b.delivered == 4).await;
+    assert_eq!(far.accepted().last().unwrap(), "?no");
+    assert_eq!(running.books().dead_lettered, 1, "that it was one stays in the books");
+    stop(running).await;
+}
