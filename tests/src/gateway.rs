@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -277,6 +277,27 @@ impl Gateway {
             Ok((status, body)) => (status.as_u16(), body),
             Err(error) => panic!("GET {path} of the gateway: {error}"),
         }
+    }
+
+    /// Runs a command of the program for this gateway's configuration.
+    ///
+    /// # Panics
+    /// When the program cannot be run.
+    pub async fn command(&self, arguments: &[&str]) -> Output {
+        let mut command = tokio::process::Command::new(program());
+        command.args(arguments).arg("--config").arg(self.folder.path().join("sluicegate.toml"));
+        command.output().await.expect("the command runs")
+    }
+
+    /// The same for a command that must succeed: what it prints.
+    ///
+    /// # Panics
+    /// With what it prints to standard error, when it fails.
+    pub async fn prints(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments).await;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {}\n{stderr}", output.status);
+        String::from_utf8(output.stdout).expect("text")
     }
 
     /// Ends it as `kill -9` does.

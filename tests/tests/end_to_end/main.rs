@@ -7,6 +7,7 @@
 
 mod aws_over_mosquitto;
 mod bus;
+mod commands;
 mod delivery;
 mod hostile_scripts;
 mod journal;

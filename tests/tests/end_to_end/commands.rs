@@ -1,0 +1,100 @@
+//! `sluicegate streams` and `sluicegate dead-letters` on a running gateway.
+
+use serde_json::{Value, json};
+use sluicegate_tests::fleet::{Fleet, arrivals_in};
+use sluicegate_tests::gateway::Gateway;
+use sluicegate_tests::publisher::Publisher;
+use sluicegate_tests::receiver::{Kind, POISONED};
+
+use crate::one_stream;
+
+/// What a command that must fail says to standard error.
+async fn complaint(gateway: &Gateway, arguments: &[&str]) -> String {
+    let output = gateway.command(arguments).await;
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+    assert!(output.stdout.is_empty(), "{arguments:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_listed_and_shown_whole() {
+    let (broker, gateway, receiver) = one_stream(Kind::Http).await;
+    assert_eq!(gateway.prints(&["dead-letters"]).await, "no dead letters\n");
+    let words = receiver.refuse_the_poisoned();
+    let fleet = Fleet::new(2, 20);
+    let publisher = Publisher::connect(&broker);
+    let payload = json!({ "ident": POISONED, "n": 7, "timestamp": 1_700_000_007 }).to_string();
+    publisher.publish("flespi/message/gw/devices/poisoned", payload.clone()).await;
+    publisher.publish_all(fleet.some(0..10)).await;
+    gateway.until("stream", "the good ones have arrived", |s| s.delivered == 10).await;
+    publisher.publish_all(fleet.some(10..20)).await;
+    gateway.until_settled("stream", 21).await;
+
+    let list = gateway.prints(&["dead-letters", "list", "--stream", "stream", "--since", "1h"]).await;
+    let lines: Vec<&str> = list.lines().collect();
+    assert!(lines.len() == 2 && lines[0].starts_with("ID  STREAM  GIVEN UP"), "{list}");
+    assert!(lines[1].contains("flespi/message/gw/devices/poisoned") && lines[1].contains(words), "{list}");
+    let list: Value =
+        serde_json::from_str(&gateway.prints(&["dead-letters", "list", "--json"]).await).unwrap();
+    let letter = &list["dead_letters"][0];
+    assert_eq!((letter["payload"].as_str(), &list["more"]), (Some(payload.as_str()), &json!(false)));
+
+    let id = letter["id"].to_string();
+    let shown = gateway.prints(&["dead-letters", "show", &id]).await;
+    for part in
+        [&payload, words, "http-json", "topic     flespi/message/gw/devices/poisoned", "delivery  to "]
+    {
+        assert!(shown.contains(part), "{part:?} is not in {shown}");
+    }
+    let error = complaint(&gateway, &["dead-letters", "show", "4711"]).await;
+    assert_eq!(error, "sluicegate: there is no dead letter 4711 (any more)\n");
+    let error = complaint(&gateway, &["dead-letters", "list", "--stream", "steam"]).await;
+    assert_eq!(error, "sluicegate: there is no stream `steam`; did you mean `stream`?\n");
+    let streams = gateway.prints(&["streams"]).await;
+    assert!(
+        streams.starts_with("STREAM  STATE    LAG  QUEUED  READ  DELIVERED  DEAD  REASON\n"),
+        "{streams}"
+    );
+    assert!(streams.contains("\nstream  running    -       0    21         20     1\n"), "{streams}");
+}
+
+#[tokio::test]
+async fn a_paused_stream_waits_until_it_is_resumed() {
+    let (broker, gateway, receiver) = one_stream(Kind::Mqtt).await;
+    let fleet = Fleet::new(3, 60);
+    let publisher = Publisher::connect(&broker);
+    publisher.publish_all(fleet.some(0..20)).await;
+    gateway.until_settled("stream", 20).await;
+
+    let said = gateway.prints(&["streams", "pause", "stream"]).await;
+    assert!(said.starts_with("stream is paused: its messages wait until"), "{said}");
+    gateway.until("stream", "it is paused", |s| s.paused && s.state == "paused").await;
+    publisher.publish_all(fleet.some(20..60)).await;
+    let stream = gateway.until("stream", "it has read all", |s| s.read == 60).await;
+    assert_eq!((stream.delivered, stream.queued), (20, 40), "{stream:?}");
+    let list = gateway.prints(&["streams", "list"]).await;
+    assert!(list.lines().any(|line| line.starts_with("stream  paused ")), "{list}");
+
+    assert_eq!(gateway.prints(&["streams", "resume", "stream"]).await, "stream goes on\n");
+    let stream = gateway.until_settled("stream", 60).await;
+    assert_eq!((stream.delivered, stream.paused), (60, false), "{stream:?}");
+    fleet.assert_arrived(&arrivals_in(&receiver.inbox));
+}
+
+#[tokio::test]
+async fn without_a_gateway_or_its_token_the_commands_say_so() {
+    let (_broker, mut gateway, _receiver) = one_stream(Kind::Http).await;
+    let token = gateway.path().join("data/admin.token");
+    let text = std::fs::read_to_string(&token).unwrap();
+    std::fs::remove_file(&token).unwrap();
+    let error = complaint(&gateway, &["streams", "pause", "stream"]).await;
+    assert!(error.contains("admin.token: No such file"), "{error}");
+    std::fs::write(&token, text.replace(|c: char| c.is_ascii_digit(), "f")).unwrap();
+    let error = complaint(&gateway, &["streams", "pause", "stream"]).await;
+    assert!(error.contains("does not accept the token in"), "{error}");
+    assert!(!gateway.stream("stream").await.paused);
+    assert!(gateway.prints(&["streams"]).await.contains("\nstream  running"), "showing needs no token");
+    gateway.kill();
+    let error = complaint(&gateway, &["dead-letters"]).await;
+    assert!(error.starts_with("sluicegate: no gateway answers at 127.0.0.1:"), "{error}");
+}
