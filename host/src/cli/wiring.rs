@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::bus::Route;
 use crate::config::{
-    self, DeliverySettings, DestinationSettings, Rate, ScriptSettings, ScriptSource, StreamSettings,
+    self, Config, DeliverySettings, DestinationSettings, Rate, ScriptSettings, ScriptSource, StreamEntry,
+    StreamSettings,
 };
 use crate::destination::Destination;
 use crate::destination::aws_iot::AwsIotDestination;
@@ -13,7 +14,7 @@ use crate::destination::http::HttpDestination;
 use crate::destination::mqtt::MqttDestination;
 use crate::destination::thingsboard::ThingsBoardDestination;
 use crate::destination::wialon::WialonDestination;
-use crate::journal::{ReadRules, StreamIndex};
+use crate::journal::{Journal, OpenError, ReadRules, StreamIndex, StreamQuota};
 use crate::script::{Limits, adapter};
 use crate::stream::{self, Pressure, RateLimit, RateLimits, Stream, StreamStatus};
 
@@ -76,6 +77,26 @@ pub fn read_script(source: &ScriptSource) -> Result<Arc<[u8]>, String> {
         ScriptSource::File(path) => {
             std::fs::read(path).map(Into::into).map_err(|e| format!("{}: {e}", path.display()))
         }
+    }
+}
+
+/// Opens the journal for every stream that has a file: one whose file is wrong
+/// keeps its messages, too.
+pub async fn open_journal(config: &Config) -> Result<Journal, OpenError> {
+    let quota = |name: &str, delivery: &DeliverySettings| StreamQuota {
+        name: name.to_owned(),
+        quota: delivery.quota,
+        live_first: delivery.live_first,
+    };
+    let streams = config.streams.iter().map(|entry| match entry {
+        StreamEntry::Ready(stream) => quota(&stream.name, &stream.delivery),
+        StreamEntry::Unusable { name, .. } => quota(name, &DeliverySettings::default()),
+    });
+    let streams = streams.collect();
+    let settings = config.journal.clone();
+    match tokio::task::spawn_blocking(move || Journal::open(&settings, streams)).await {
+        Ok(opened) => opened,
+        Err(failed) => Err(OpenError::Failed(failed.to_string())),
     }
 }
 

@@ -61,6 +61,16 @@ fn describe() {
     describe_gauge!("sluicegate_journal_bytes", "Bytes that the journal takes");
     describe_gauge!("sluicegate_journal_max_bytes", "Bytes that the journal may take");
     describe_gauge!("sluicegate_journal_full", "1 while an append waits for room in the journal");
+    describe_gauge!(
+        "sluicegate_journal_differences",
+        "Differences between books and pending marks, at the last check"
+    );
+    describe_gauge!("sluicegate_backlog_bytes", "Bytes of the messages queued, by stream");
+    describe_gauge!("sluicegate_backlog_max_bytes", "Bytes that may be queued, by stream");
+    describe_gauge!(
+        "sluicegate_backlog_alarm_percent",
+        "50 or 80 once so much of it is used, else 0, by stream"
+    );
     describe_gauge!("sluicegate_journal_broken", "1 while nothing can be appended because of the disk");
     describe_gauge!(
         "sluicegate_journal_alarm_percent",

@@ -94,7 +94,74 @@ async fn without_a_gateway_or_its_token_the_commands_say_so() {
     assert!(error.contains("does not accept the token in"), "{error}");
     assert!(!gateway.stream("stream").await.paused);
     assert!(gateway.prints(&["streams"]).await.contains("\nstream  running"), "showing needs no token");
+    std::fs::write(&token, text).unwrap();
+    let error = complaint(&gateway, &["streams", "forget", "stream"]).await;
+    assert!(error.contains("has a file"), "{error}");
+
     gateway.kill();
+    let list = gateway.prints(&["streams"]).await;
+    assert!(list.contains("\nstream  stopped"), "{list}");
+    std::fs::remove_dir_all(gateway.path().join("data/journal")).unwrap();
     let error = complaint(&gateway, &["dead-letters"]).await;
     assert!(error.starts_with("sluicegate: no gateway answers at 127.0.0.1:"), "{error}");
+    assert!(error.contains("journal") && error.contains("there is none yet"), "{error}");
+}
+
+/// What a stream holds may be seen and changed while no gateway runs; the next
+/// one goes by it.
+#[tokio::test]
+async fn dead_letters_are_replayed_and_streams_paused_offline() {
+    let (broker, mut gateway, receiver) = one_stream(Kind::Mqtt).await;
+    let publisher = Publisher::connect(&broker);
+    let topic = "flespi/message/gw/devices/1";
+    for garbage in ["no json", "nor this", "nor that"] {
+        publisher.publish(topic, garbage).await;
+    }
+    gateway.until("stream", "three are buried", |s| s.dead_lettered == 3 && s.queued == 0).await;
+    let error = complaint(&gateway, &["dead-letters", "replay"]).await;
+    assert!(error.contains("say which") && error.contains("--all"), "{error}");
+    assert_eq!(gateway.prints(&["dead-letters", "drop", "--limit", "1"]).await, "dropped 1 dead letter\n");
+
+    assert!(gateway.terminate().await.success());
+    let list = gateway.prints(&["dead-letters"]).await;
+    assert_eq!(list.lines().count(), 3, "{list}");
+    assert_eq!(gateway.prints(&["dead-letters", "replay", "--all"]).await, "replayed 2 dead letters\n");
+    assert_eq!(gateway.prints(&["dead-letters"]).await, "no dead letters\n");
+    gateway.prints(&["streams", "pause", "stream"]).await;
+    let list = gateway.prints(&["streams"]).await;
+    assert!(list.lines().any(|line| line.starts_with("stream  paused ")), "{list}");
+
+    gateway.restart().await;
+    let stream = gateway.until("stream", "it is paused", |s| s.state == "paused").await;
+    assert_eq!((stream.queued, stream.reread, stream.dead_lettered), (2, 2, 3), "{stream:?}");
+    gateway.prints(&["streams", "resume", "stream"]).await;
+    // What no script can map is no more mappable the second time.
+    gateway.until("stream", "both are buried again", |s| s.dead_lettered == 5 && s.queued == 0).await;
+    assert!(receiver.inbox.all().is_empty());
+}
+
+#[tokio::test]
+async fn a_rewind_sends_again_what_it_said_it_would() {
+    let (broker, gateway, receiver) = one_stream(Kind::Mqtt).await;
+    let fleet = Fleet::new(2, 40);
+    Publisher::connect(&broker).publish_all(fleet.all()).await;
+    gateway.until_settled("stream", 40).await;
+    let rewind = ["streams", "rewind", "--stream", "stream", "--to", "30m", "--keys"];
+    let device = fleet.device(0);
+    let rewind = [&rewind[..], &[&device]].concat();
+    let said = gateway.prints(&rewind).await;
+    assert!(
+        said.starts_with("stream: 20 messages (") && said.contains("would be sent again to mqtt mqtt"),
+        "{said}"
+    );
+    assert!(said.contains("--yes"), "{said}");
+    assert_eq!(gateway.stream("stream").await.read, 40, "nothing was done");
+
+    let said = gateway.prints(&[&rewind[..], &["--yes"]].concat()).await;
+    assert!(said.starts_with("stream: 20 messages (") && said.contains("are sent again"), "{said}");
+    let stream = gateway.until_settled("stream", 60).await;
+    assert_eq!((stream.delivered, stream.reread), (60, 20), "{stream:?}");
+    assert_eq!(fleet.assert_arrived(&arrivals_in(&receiver.inbox)), 20, "they come twice");
+    let error = complaint(&gateway, &["streams", "rewind", "--stream", "steam", "--to", "30m"]).await;
+    assert_eq!(error, "sluicegate: there is no stream `steam`; did you mean `stream`?\n");
 }

@@ -15,7 +15,7 @@ use super::operate::{Target, TargetError, moment};
 /// See the messages that could not be delivered; replay or drop them
 ///
 /// Works on the running gateway of the configuration, with the file admin.token in the data folder, which the
-/// gateway's user may read; bare, it lists the dead letters.
+/// gateway's user may read, or on its journal while no gateway runs; bare, it lists the dead letters.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
 Examples:
@@ -146,7 +146,14 @@ pub async fn run(args: DeadLettersArgs) -> ExitCode {
 async fn carry_out(args: DeadLettersArgs) -> Result<(), DeadLettersError> {
     let DeadLettersArgs { command, config: ConfigArg { config }, json } = args;
     let target = Target::find(config.as_deref()).await?;
-    match command.unwrap_or_else(|| Command::List(FilterArgs::default())) {
+    let command = command.unwrap_or_else(|| Command::List(FilterArgs::default()));
+    let done = on(&target, command, json).await;
+    target.close().await;
+    done
+}
+
+async fn on(target: &Target, command: Command, json: bool) -> Result<(), DeadLettersError> {
+    match command {
         Command::List(filter) => {
             let mut filter = filter.into_filter();
             filter.limit = filter.limit.map(|limit| limit.min(MOST_LETTERS));
@@ -168,12 +175,12 @@ async fn carry_out(args: DeadLettersArgs) -> Result<(), DeadLettersError> {
             }
         }
         Command::Replay(ReplayArgs { which, as_is }) => {
-            let filter = chosen(&target, which).await?;
+            let filter = chosen(target, which).await?;
             let taken = target.replay(&filter, as_is).await?;
             report(json, "replayed", &taken, &filter)?;
         }
         Command::Drop(DropArgs { which }) => {
-            let filter = chosen(&target, which).await?;
+            let filter = chosen(target, which).await?;
             let taken = target.drop_dead_letters(&filter).await?;
             report(json, "dropped", &taken, &filter)?;
         }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use crate::bus::{Message, Route, unix_millis};
 use crate::cli::wiring;
 use crate::config::section::nearest;
-use crate::config::{RATE, Rate, StreamSettings};
+use crate::config::{ConfigError, RATE, Rate, StreamSettings};
 use crate::journal::{Books, DeadLetterFilter, DeadLetterId, Journal, JournalError, Rewind, StreamIndex};
 use crate::stream::StreamStatus;
 use answer::{
@@ -85,8 +85,9 @@ impl Operated {
     }
 
     /// A stream whose file cannot be used.
-    pub fn unusable(name: &str, reason: String) -> Self {
-        Self { name: name.to_owned(), usable: Err(reason) }
+    pub fn unusable(name: &str, errors: &[ConfigError]) -> Self {
+        let reasons: Vec<String> = errors.iter().map(|error| error.summary()).collect();
+        Self { name: name.to_owned(), usable: Err(reasons.join("; ")) }
     }
 
     fn index(&self) -> Option<StreamIndex> {
@@ -100,6 +101,11 @@ impl Operations {
     /// Operations on this journal.
     pub fn new(journal: Journal, streams: Vec<Operated>) -> Self {
         Self { journal, streams }
+    }
+
+    /// Closes the journal. Nothing can be done afterwards.
+    pub async fn close(self) {
+        self.journal.close().await;
     }
 
     /// The streams as far as the journal knows them.
@@ -290,7 +296,7 @@ impl Operations {
 
 /// Whether a stream with this route and perhaps only some keys of it wants a
 /// message again.
-fn wanted(route: Route, keys: Option<HashSet<String>>) -> impl Fn(&Message) -> bool + Send + 'static {
+fn wanted(route: Route, keys: Option<HashSet<String>>) -> impl Fn(&Message) -> bool + Send + Sync + 'static {
     move |message| {
         route.takes(message)
             && keys.as_ref().is_none_or(|keys| {

@@ -15,8 +15,9 @@ use super::answer::{
     Rewound, StreamLine, Taken,
 };
 use super::client::{Client, ClientError};
-use super::{OperateError, Operations};
-use crate::config::{Config, ConfigErrors};
+use super::{OperateError, Operated, Operations};
+use crate::cli::wiring;
+use crate::config::{Config, ConfigErrors, StreamEntry};
 
 /// For a connection on the same machine.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
@@ -36,12 +37,12 @@ pub enum TargetError {
     #[error(transparent)]
     Config(#[from] ConfigErrors),
     /// Nobody listens, and the journal cannot be opened.
-    #[error("{nobody}, and the journal in {} cannot be used without one: {reason}", data.display())]
+    #[error("{nobody}, and the journal in {} cannot be used without one: {reason}", folder.display())]
     NoGateway {
         /// Who was asked.
         nobody: String,
-        /// The data folder.
-        data: PathBuf,
+        /// The journal's folder.
+        folder: PathBuf,
         /// Why not.
         reason: String,
     },
@@ -67,9 +68,16 @@ impl Target {
         let operations = open_journal(&config).await;
         operations.map(Self::Offline).map_err(|reason| TargetError::NoGateway {
             nobody,
-            data: config.data.clone(),
+            folder: config.journal.path.clone(),
             reason,
         })
+    }
+
+    /// Ends the work: what was done on the journal is durable then.
+    pub async fn close(self) {
+        if let Self::Offline(operations) = self {
+            operations.close().await;
+        }
     }
 
     /// Every stream that has a file.
@@ -166,8 +174,17 @@ async fn knock(address: SocketAddr) -> io::Result<()> {
 }
 
 /// Opens the journal of a gateway that does not run.
-async fn open_journal(_config: &Config) -> Result<Operations, String> {
-    Err("it is kept in memory; start the gateway (`sluicegate run`)".to_owned())
+async fn open_journal(config: &Config) -> Result<Operations, String> {
+    if !config.journal.path.exists() {
+        return Err("there is none yet".to_owned());
+    }
+    let journal = wiring::open_journal(config).await.map_err(|error| error.to_string())?;
+    let operated = config.streams.iter().filter_map(|entry| match entry {
+        StreamEntry::Ready(settings) => Some(Operated::new(journal.stream(&settings.name)?, settings, None)),
+        StreamEntry::Unusable { name, errors } => Some(Operated::unusable(name, errors)),
+    });
+    let operated = operated.collect();
+    Ok(Operations::new(journal, operated))
 }
 
 /// `/streams/NAME/WORD`.

@@ -90,7 +90,7 @@ impl Site {
                 next += 1;
                 Operated::new(StreamIndex(next - 1), settings, None)
             }
-            StreamEntry::Unusable { name, errors } => Operated::unusable(name, errors[0].summary()),
+            StreamEntry::Unusable { name, errors } => Operated::unusable(name, errors),
         });
         let operated = operated.collect();
         Operations::new(self.journal.clone(), operated)

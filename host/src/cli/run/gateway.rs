@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 use crate::bus::{self, BusStatus, Router, Stop};
 use crate::cli::operate::{Operated, Operations};
 use crate::cli::wiring;
-use crate::config::{Config, DeliverySettings, StreamEntry};
-use crate::journal::{Books, Journal, OpenError, StreamIndex, StreamQuota};
+use crate::config::{Config, StreamEntry};
+use crate::journal::{Books, Journal, OpenError, StreamIndex};
 use crate::script::{Engine, EngineError};
 use crate::stream::{self, StreamStatus};
 
@@ -57,27 +57,6 @@ pub enum StartError {
     Journal(#[from] OpenError),
 }
 
-/// Opens the journal for every stream that has a file: one whose file is wrong
-/// keeps its messages, too.
-async fn open_journal(config: &Config) -> Result<Journal, OpenError> {
-    let settings = config.journal.clone();
-    let quota = |name: &str, delivery: &DeliverySettings| StreamQuota {
-        name: name.to_owned(),
-        quota: delivery.quota,
-        live_first: delivery.live_first,
-    };
-    let streams = config.streams.iter().map(|entry| match entry {
-        StreamEntry::Ready(stream) => quota(&stream.name, &stream.delivery),
-        StreamEntry::Unusable { name, .. } => quota(name, &DeliverySettings::default()),
-    });
-    let streams = streams.collect();
-    let settings = settings.clone();
-    match tokio::task::spawn_blocking(move || Journal::open(&settings, streams)).await {
-        Ok(opened) => opened,
-        Err(failed) => Err(OpenError::Failed(failed.to_string())),
-    }
-}
-
 /// Starts the streams of a configuration.
 pub async fn start_streams(config: &Config) -> Result<Started, StartError> {
     let lanes = config.streams.iter().map(|s| match s {
@@ -86,7 +65,7 @@ pub async fn start_streams(config: &Config) -> Result<Started, StartError> {
     });
     // Twice the lanes: splitting a refused delivery needs an instance of its own.
     let engine = Engine::new(lanes.sum::<u32>().saturating_mul(2).max(16))?;
-    let journal = open_journal(config).await?;
+    let journal = wiring::open_journal(config).await?;
     let groups = wiring::rate_limit_groups(&config.rate_limit_groups);
     let stop_streams = CancellationToken::new();
     let mut streams = JoinSet::new();
@@ -107,9 +86,8 @@ pub async fn start_streams(config: &Config) -> Result<Started, StartError> {
             }
             StreamEntry::Unusable { name, errors } => {
                 let reasons: Vec<String> = errors.iter().map(|e| e.summary()).collect();
-                let reason = reasons.join("; ");
-                operated.push(Operated::unusable(name, reason.clone()));
-                statuses.push(Arc::new(StreamStatus::unusable(name, reason)));
+                operated.push(Operated::unusable(name, errors));
+                statuses.push(Arc::new(StreamStatus::unusable(name, reasons.join("; "))));
             }
         }
     }

@@ -16,7 +16,8 @@ use crate::config::{RATE, Rate};
 
 /// See how the streams are doing; pause, resume, rewind and forget them
 ///
-/// Works on the running gateway of the configuration; bare, it lists the streams.
+/// Works on the running gateway of the configuration, or on its journal while no gateway runs; bare, it lists
+/// the streams.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
 Examples:
@@ -123,7 +124,13 @@ pub async fn run(args: StreamsArgs) -> ExitCode {
 async fn carry_out(args: StreamsArgs) -> Result<(), StreamsError> {
     let StreamsArgs { command, config: ConfigArg { config }, json } = args;
     let target = Target::find(config.as_deref()).await?;
-    match command.unwrap_or(Command::List) {
+    let done = on(&target, command.unwrap_or(Command::List), json).await;
+    target.close().await;
+    done
+}
+
+async fn on(target: &Target, command: Command, json: bool) -> Result<(), StreamsError> {
+    match command {
         Command::List => {
             let streams = target.streams().await?;
             if json {
@@ -133,9 +140,9 @@ async fn carry_out(args: StreamsArgs) -> Result<(), StreamsError> {
             show::streams(&streams)?;
             show::notes(&mut io::stdout().lock(), &streams, &journal)?;
         }
-        Command::Pause(Names { names }) => pause(&target, &names, true, json).await?,
-        Command::Resume(Names { names }) => pause(&target, &names, false, json).await?,
-        Command::Rewind(args) => rewind(&target, args, json).await?,
+        Command::Pause(Names { names }) => pause(target, &names, true, json).await?,
+        Command::Resume(Names { names }) => pause(target, &names, false, json).await?,
+        Command::Rewind(args) => rewind(target, args, json).await?,
         Command::Forget(Names { names }) => {
             for name in &names {
                 let answer = target.forget(name).await?;

@@ -132,6 +132,12 @@ fn measure(gateway: &Gateway, status: &StreamStatus) {
     metrics::gauge!("sluicegate_lag_seconds", "stream" => stream()).set(answer::lag(&books, unix_millis()));
     metrics::gauge!("sluicegate_books_balance", "stream" => stream())
         .set(f64::from(u8::from(books.balance())));
+    if let Some(index) = status.index() {
+        let backlog = gateway.journal.backlog(index);
+        metrics::gauge!("sluicegate_backlog_bytes", "stream" => stream()).set(backlog.bytes as f64);
+        metrics::gauge!("sluicegate_backlog_max_bytes", "stream" => stream()).set(backlog.max_bytes as f64);
+        metrics::gauge!("sluicegate_backlog_alarm_percent", "stream" => stream()).set(backlog.alarm as f64);
+    }
     metrics::counter!("sluicegate_delivery_retries_total", "stream" => stream()).absolute(status.retries());
     let now = status.state().word();
     for word in ["starting", "running", "paused", "retrying", "blocked", "stopped"] {
