@@ -62,7 +62,7 @@ fn describe() {
     describe_gauge!("sluicegate_journal_max_bytes", "Bytes that the journal may take");
     describe_gauge!("sluicegate_journal_full", "1 while an append waits for room in the journal");
     describe_gauge!(
-        "sluicegate_journal_differences",
+        "sluicegate_books_differences",
         "Differences between books and pending marks, at the last check"
     );
     describe_gauge!("sluicegate_backlog_bytes", "Bytes of the messages queued, by stream");
