@@ -25,11 +25,26 @@ const STOP_PATIENCE: Duration = Duration::from_secs(30);
 /// Lines of the log that a failure shows.
 const LOG_TAIL: usize = 15;
 
-/// The running gateway.
+/// The gateway, which may have been killed.
 pub struct Gateway {
-    child: Child,
+    child: Option<Child>,
+    started: Instant,
+    is_ready: bool,
     admin: String,
     client: Client<HttpConnector, Empty<Bytes>>,
+}
+
+/// How the gateway is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// Killed, and not started again.
+    Killed,
+    /// Started, and not ready to take messages.
+    Starting,
+    /// It has just become ready, so long after its start.
+    Back(Duration),
+    /// It runs.
+    Up,
 }
 
 /// One stream of `/streams`, as far as the demo needs it.
@@ -95,14 +110,28 @@ impl StreamLine {
             lag: self.lag,
             missing: 0,
             wrong: 0,
+            repeats: 0,
         }
     }
 }
 
 impl Gateway {
-    /// Starts the program for this configuration; its output goes to the log.
-    pub fn start(site: &Site) -> Result<Self, Error> {
-        let log = std::fs::File::create(&site.log)?;
+    /// Starts the program for this configuration and waits until it takes
+    /// messages; its output goes to the log.
+    pub async fn start(site: &Site) -> Result<Self, Error> {
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let admin = format!("http://{}", site.admin);
+        let mut gateway = Self { child: None, started: Instant::now(), is_ready: false, admin, client };
+        gateway.launch(site)?;
+        while gateway.presence().await? == Presence::Starting {
+            sleep(Duration::from_millis(50)).await;
+        }
+        Ok(gateway)
+    }
+
+    /// Starts the program, also after it was killed.
+    pub fn launch(&mut self, site: &Site) -> Result<(), Error> {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(&site.log)?;
         let child = Command::new(std::env::current_exe()?)
             .args(["run", "--config"])
             .arg(&site.config)
@@ -114,35 +143,45 @@ impl Gateway {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
-        let client = Client::builder(TokioExecutor::new()).build_http();
-        Ok(Self { child, admin: format!("http://{}", site.admin), client })
+        (self.child, self.started, self.is_ready) = (Some(child), Instant::now(), false);
+        Ok(())
     }
 
-    /// Waits until it takes messages.
-    pub async fn ready(&mut self) -> Result<(), Error> {
-        let deadline = Instant::now() + START_PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                return Err(format!("the gateway ended while starting, with {status}").into());
-            }
-            let last = match self.get("/readyz").await {
-                Ok((200, _)) => return Ok(()),
-                Ok((_, body)) => String::from_utf8_lossy(&body).trim().to_owned(),
-                Err(error) => error.to_string(),
-            };
-            if Instant::now() > deadline {
-                let seconds = START_PATIENCE.as_secs();
-                return Err(format!("the gateway was not ready within {seconds} s: {last}").into());
-            }
-            sleep(Duration::from_millis(50)).await;
+    /// Kills it with SIGKILL, which no process can catch.
+    pub async fn kill(&mut self) -> Result<(), Error> {
+        if let Some(mut child) = self.child.take() {
+            child.kill().await?;
         }
+        Ok(())
+    }
+
+    /// How it is. An error when it has ended by itself, or takes too long to
+    /// start.
+    pub async fn presence(&mut self) -> Result<Presence, Error> {
+        let Some(child) = &mut self.child else { return Ok(Presence::Killed) };
+        if let Some(status) = child.try_wait()? {
+            return Err(format!("the gateway ended by itself, with {status}").into());
+        }
+        if self.is_ready {
+            return Ok(Presence::Up);
+        }
+        let last = match self.get("/readyz").await {
+            Ok((200, _)) => {
+                self.is_ready = true;
+                return Ok(Presence::Back(self.started.elapsed()));
+            }
+            Ok((_, body)) => String::from_utf8_lossy(&body).trim().to_owned(),
+            Err(error) => error.to_string(),
+        };
+        if self.started.elapsed() > START_PATIENCE {
+            let seconds = START_PATIENCE.as_secs();
+            return Err(format!("the gateway was not ready within {seconds} s: {last}").into());
+        }
+        Ok(Presence::Starting)
     }
 
     /// What it says of its streams.
-    pub async fn streams(&mut self) -> Result<Vec<StreamLine>, Error> {
-        if let Some(status) = self.child.try_wait()? {
-            return Err(format!("the gateway ended by itself, with {status}").into());
-        }
+    pub async fn streams(&self) -> Result<Vec<StreamLine>, Error> {
         let (status, body) = self.get("/streams").await?;
         if status != 200 {
             return Err(format!("/streams answered {status}").into());
@@ -152,14 +191,17 @@ impl Gateway {
 
     /// Asks it to stop and waits for the end.
     pub async fn stop(&mut self) -> Result<ExitStatus, Error> {
-        if let Some(id) = self.child.id() {
+        let Some(child) = &mut self.child else {
+            return Err("the gateway was killed and not started again".into());
+        };
+        if let Some(id) = child.id() {
             // By the shell's own command: std has no call for it.
             Command::new("sh").args(["-c", "kill -TERM \"$0\"", &id.to_string()]).status().await?;
         }
-        match timeout(STOP_PATIENCE, self.child.wait()).await {
+        match timeout(STOP_PATIENCE, child.wait()).await {
             Ok(status) => Ok(status?),
             Err(_) => {
-                self.child.kill().await?;
+                child.kill().await?;
                 let seconds = STOP_PATIENCE.as_secs();
                 Err(format!("the gateway did not stop within {seconds} s of SIGTERM and was killed").into())
             }

@@ -23,20 +23,20 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::bus::unix_millis;
 use fleet::{Fleet, FleetMessage};
-use gateway::{Gateway, StreamLine};
+use gateway::{Gateway, Presence, StreamLine};
 use ledger::{Ledger, Receiver};
 use publisher::Publisher;
 use screen::{Row, Screen, View};
 use site::{Error, REFUSED_TEXT, Site, stream_name};
-use story::{Act, SHORTEST, Story};
+use story::{SHORTEST, Step, Story, Tone};
 use summary::Verdict;
 
 /// Vehicles of the fleet.
 const VEHICLES: usize = 25;
 /// Seconds that a tracker records before it sends, all in one publish. That
-/// saves traffic; and the embedded broker lets at most 100 publishes be
-/// unacknowledged, which has to last for as long as one receiver is away while
-/// the journal is in memory.
+/// saves traffic; and the broker lets at most 100 publishes be unacknowledged,
+/// which has to last for as long as one receiver is away while the journal is
+/// in memory.
 const PACK_SECONDS: f64 = 8.0;
 /// The field that makes the HTTP receiver refuse a message.
 const POISONED: &str = "driver.message";
@@ -52,10 +52,12 @@ const OVERDUE: Duration = Duration::from_secs(5);
 
 /// Watch a simulated fleet flow through the gateway
 ///
-/// Runs the gateway as a child process with an embedded broker, 25 vehicles
-/// that drive, and strict stand-ins of five destinations: AWS IoT shadows,
-/// ThingsBoard, Wialon Retranslator, HTTP and MQTT. What arrives is compared,
-/// field by field, with what was published. Nothing leaves this machine.
+/// Runs the gateway as a child process between a broker with 25 vehicles that
+/// drive, and strict stand-ins of five destinations: AWS IoT shadows,
+/// ThingsBoard, Wialon Retranslator, HTTP and MQTT. The gateway is killed with
+/// kill -9, a destination unplugged, messages poisoned. What arrives is
+/// compared, field by field, with what was published. Nothing leaves this
+/// machine.
 ///
 /// Exit status: 0 if every message is where it belongs, 1 if anything is
 /// missing, wrong or unexpected.
@@ -65,7 +67,8 @@ Examples:
   sluicegate demo
   sluicegate demo --for 60s --seed 7 --rate 2")]
 pub struct DemoArgs {
-    /// End after this time, for example 60s or 5m; at least 30s [default: on Ctrl-C]
+    /// End after this time, for example 60s or 5m; at least 10s, from 30s
+    /// on with the whole story [default: on Ctrl-C]
     #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
     length: Option<Duration>,
     /// Drive other routes; the same number gives the same drives
@@ -94,36 +97,30 @@ async fn verdict(args: &DemoArgs) -> Result<Verdict, Error> {
     let mut signals = Signals::new()?;
     let site = Site::set_up().await?;
     eprintln!("Starting the gateway; its log is {}", site.log.display());
-    let mut gateway = Gateway::start(&site)?;
-    perform(args, &site, &mut gateway, &mut signals).await.map_err(|error| {
+    perform(args, &site, &mut signals).await.map_err(|error| {
         let (log, tail) = (site.log.display(), gateway::log_tail(&site.log));
         format!("{error}\nThe end of the gateway's log, {log}:\n{tail}").into()
     })
 }
 
-async fn perform(
-    args: &DemoArgs,
-    site: &Site,
-    gateway: &mut Gateway,
-    signals: &mut Signals,
-) -> Result<Verdict, Error> {
-    tokio::select! {
-        ready = gateway.ready() => ready?,
+async fn perform(args: &DemoArgs, site: &Site, signals: &mut Signals) -> Result<Verdict, Error> {
+    let mut gateway = tokio::select! {
+        started = Gateway::start(site) => started?,
         () = signals.next() => return Err("interrupted while the gateway was starting".into()),
-    }
+    };
     let publisher = Publisher::connect(site.broker).await?;
     let mut screen = Screen::open()?;
     let mut demo = Demo::new(args, site, publisher);
-    let played = demo.play(gateway, &mut screen, signals).await;
+    let played = demo.play(&mut gateway, &mut screen, signals).await;
     // The terminal is given back before anything is printed, an error too.
     screen.close(&demo.view())?;
     played?;
-    let Demo { mut ledger, publisher, streams, expected_dead, .. } = demo;
+    let Demo { mut ledger, publisher, published, streams, expected_dead, .. } = demo;
     publisher.finish().await?;
     let exit = gateway.stop().await;
     // What the gateway sent while it stopped counts as well.
     collect(site, &mut ledger);
-    Ok(Verdict::new(&ledger, &streams, &expected_dead, exit, site))
+    Ok(Verdict::new(published, &ledger, &streams, &expected_dead, exit, site))
 }
 
 /// Enters what the receivers got.
@@ -155,6 +152,17 @@ struct Demo<'a> {
     streams: Vec<StreamLine>,
     rows: Vec<Row>,
     expected_dead: [u64; 5],
+    kill: Option<Kill>,
+    notice: Option<String>,
+}
+
+/// A kill of the gateway that has not been made good.
+struct Kill {
+    /// Messages published, and repeats of all receivers, when it was killed.
+    published: u64,
+    repeats: u64,
+    /// When it was ready again.
+    back: Option<Instant>,
 }
 
 /// What a vehicle has recorded and not yet sent.
@@ -191,6 +199,8 @@ impl<'a> Demo<'a> {
             streams: Vec::new(),
             rows: Vec::new(),
             expected_dead: [0; 5],
+            kill: None,
+            notice: None,
         }
     }
 
@@ -201,6 +211,7 @@ impl<'a> Demo<'a> {
             vehicles: self.fleet.size(),
             published: self.published,
             rows: &self.rows,
+            notice: self.notice.as_deref(),
             story: self.story.told(),
         }
     }
@@ -213,7 +224,7 @@ impl<'a> Demo<'a> {
     ) -> Result<(), Error> {
         let opening =
             format!("{VEHICLES} vehicles drive; five scripts map their messages for five destinations.");
-        self.story.tell(Duration::ZERO, opening);
+        self.story.tell(Duration::ZERO, Tone::Plain, opening);
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut shown = None;
@@ -227,8 +238,8 @@ impl<'a> Demo<'a> {
                 break;
             }
             self.drive(elapsed).await?;
-            for act in self.story.due(elapsed) {
-                self.perform(act).await?;
+            while let Some(step) = self.story.due(elapsed, self.kill.is_none()) {
+                self.perform(step, gateway).await?;
             }
             collect(self.site, &mut self.ledger);
             if shown.is_none_or(|at: Duration| elapsed >= at + SHOW) {
@@ -283,18 +294,24 @@ impl<'a> Demo<'a> {
         self.fleet.step(vehicle, seconds, unix_millis())
     }
 
-    async fn perform(&mut self, act: Act) -> Result<(), Error> {
-        match act {
-            Act::UnplugWialon => self.site.wialon.plug().unplug().await?,
-            Act::PlugWialon => self.site.wialon.plug().plug().await?,
-            Act::PublishGarbage => {
+    async fn perform(&mut self, step: Step, gateway: &mut Gateway) -> Result<(), Error> {
+        match step {
+            Step::Kill => {
+                gateway.kill().await?;
+                self.ledger.killed();
+                self.kill = Some(Kill { published: self.published, repeats: self.repeats(), back: None });
+            }
+            Step::Start => gateway.launch(self.site)?,
+            Step::UnplugWialon => self.site.wialon.plug().unplug().await?,
+            Step::PlugWialon => self.site.wialon.plug().plug().await?,
+            Step::PublishGarbage => {
                 let topic = "flespi/message/gw/devices/5250001";
-                let garbage = Bytes::from_static(br#"{"ident":"352093081723115","position.latitude":54."#);
+                let garbage = Bytes::from_static(br#"{"ident":"352093081723115","position.latitude":54.68"#);
                 self.published += 1;
                 self.expected_dead.iter_mut().for_each(|dead| *dead += 1);
                 self.publisher.publish(topic, garbage).await?;
             }
-            Act::PublishRefused => {
+            Step::PublishRefused => {
                 // Between others, in one list: these must get through.
                 let mut poison = self.record(0, 0.0);
                 poison.fields.insert(POISONED.to_owned(), REFUSED_TEXT.into());
@@ -304,14 +321,43 @@ impl<'a> Demo<'a> {
                 self.send(0).await?;
             }
         }
-        self.story.explain(self.started.elapsed(), act);
+        self.story.explain(self.started.elapsed(), step);
         Ok(())
+    }
+
+    /// Receptions of all receivers that were not the first.
+    fn repeats(&self) -> u64 {
+        Receiver::ALL.iter().map(|receiver| self.ledger.book(*receiver).repeats).sum()
     }
 
     /// Fetches the gateway's figures and puts the receivers' beside them.
     async fn look(&mut self, gateway: &mut Gateway) -> Result<(), Error> {
-        let lines = gateway.streams().await?;
+        let elapsed = self.started.elapsed();
         collect(self.site, &mut self.ledger);
+        let state = match gateway.presence().await? {
+            Presence::Killed => Some("killed"),
+            Presence::Starting => Some("starting"),
+            Presence::Back(after) => {
+                if let Some(kill) = &mut self.kill {
+                    kill.back = Some(Instant::now());
+                    self.story.back(elapsed, after, self.published - kill.published);
+                }
+                None
+            }
+            Presence::Up => None,
+        };
+        if let Some(state) = state {
+            // Its figures are those of the moment before; nobody has newer ones.
+            for row in &mut self.rows {
+                (row.state, row.reason) = (state.to_owned(), None);
+            }
+            let waiting = self.kill.as_ref().map_or(0, |kill| self.published - kill.published);
+            self.notice = Some(format!("The gateway is {state}: {waiting} new messages wait in the broker."));
+            return Ok(());
+        }
+        self.notice = None;
+        self.observe_kill(elapsed);
+        let lines = gateway.streams().await?;
         self.streams.clear();
         self.rows.clear();
         for receiver in Receiver::ALL {
@@ -325,21 +371,38 @@ impl<'a> Demo<'a> {
             let overdue = self.ledger.missing(receiver, Instant::now(), OVERDUE);
             row.missing = overdue.saturating_sub(waiting);
             row.wrong = book.wrong + book.unexpected;
+            row.repeats = book.repeats;
             self.rows.push(row);
             self.streams.push(line.clone());
         }
-        self.story.observe(self.started.elapsed(), &self.rows, Receiver::Wialon as usize);
+        self.story.observe(elapsed, &self.rows, Receiver::Wialon as usize);
         Ok(())
+    }
+
+    /// Says when everything has arrived that was published before the gateway
+    /// was back.
+    fn observe_kill(&mut self, elapsed: Duration) {
+        let Some(Kill { back: Some(back), repeats, .. }) = self.kill else { return };
+        let now = Instant::now();
+        let since = now.duration_since(back);
+        if Receiver::ALL.iter().all(|receiver| self.ledger.missing(*receiver, now, since) == 0) {
+            self.story.whole(elapsed, self.repeats() - repeats);
+            self.kill = None;
+        }
     }
 
     /// After the fleet has parked: everything has to arrive.
     async fn settle(&mut self, gateway: &mut Gateway, screen: &mut Screen) -> Result<(), Error> {
         self.site.wialon.plug().plug().await?;
+        if gateway.presence().await? == Presence::Killed {
+            gateway.launch(self.site)?;
+        }
         for vehicle in 0..VEHICLES {
             self.send(vehicle).await?;
         }
+        self.story.end(self.started.elapsed());
         let line = "The fleet has parked; what is on its way still has to arrive.";
-        self.story.tell(self.started.elapsed(), line);
+        self.story.tell(self.started.elapsed(), Tone::Plain, line);
         let deadline = Instant::now() + SETTLE;
         let mut tick = interval(TICK);
         loop {
@@ -361,7 +424,9 @@ impl<'a> Demo<'a> {
             |receiver: &Receiver| self.ledger.missing(*receiver, Instant::now(), Duration::ZERO) == 0;
         let dead =
             |(line, expected): (&StreamLine, &u64)| line.queued() == 0 && line.dead_lettered() >= *expected;
-        Receiver::ALL.iter().all(arrived) && self.streams.iter().zip(&self.expected_dead).all(dead)
+        self.kill.is_none()
+            && Receiver::ALL.iter().all(arrived)
+            && self.streams.iter().zip(&self.expected_dead).all(dead)
     }
 }
 
@@ -397,7 +462,10 @@ fn parse_time(text: &str) -> Result<Duration, String> {
     };
     let time = Duration::from_secs(seconds);
     if time < SHORTEST {
-        return Err(format!("{text} is too short for the story, expected at least {} s", SHORTEST.as_secs()));
+        return Err(format!(
+            "{text} is too short for any of the story, expected at least {} s",
+            SHORTEST.as_secs()
+        ));
     }
     Ok(time)
 }
@@ -417,7 +485,7 @@ mod tests {
     fn times_have_a_unit_and_room_for_the_story() {
         assert_eq!(parse_time("60s"), Ok(Duration::from_secs(60)));
         assert_eq!(parse_time("5m"), Ok(Duration::from_secs(300)));
-        for wrong in ["60", "s", "", "1h", "-5s", "29s", "99999999999999999999s", "999999999999999999m"] {
+        for wrong in ["60", "s", "", "1h", "-5s", "9s", "99999999999999999999s", "999999999999999999m"] {
             assert!(parse_time(wrong).is_err(), "{wrong}");
         }
     }

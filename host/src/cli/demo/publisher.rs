@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::site::Error;
+use super::site::{Error, MAX_PACKET};
 
 /// Publishes that may wait for their acknowledgement.
 const WINDOW: usize = 100;
@@ -29,13 +29,13 @@ impl Publisher {
     /// Connects.
     pub async fn connect(broker: SocketAddr) -> Result<Self, Error> {
         let mut options = MqttOptions::new("fleet", Broker::tcp(broker.ip().to_string(), broker.port()));
-        options.set_clean_start(true).set_keep_alive(30).set_max_packet_size(Some(1 << 20));
+        options.set_clean_start(true).set_keep_alive(30).set_max_packet_size(Some(MAX_PACKET));
         let (client, mut eventloop) = AsyncClient::builder(options).capacity(WINDOW).build();
         timeout(PATIENCE, connected(&mut eventloop)).await.map_err(|_| "the broker did not answer")??;
         let polling = tokio::spawn(async move {
             loop {
                 if let Err(error) = eventloop.poll().await {
-                    return format!("the connection to the embedded broker ended: {error}").into();
+                    return format!("the connection to the broker ended: {error}").into();
                 }
             }
         });
@@ -46,7 +46,7 @@ impl Publisher {
     /// Hands one publish over; waits while too many are unacknowledged.
     pub async fn publish(&self, topic: &str, payload: Bytes) -> Result<(), Error> {
         if self.polling.is_finished() || self.acknowledged.is_finished() {
-            return Err("the connection to the embedded broker has ended".into());
+            return Err("the connection to the broker has ended".into());
         }
         let options = PublishOptions::new(QoS::AtLeastOnce);
         let send = async {
@@ -54,7 +54,7 @@ impl Publisher {
             self.notices.send(notice).await.map_err(|_| "the acknowledgements have ended")?;
             Ok::<_, Error>(())
         };
-        timeout(PATIENCE, send).await.map_err(|_| "the embedded broker does not take the fleet's messages")?
+        timeout(PATIENCE, send).await.map_err(|_| "the broker does not take the fleet's messages")?
     }
 
     /// Waits until everything is acknowledged, and disconnects.
@@ -78,7 +78,7 @@ async fn acknowledged(mut notices: mpsc::Receiver<PublishNotice>) -> Result<(), 
     while let Some(notice) = notices.recv().await {
         timeout(PATIENCE, notice.wait_completion_async())
             .await
-            .map_err(|_| "the embedded broker did not acknowledge a message of the fleet")??;
+            .map_err(|_| "the broker did not acknowledge a message of the fleet")??;
     }
     Ok(())
 }

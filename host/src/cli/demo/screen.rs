@@ -4,6 +4,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+use super::story::{Told, Tone};
 use crossterm::style::{Attribute, Color, SetAttribute, SetForegroundColor};
 use crossterm::terminal::{Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen};
 use crossterm::{cursor, execute, queue};
@@ -23,8 +24,10 @@ pub struct View<'a> {
     pub published: u64,
     /// One line a stream.
     pub rows: &'a [Row],
-    /// What has happened, oldest first, with the time of each.
-    pub story: &'a [(Duration, String)],
+    /// What is to be said of the table now.
+    pub notice: Option<&'a str>,
+    /// What has happened, oldest first.
+    pub story: &'a [Told],
 }
 
 /// One stream.
@@ -56,6 +59,8 @@ pub struct Row {
     pub missing: u64,
     /// Counted by the receiver's books: with a wrong value, or unexpected.
     pub wrong: u64,
+    /// Counted by the receiver's books: came more than once.
+    pub repeats: u64,
 }
 
 /// A piece of a line in one look.
@@ -69,6 +74,7 @@ struct Span {
 enum Look {
     Plain,
     Bold,
+    Title,
     Dim,
     Good,
     Warn,
@@ -87,6 +93,8 @@ pub enum Screen {
         told: usize,
         /// When the last table was printed.
         table_at: Option<Duration>,
+        /// The last line is empty.
+        gap: bool,
     },
 }
 
@@ -95,7 +103,7 @@ impl Screen {
     pub fn open() -> io::Result<Self> {
         let mut out = io::stdout();
         if !out.is_terminal() {
-            return Ok(Self::Plain { told: 0, table_at: None });
+            return Ok(Self::Plain { told: 0, table_at: None, gap: false });
         }
         execute!(out, EnterAlternateScreen, cursor::Hide)?;
         Ok(Self::Live)
@@ -123,9 +131,13 @@ impl Screen {
                 }
                 out.flush()
             }
-            Self::Plain { told, table_at } => {
-                for (at, text) in view.story.iter().skip(*told) {
+            Self::Plain { told, table_at, gap } => {
+                for Told { at, tone, text } in view.story.iter().skip(*told) {
+                    if *tone == Tone::Title && !*gap {
+                        writeln!(out)?;
+                    }
                     writeln!(out, "{}  {text}", clock(*at))?;
+                    *gap = false;
                 }
                 *told = view.story.len();
                 let due = table_at.is_none_or(|last| view.elapsed >= last + PLAIN_INTERVAL);
@@ -133,9 +145,14 @@ impl Screen {
                 let last = view.total.is_some_and(|total| view.elapsed >= total);
                 if due && !last && !view.rows.is_empty() {
                     *table_at = Some(view.elapsed);
+                    if !*gap {
+                        writeln!(out)?;
+                    }
                     for line in std::iter::once(title(view)).chain(table(view.rows, usize::MAX)) {
                         writeln!(out, "{}", text_of(&line).trim_end())?;
                     }
+                    writeln!(out)?;
+                    *gap = true;
                 }
                 out.flush()
             }
@@ -149,13 +166,14 @@ impl Screen {
         let columns =
             if live { crossterm::terminal::size().map_or(80, |(columns, _)| columns) } else { u16::MAX };
         let mut out = io::stdout().lock();
+        writeln!(out)?;
         for line in std::iter::once(title(view)).chain(table(view.rows, usize::from(columns))) {
             writeln!(out, "{}", text_of(&line).trim_end())?;
         }
         if live {
             // The plain lines have told it already.
             writeln!(out)?;
-            for line in story_lines(view.story, usize::from(columns)) {
+            for line in story_lines(view.story, usize::from(columns), true) {
                 writeln!(out, "{}", text_of(&line).trim_end())?;
             }
         }
@@ -182,6 +200,7 @@ pub fn clock(time: Duration) -> String {
 fn layout(view: &View<'_>, columns: usize, rows: usize) -> Vec<Line> {
     let mut lines = vec![title(view), Vec::new()];
     lines.extend(table(view.rows, columns));
+    lines.extend(view.notice.map(|notice| vec![span(format!(" {notice}"), Look::Bad)]));
     for row in view.rows {
         let Some(reason) = &row.reason else { continue };
         let text = format!("{}: {reason}", row.stream);
@@ -191,8 +210,11 @@ fn layout(view: &View<'_>, columns: usize, rows: usize) -> Vec<Line> {
     }
     lines.push(Vec::new());
 
-    let story = story_lines(view.story, columns);
     let room = rows.saturating_sub(lines.len() + 2);
+    let mut story = story_lines(view.story, columns, true);
+    if story.len() > room {
+        story = story_lines(view.story, columns, false);
+    }
     let skipped = story.len().saturating_sub(room);
     lines.extend(story.into_iter().skip(skipped));
     if lines.len() + 2 <= rows {
@@ -207,15 +229,33 @@ fn layout(view: &View<'_>, columns: usize, rows: usize) -> Vec<Line> {
     lines.into_iter().map(|line| cut(line, columns)).collect()
 }
 
-fn story_lines(story: &[(Duration, String)], columns: usize) -> Vec<Line> {
+/// With `gaps` there is an empty line before each title.
+fn story_lines(story: &[Told], columns: usize, gaps: bool) -> Vec<Line> {
     let mut lines = Vec::new();
-    for (at, text) in story {
-        for (number, part) in wrap(text, columns.saturating_sub(8).max(10)).into_iter().enumerate() {
-            let time = if number == 0 { clock(*at) } else { String::new() };
-            lines.push(vec![span(format!(" {time:5}  "), Look::Dim), span(part, Look::Plain)]);
+    for Told { at, tone, text } in story {
+        if gaps && *tone == Tone::Title {
+            lines.push(Vec::new());
+        }
+        let (mark, look) = match tone {
+            Tone::Title => (' ', Look::Title),
+            Tone::Plain => (' ', Look::Plain),
+            Tone::Good => ('+', Look::Good),
+            Tone::Bad => ('!', Look::Warn),
+        };
+        let indent = if *tone == Tone::Title { "" } else { "  " };
+        for (number, part) in wrap(text, columns.saturating_sub(11).max(10)).into_iter().enumerate() {
+            let (time, mark) = if number == 0 { (clock(*at), mark) } else { (String::new(), ' ') };
+            let margin = format!(" {time:5} ");
+            let lead = if indent.is_empty() { " ".to_owned() } else { format!("{indent}{mark} ") };
+            lines.push(vec![span(margin, Look::Dim), span(lead, look), span(part, text_look(look))]);
         }
     }
     lines
+}
+
+/// Marks have the colour, what is to be read is left as it is.
+fn text_look(look: Look) -> Look {
+    if look == Look::Title { look } else { Look::Plain }
 }
 
 fn title(view: &View<'_>) -> Line {
@@ -251,18 +291,18 @@ fn alarming(number: u64) -> (String, Look) {
 fn state_look(state: &str) -> Look {
     match state {
         "running" => Look::Good,
-        "blocked" => Look::Bad,
+        "blocked" | "killed" => Look::Bad,
         _ => Look::Warn,
     }
 }
 
-const COLUMNS: [Column; 11] = [
+const COLUMNS: [Column; 12] = [
     Column { left: true, ..column("stream", 0, |row| (row.stream.clone(), Look::Bold)) },
     Column { left: true, ..column("script", 7, |row| (row.script.clone(), Look::Dim)) },
     Column { left: true, ..column("state", 1, |row| (row.state.clone(), state_look(&row.state))) },
     column("read", 4, |row| plain(row.read)),
     column("delivered", 2, |row| plain(row.delivered)),
-    column("filtered", 6, |row| plain(row.filtered)),
+    column("filtered", 8, |row| plain(row.filtered)),
     column("dead", 3, |row| plain(row.dead)),
     column("queued", 0, |row| plain(row.queued)),
     column("lag", 5, |row| match row.lag {
@@ -272,6 +312,7 @@ const COLUMNS: [Column; 11] = [
     }),
     column("missing", 0, |row| alarming(row.missing)),
     column("wrong", 0, |row| alarming(row.wrong)),
+    column("repeats", 6, |row| plain(row.repeats)),
 ];
 
 /// Header and one line a stream. Columns go, the most expendable first, until
@@ -349,6 +390,7 @@ fn write_span(out: &mut impl Write, span: &Span) -> io::Result<()> {
     match span.look {
         Look::Plain => {}
         Look::Bold => queue!(out, SetAttribute(Attribute::Bold))?,
+        Look::Title => queue!(out, SetForegroundColor(Color::Cyan), SetAttribute(Attribute::Bold))?,
         Look::Dim => queue!(out, SetAttribute(Attribute::Dim))?,
         Look::Good => queue!(out, SetForegroundColor(Color::Green))?,
         Look::Warn => queue!(out, SetForegroundColor(Color::Yellow))?,
@@ -380,9 +422,17 @@ mod tests {
         vec![row("fleet-to-aws", "aws-shadow"), row("fleet-to-wialon", "wialon-retranslator")]
     }
 
-    fn view<'a>(rows: &'a [Row], story: &'a [(Duration, String)]) -> View<'a> {
+    fn view<'a>(rows: &'a [Row], story: &'a [Told]) -> View<'a> {
         let total = Some(Duration::from_secs(60));
-        View { elapsed: Duration::from_secs(23), total, vehicles: 25, published: 575, rows, story }
+        View {
+            elapsed: Duration::from_secs(23),
+            total,
+            vehicles: 25,
+            published: 575,
+            rows,
+            notice: None,
+            story,
+        }
     }
 
     fn texts(lines: &[Line]) -> Vec<String> {
@@ -419,8 +469,13 @@ mod tests {
 
     #[test]
     fn the_newest_lines_of_the_story_stay_in_sight() {
-        let story: Vec<_> =
-            (0..40).map(|n| (Duration::from_secs(n), format!("event {n} with a few words more"))).collect();
+        let story: Vec<_> = (0..40)
+            .map(|n| Told {
+                at: Duration::from_secs(n),
+                tone: Tone::Plain,
+                text: format!("event {n} with a few words more"),
+            })
+            .collect();
         let lines = texts(&layout(&view(&rows(), &story), 40, 16));
         assert_eq!(lines.len(), 16);
         assert!(lines.iter().any(|line| line.contains("event 39")), "{lines:#?}");

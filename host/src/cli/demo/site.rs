@@ -1,5 +1,5 @@
-//! What the demo runs against: the five stand-ins, and a configuration folder
-//! like any other for the gateway in front of them.
+//! What the demo runs against: the broker, the five stand-ins, and a
+//! configuration folder like any other for the gateway between them.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -13,12 +13,16 @@ use super::standin::http::{HttpStandin, Mode};
 use super::standin::mqtt::MqttStandin;
 use super::standin::thingsboard::ThingsBoardStandin;
 use super::standin::wialon::WialonStandin;
+use crate::bus::embedded;
 
 /// What can go wrong here; for the person who started the demo.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Text that makes the HTTP receiver refuse a message.
 pub const REFUSED_TEXT: &str = "this is the poisoned message";
+
+/// Longest packet that the broker takes.
+pub const MAX_PACKET: u32 = 1 << 20;
 
 /// The stand-ins and the folder. The folder stays for a look afterwards.
 pub struct Site {
@@ -28,7 +32,8 @@ pub struct Site {
     pub config: PathBuf,
     /// The gateway's log in it.
     pub log: PathBuf,
-    /// Where the embedded broker listens.
+    /// Where the broker listens: in this process, so that it outlives the
+    /// gateway.
     pub broker: SocketAddr,
     /// Where the admin listener is.
     pub admin: SocketAddr,
@@ -72,6 +77,7 @@ impl Site {
         http.set_mode(Mode::RefuseText(REFUSED_TEXT.to_owned()));
         let mqtt = MqttStandin::start(inbox(Receiver::Mqtt), None).await?;
         let (broker, admin) = free_addresses()?;
+        embedded::start(broker, MAX_PACKET).await?;
 
         let folder = std::env::temp_dir().join(format!("sluicegate-demo-{}", std::process::id()));
         let write = |name: &str, text: &str| write_private(&folder.join(name), text);
@@ -110,7 +116,7 @@ impl Site {
 
 fn gateway_toml(broker: SocketAddr, admin: SocketAddr) -> String {
     format!(
-        "[bus]\nurl = \"embedded\"\nlisten = \"{broker}\"\nclient_id = \"sluicegate-demo\"\n\n\
+        "[bus]\nurl = \"mqtt://{broker}\"\nclient_id = \"sluicegate-demo\"\n\n\
          [admin]\nlisten = \"{admin}\"\n"
     )
 }

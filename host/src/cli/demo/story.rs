@@ -2,20 +2,27 @@
 //! it. Without I/O: [`Story::due`] says what to do, [`Story::observe`] looks
 //! at the figures.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::screen::Row;
 
+/// How long the gateway is away before it is started again.
+const DEAD: Duration = Duration::from_secs(3);
 /// How long the Wialon receiver is unplugged.
 const OUTAGE: Duration = Duration::from_secs(10);
 /// The length that the times below are written for.
 const SCRIPT_LENGTH: Duration = Duration::from_secs(60);
-/// The shortest demo that the story fits in.
-pub const SHORTEST: Duration = Duration::from_secs(30);
+/// The shortest demo: the first act fits in it.
+pub const SHORTEST: Duration = Duration::from_secs(10);
 
-/// Something to be done.
+/// One thing to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Act {
+pub enum Step {
+    /// Kill the gateway.
+    Kill,
+    /// Start it again.
+    Start,
     /// Pull the plug of the Wialon receiver.
     UnplugWialon,
     /// Put it back.
@@ -26,10 +33,77 @@ pub enum Act {
     PublishRefused,
 }
 
+/// Two steps that belong together.
+#[derive(Clone, Copy, Debug)]
+struct Act {
+    title: &'static str,
+    /// When it begins in a demo of [`SCRIPT_LENGTH`], seconds.
+    begin: u64,
+    steps: [Step; 2],
+    /// Between the two; none: as the pace of the demo is.
+    apart: Option<Duration>,
+    /// Seconds that what it shows takes after its end.
+    room: u64,
+}
+
+/// Dead letters come last: a gateway whose journal is in memory has forgotten
+/// them when it was killed.
+const ACTS: [Act; 3] = [
+    Act {
+        title: "KILL -9 of the gateway",
+        begin: 5,
+        steps: [Step::Kill, Step::Start],
+        apart: Some(DEAD),
+        room: 6,
+    },
+    Act {
+        title: "UNPLUGGED: one destination is away",
+        begin: 18,
+        steps: [Step::UnplugWialon, Step::PlugWialon],
+        apart: Some(OUTAGE),
+        room: 4,
+    },
+    Act {
+        title: "POISON: two messages that cannot be delivered",
+        begin: 38,
+        steps: [Step::PublishGarbage, Step::PublishRefused],
+        apart: None,
+        room: 2,
+    },
+];
+
+/// How a line of the story is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tone {
+    /// An act begins.
+    Title,
+    /// What is done.
+    Plain,
+    /// What came of it.
+    Good,
+    /// A loss or a fault that was meant to be.
+    Bad,
+}
+
+/// A line of the story.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Since the fleet started.
+    pub at: Duration,
+    /// How it is meant.
+    pub tone: Tone,
+    /// What is told.
+    pub text: String,
+}
+
 /// Where the story stands.
 pub struct Story {
-    acts: Vec<(Duration, Act)>,
-    told: Vec<(Duration, String)>,
+    total: Option<Duration>,
+    /// Acts to come, with their times.
+    acts: VecDeque<(Duration, Act)>,
+    /// The second step of the act that is played.
+    second: Option<(Duration, Step)>,
+    told: Vec<Told>,
     /// When Wialon was plugged in again, and the most that waited for it since.
     recovering: Option<(Duration, u64)>,
     dead: Vec<u64>,
@@ -39,60 +113,138 @@ pub struct Story {
 
 impl Story {
     /// The story for a demo of that length (none: endless, told at the usual
-    /// pace). A shorter one is told faster; the outage always takes 10 s.
+    /// pace). A shorter one is told faster, but nobody starts or recovers
+    /// faster: acts for which there is no time are left out, and it says so.
     pub fn new(total: Option<Duration>) -> Self {
-        let scale = total.map_or(1.0, |total| (total.as_secs_f64() / SCRIPT_LENGTH.as_secs_f64()).min(1.0));
-        let at = |seconds: u64| Duration::from_secs(seconds).mul_f64(scale);
-        let unplug = at(10);
-        let mut acts = vec![
-            (unplug, Act::UnplugWialon),
-            (unplug + OUTAGE, Act::PlugWialon),
-            (at(5), Act::PublishGarbage),
-            (at(38), Act::PublishRefused),
-        ];
-        acts.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
-        Self { acts, told: Vec::new(), recovering: None, dead: Vec::new(), garbage_told: false }
+        let mut story = Self {
+            total,
+            acts: VecDeque::new(),
+            second: None,
+            told: Vec::new(),
+            recovering: None,
+            dead: Vec::new(),
+            garbage_told: false,
+        };
+        let mut free = Duration::ZERO;
+        for act in ACTS {
+            let begin = story.scaled(act.begin).max(free);
+            if story.fits(&act, begin) {
+                free = begin + story.apart(&act) + Duration::from_secs(1);
+                story.acts.push_back((begin, act));
+            } else {
+                story.leave_out(Duration::ZERO, &act);
+            }
+        }
+        story
     }
 
-    /// What has to be done by now, each once.
-    pub fn due(&mut self, elapsed: Duration) -> Vec<Act> {
-        let mut due = Vec::new();
-        while self.acts.last().is_some_and(|(at, _)| *at <= elapsed) {
-            due.extend(self.acts.pop().map(|(_, act)| act));
+    /// What has to be done now. No act begins before `whole`: the gateway runs
+    /// and has made good what a kill left undone.
+    pub fn due(&mut self, elapsed: Duration, whole: bool) -> Option<Step> {
+        if let Some((at, step)) = self.second {
+            return (at <= elapsed).then(|| {
+                self.second = None;
+                step
+            });
         }
-        due
+        let (begin, _) = self.acts.front()?;
+        if *begin > elapsed || !whole {
+            return None;
+        }
+        let (_, act) = self.acts.pop_front()?;
+        if !self.fits(&act, elapsed) {
+            self.leave_out(elapsed, &act);
+            return None;
+        }
+        self.second = Some((elapsed + self.apart(&act), act.steps[1]));
+        self.tell(elapsed, Tone::Title, act.title);
+        Some(act.steps[0])
+    }
+
+    /// The fleet parks: acts that have not begun are left out.
+    pub fn end(&mut self, elapsed: Duration) {
+        while let Some((_, act)) = self.acts.pop_front() {
+            self.leave_out(elapsed, &act);
+        }
+    }
+
+    fn scaled(&self, seconds: u64) -> Duration {
+        let whole = SCRIPT_LENGTH.as_secs_f64();
+        let scale = self.total.map_or(1.0, |total| (total.as_secs_f64() / whole).min(1.0));
+        Duration::from_secs(seconds).mul_f64(scale)
+    }
+
+    fn apart(&self, act: &Act) -> Duration {
+        act.apart.unwrap_or_else(|| self.scaled(4))
+    }
+
+    fn fits(&self, act: &Act, begin: Duration) -> bool {
+        self.total.is_none_or(|total| begin + self.apart(act) + Duration::from_secs(act.room) <= total)
+    }
+
+    fn leave_out(&mut self, elapsed: Duration, act: &Act) {
+        self.tell(elapsed, Tone::Bad, format!("No time for one act, it is left out: {}.", act.title));
     }
 
     /// Adds a line.
-    pub fn tell(&mut self, elapsed: Duration, line: impl Into<String>) {
-        self.told.push((elapsed, line.into()));
+    pub fn tell(&mut self, at: Duration, tone: Tone, text: impl Into<String>) {
+        self.told.push(Told { at, tone, text: text.into() });
     }
 
     /// The lines told so far.
-    pub fn told(&self) -> &[(Duration, String)] {
+    pub fn told(&self) -> &[Told] {
         &self.told
     }
 
-    /// Explains an act that has just been carried out.
-    pub fn explain(&mut self, elapsed: Duration, act: Act) {
-        let line = match act {
-            Act::UnplugWialon => {
-                "The Wialon receiver is unplugged for 10 s: its messages wait, the other four streams go on."
+    /// Explains a step that has just been carried out.
+    pub fn explain(&mut self, elapsed: Duration, step: Step) {
+        let (tone, line) = match step {
+            Step::Kill => (
+                Tone::Bad,
+                "Killed in the middle of its work. The fleet drives on, the broker keeps what it sends.",
+            ),
+            Step::Start => (Tone::Plain, "The same command starts it again, in the same folder."),
+            Step::UnplugWialon => (
+                Tone::Bad,
+                "The Wialon receiver is gone for 10 s. Its messages wait, the other four streams go on.",
+            ),
+            Step::PlugWialon => {
+                (Tone::Plain, "It is plugged in again; the gateway finds it at its next attempt.")
             }
-            Act::PlugWialon => {
-                "The Wialon receiver is plugged in again; the gateway finds it at its next attempt."
-            }
-            Act::PublishGarbage => {
-                "Something poisonous is published: half a JSON object. No script can map it, none may stumble over it."
-            }
-            Act::PublishRefused => {
-                "A second poison: a proper message that the HTTP receiver answers with 400, and with it the whole list that it comes in."
-            }
+            Step::PublishGarbage => (
+                Tone::Bad,
+                "Half a JSON object is published. No script can map it, none may stumble over it.",
+            ),
+            Step::PublishRefused => (
+                Tone::Bad,
+                "A proper message that the HTTP receiver will not have, in a list with good ones.",
+            ),
         };
-        self.tell(elapsed, line);
-        if act == Act::PlugWialon {
+        self.tell(elapsed, tone, line);
+        if step == Step::PlugWialon {
             self.recovering = Some((elapsed, 0));
         }
+    }
+
+    /// The gateway takes messages again, so long after its start; `meanwhile`
+    /// were published since it was killed.
+    pub fn back(&mut self, elapsed: Duration, after: Duration, meanwhile: u64) {
+        let line = format!(
+            "It is back: ready {} ms after its start. {meanwhile} messages were published meanwhile.",
+            after.as_millis()
+        );
+        self.tell(elapsed, Tone::Plain, line);
+    }
+
+    /// Everything that was published before the gateway was back has arrived.
+    pub fn whole(&mut self, elapsed: Duration, repeats: u64) {
+        let line = match repeats {
+            0 => "All have arrived, at all five receivers; none came twice.".to_owned(),
+            _ => format!(
+                "All have arrived, at all five receivers. What was not settled came again: {repeats} repeats."
+            ),
+        };
+        self.tell(elapsed, Tone::Good, line);
     }
 
     /// Looks at the figures for what is worth telling. `wialon` is the row of
@@ -112,13 +264,12 @@ impl Story {
                 elapsed.saturating_sub(*since).as_secs_f64()
             );
             self.recovering = None;
-            self.tell(elapsed, line);
+            self.tell(elapsed, Tone::Good, line);
         }
     }
 
     fn observe_dead_letters(&mut self, elapsed: Duration, rows: &[Row]) {
         self.dead.resize(rows.len(), 0);
-        let reason = |row: &Row| row.last_error.clone().unwrap_or_default();
         if !self.garbage_told {
             // Told once for all five, when the last of them has it.
             if rows.is_empty() || rows.iter().any(|row| row.dead == 0) {
@@ -126,16 +277,32 @@ impl Story {
             }
             self.garbage_told = true;
             self.dead = rows.iter().map(|row| row.dead).collect();
-            let reason = rows.first().map(reason).unwrap_or_default();
-            self.tell(elapsed, format!("All five streams have set it aside and gone on ({reason})."));
+            let words = rows.first().map(words).unwrap_or_default();
+            let line = format!("A dead letter in all five streams, which go on. The scripts: \"{words}\"");
+            self.tell(elapsed, Tone::Good, line);
         }
         for (index, row) in rows.iter().enumerate() {
             if row.dead > self.dead[index] {
                 self.dead[index] = row.dead;
-                self.tell(elapsed, format!("{} has set it aside and gone on ({}).", row.stream, reason(row)));
+                let stream = &row.stream;
+                let words = words(row);
+                let line = format!(
+                    "A dead letter in {stream}, the good ones got through. The receiver: \"{words}\""
+                );
+                self.tell(elapsed, Tone::Good, line);
             }
         }
     }
+}
+
+/// The reason of the last dead letter, in the words of whoever gave it.
+fn words(row: &Row) -> String {
+    let text = row.last_error.as_deref().unwrap_or_default();
+    let reason = match text.strip_prefix("dead letter ").and_then(|rest| rest.split_once(": ")) {
+        Some((_, reason)) => reason,
+        None => text,
+    };
+    reason.strip_prefix("refused by the destination: ").unwrap_or(reason).to_owned()
 }
 
 #[cfg(test)]
@@ -159,50 +326,92 @@ mod tests {
         }
     }
 
-    #[test]
-    fn acts_come_in_order_and_once() {
-        let mut story = Story::new(Some(seconds(60)));
-        assert_eq!(story.due(seconds(4)), []);
-        assert_eq!(story.due(seconds(12)), [Act::PublishGarbage, Act::UnplugWialon]);
-        assert_eq!(story.due(seconds(12)), []);
-        assert_eq!(story.due(seconds(60)), [Act::PlugWialon, Act::PublishRefused]);
-        assert!(story.acts.is_empty());
+    fn texts(story: &Story) -> Vec<&str> {
+        story.told().iter().map(|told| told.text.as_str()).collect()
+    }
+
+    /// Plays a demo of so many seconds: what is done when, in seconds. What a
+    /// kill leaves undone is made good so many seconds after the start.
+    fn play(story: &mut Story, total: u64, whole_after: u64) -> Vec<(u64, Step)> {
+        let mut done: Vec<(u64, Step)> = Vec::new();
+        for second in 0..total {
+            let whole = done.iter().all(|(at, step)| match step {
+                Step::Kill => done.iter().any(|(_, step)| *step == Step::Start),
+                Step::Start => second >= at + whole_after,
+                _ => true,
+            });
+            done.extend(story.due(seconds(second), whole).map(|step| (second, step)));
+        }
+        story.end(seconds(total));
+        done
     }
 
     #[test]
-    fn a_short_demo_has_the_whole_story_with_room_to_catch_up() {
+    fn acts_come_in_order_and_are_announced() {
+        let mut story = Story::new(Some(seconds(60)));
+        let expected = [
+            (5, Step::Kill),
+            (8, Step::Start),
+            (18, Step::UnplugWialon),
+            (28, Step::PlugWialon),
+            (38, Step::PublishGarbage),
+            (42, Step::PublishRefused),
+        ];
+        assert_eq!(play(&mut story, 60, 2), expected);
+        assert_eq!(texts(&story), ACTS.map(|act| act.title));
+    }
+
+    #[test]
+    fn no_act_begins_before_a_kill_is_made_good() {
+        let mut story = Story::new(Some(seconds(60)));
+        let done = play(&mut story, 60, 20);
+        assert_eq!(done[2..4], [(28, Step::UnplugWialon), (38, Step::PlugWialon)]);
+        assert_eq!(done.len(), 6, "{done:?}");
+    }
+
+    #[test]
+    fn what_there_is_no_time_for_is_left_out_and_said() {
+        let left_out = |act: usize| format!("No time for one act, it is left out: {}.", ACTS[act].title);
+        let titles = |acts: &[usize]| acts.iter().map(|act| ACTS[*act].title.to_owned()).collect::<Vec<_>>();
         let mut story = Story::new(Some(SHORTEST));
-        story.due(SHORTEST - seconds(10));
-        assert!(story.acts.is_empty());
+        assert_eq!(play(&mut story, 10, 2).len(), 4);
+        assert_eq!(texts(&story), [vec![left_out(1)], titles(&[0, 2])].concat());
+        // It was planned, and the gateway took too long to come back.
+        let mut story = Story::new(Some(seconds(30)));
+        assert_eq!(play(&mut story, 30, 15).len(), 4);
+        assert_eq!(texts(&story), [titles(&[0]), vec![left_out(1)], titles(&[2])].concat());
+        let mut story = Story::new(Some(seconds(30)));
+        assert_eq!(play(&mut story, 30, 60).len(), 2);
+        assert_eq!(texts(&story), [titles(&[0]), vec![left_out(1), left_out(2)]].concat());
     }
 
     #[test]
     fn catching_up_is_told_once_with_what_had_waited() {
         let mut story = Story::new(None);
-        story.explain(seconds(20), Act::PlugWialon);
+        story.explain(seconds(20), Step::PlugWialon);
         story.observe(seconds(21), &[row("retrying", 11.0, 0, "")], 0);
         story.observe(seconds(23), &[row("running", 0.0, 0, "")], 0);
         story.observe(seconds(24), &[row("running", 0.0, 0, "")], 0);
-        let told: Vec<&str> = story.told().iter().map(|(_, line)| line.as_str()).collect();
+        let told = texts(&story);
         assert_eq!(told.len(), 2, "{told:?}");
         assert_eq!(told[1], "Wialon has caught up 3.0 s after it was plugged in: 90 messages had waited.");
     }
 
     #[test]
-    fn dead_letters_are_told_with_their_reasons() {
+    fn dead_letters_are_told_in_the_words_of_who_refused() {
         let mut story = Story::new(None);
-        let one = |dead| row("running", 0.0, dead, "dead letter (1, 2): not JSON");
+        let one = |dead| row("running", 0.0, dead, "dead letter 1/2: not JSON");
+        let refused = |dead| row("running", 0.0, dead, "dead letter 3/4: refused by the destination: 400 no");
         story.observe(seconds(5), &[one(1), one(0)], 0);
-        assert_eq!(story.told().len(), 0);
+        assert_eq!(story.told(), []);
         story.observe(seconds(6), &[one(1), one(1)], 0);
-        story.observe(seconds(7), &[one(1), row("running", 0.0, 2, "dead letter (3, 4): 400")], 0);
-        story.observe(seconds(8), &[one(1), row("running", 0.0, 2, "dead letter (3, 4): 400")], 0);
-        let told: Vec<&str> = story.told().iter().map(|(_, line)| line.as_str()).collect();
+        story.observe(seconds(7), &[one(1), refused(2)], 0);
+        story.observe(seconds(8), &[one(1), refused(2)], 0);
         assert_eq!(
-            told,
+            texts(&story),
             [
-                "All five streams have set it aside and gone on (dead letter (1, 2): not JSON).",
-                "s has set it aside and gone on (dead letter (3, 4): 400).",
+                "A dead letter in all five streams, which go on. The scripts: \"not JSON\"",
+                "A dead letter in s, the good ones got through. The receiver: \"400 no\"",
             ]
         );
     }

@@ -11,6 +11,7 @@ use super::site::{Error, Site};
 
 /// The end of the demo: figures, and everything that was not right.
 pub struct Verdict {
+    published: u64,
     receivers: Vec<(Receiver, Book, u64)>,
     problems: Vec<String>,
     folder: PathBuf,
@@ -20,6 +21,7 @@ pub struct Verdict {
 impl Verdict {
     /// Compares books, gateway and exit status with what they should be.
     pub fn new(
+        published: u64,
         ledger: &Ledger,
         streams: &[StreamLine],
         expected_dead: &[u64; 5],
@@ -53,7 +55,7 @@ impl Verdict {
             Ok(status) => problems.push(format!("the gateway stopped with {status}, expected exit status 0")),
             Err(error) => problems.push(error.to_string()),
         }
-        Self { receivers, problems, folder: site.folder.clone(), log: site.log.clone() }
+        Self { published, receivers, problems, folder: site.folder.clone(), log: site.log.clone() }
     }
 
     /// Whether nothing is missing, wrong or unexpected.
@@ -81,19 +83,28 @@ impl fmt::Display for Verdict {
         if self.is_good() {
             writeln!(
                 f,
-                "Good: every message is where it belongs, compared field by field; nothing wrong, nothing"
+                "Good: every message is where it belongs, compared field by field, in the order of its vehicle; nothing"
             )?;
             writeln!(
                 f,
                 "unexpected; the gateway stopped in order. Its configuration and log: {}",
                 self.folder.display()
-            )
+            )?;
         } else {
             writeln!(f, "NOT GOOD:")?;
             for problem in &self.problems {
                 writeln!(f, "  {problem}")?;
             }
-            writeln!(f, "The end of the gateway's log, {}:\n{}", self.log.display(), log_tail(&self.log))
+            writeln!(f, "The end of the gateway's log, {}:\n{}", self.log.display(), log_tail(&self.log))?;
         }
+        let sum = |of: fn(&(Receiver, Book, u64)) -> u64| self.receivers.iter().map(of).sum::<u64>();
+        writeln!(
+            f,
+            "Sent {}, missing {}, wrong bytes {}, repeats {}.",
+            self.published,
+            sum(|(_, _, missing)| *missing),
+            sum(|(_, book, _)| book.wrong + book.unexpected),
+            sum(|(_, book, _)| book.repeats),
+        )
     }
 }

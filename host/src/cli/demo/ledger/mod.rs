@@ -76,6 +76,8 @@ pub struct Ledger {
     devices: HashMap<Arc<str>, Device>,
     books: [Book; 5],
     problems: Vec<String>,
+    /// How often the gateway was killed.
+    kills: u32,
 }
 
 #[derive(Default)]
@@ -83,8 +85,12 @@ struct Device {
     /// By sequence.
     messages: BTreeMap<u64, Entry>,
     last: u64,
-    /// The newest message that the shadow holds.
+    /// The newest message that each receiver got.
+    newest: [u64; 5],
+    /// The message that the shadow got last, and how often it has gone back to
+    /// an earlier one.
     in_shadow: u64,
+    went_back: u32,
     /// What the shadow must hold with it: of each field the newest value.
     shadow: Map<String, Value>,
     /// Wialon: the message whose packets are arriving, and the names of its
@@ -170,6 +176,12 @@ impl Ledger {
         }
     }
 
+    /// Notes that the gateway was killed: what it had not settled comes again,
+    /// from the oldest message on.
+    pub fn killed(&mut self) {
+        self.kills += 1;
+    }
+
     /// The sums of one receiver.
     pub fn book(&self, receiver: Receiver) -> Book {
         self.books[receiver as usize]
@@ -232,12 +244,17 @@ impl Ledger {
             let what = format!("an update of {ident:?} without a known {SEQUENCE}");
             return self.unexpected(receiver, what);
         };
-        if sequence < device.in_shadow {
-            let newer = device.in_shadow;
-            return self
-                .wrong(receiver, format!("{ident}: message {sequence} overwrote {newer} in the shadow"));
-        }
         let mut expected = device.shadow.clone();
+        if sequence < device.in_shadow {
+            if device.went_back >= self.kills {
+                let newer = device.in_shadow;
+                let what = format!("{ident}: message {sequence} came after {newer} in the shadow");
+                return self.wrong(receiver, what);
+            }
+            device.went_back += 1;
+            // What older messages brought it has: of this one all fields count.
+            device.in_shadow = sequence.saturating_sub(1);
+        }
         for (_, entry) in device.messages.range((Excluded(device.in_shadow), Included(sequence))) {
             expected.extend(entry.message.fields.clone());
         }
@@ -320,8 +337,14 @@ impl Device {
         }
         // A wrong one has come all the same: it is not missing as well.
         let first = std::mem::take(&mut entry.awaited[receiver as usize]);
+        let newest = &mut self.newest[receiver as usize];
+        let before = std::mem::replace(newest, sequence.max(*newest));
         match compare(&entry.message) {
             Err(difference) => Fit::Wrong(format!("message {sequence}: {difference}")),
+            // Repeats may be of any age.
+            Ok(()) if first && sequence < before => {
+                Fit::Wrong(format!("message {sequence} came first after {before} had come"))
+            }
             Ok(()) if first => Fit::First,
             Ok(()) => Fit::Repeat,
         }

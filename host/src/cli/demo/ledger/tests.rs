@@ -131,6 +131,36 @@ fn a_newer_shadow_covers_older_messages_and_an_older_one_is_wrong() {
 }
 
 #[test]
+fn after_a_kill_a_shadow_may_go_back_once() {
+    let (mut ledger, messages) = published(4);
+    let got = |ledger: &mut Ledger, number: usize| ledger.receive(Receiver::Aws, shadow(&messages[number]));
+    got(&mut ledger, 2);
+    ledger.killed();
+    for number in [0, 1, 2, 3] {
+        got(&mut ledger, number);
+    }
+    let book = ledger.book(Receiver::Aws);
+    assert_eq!((book.received, book.repeats, book.wrong), (4, 3, 0), "{:?}", ledger.problems());
+    got(&mut ledger, 1);
+    assert_eq!(ledger.book(Receiver::Aws).wrong, 1, "it has gone back a second time");
+}
+
+#[test]
+fn what_comes_first_after_a_later_one_of_its_device_is_wrong() {
+    let (mut ledger, messages) = published(3);
+    for number in [0, 2, 0, 1] {
+        ledger.receive(Receiver::Mqtt, publish(&messages[number]));
+    }
+    let book = ledger.book(Receiver::Mqtt);
+    assert_eq!((book.received, book.repeats, book.wrong), (2, 1, 1));
+    assert!(
+        ledger.problems()[0].contains("message 2 came first after 3 had come"),
+        "{:?}",
+        ledger.problems()
+    );
+}
+
+#[test]
 fn a_shadow_keeps_what_only_an_older_message_had() {
     let mut fleet = Fleet::new(1, 1);
     let mut ledger = Ledger::default();
