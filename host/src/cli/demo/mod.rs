@@ -33,10 +33,8 @@ use summary::Verdict;
 
 /// Vehicles of the fleet.
 const VEHICLES: usize = 25;
-/// Seconds that a tracker records before it sends, all in one publish. That
-/// saves traffic; and the broker lets at most 100 publishes be unacknowledged,
-/// which has to last for as long as one receiver is away while the journal is
-/// in memory.
+/// Seconds that a tracker records before it sends, all in one publish: that
+/// saves traffic.
 const PACK_SECONDS: f64 = 8.0;
 /// The field that makes the HTTP receiver refuse a message.
 const POISONED: &str = "driver.message";
@@ -321,7 +319,8 @@ impl<'a> Demo<'a> {
                 self.send(0).await?;
             }
         }
-        self.story.explain(self.started.elapsed(), step);
+        let queued = self.streams.iter().map(StreamLine::queued).sum();
+        self.story.explain(self.started.elapsed(), step, queued);
         Ok(())
     }
 

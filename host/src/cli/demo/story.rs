@@ -46,8 +46,6 @@ struct Act {
     room: u64,
 }
 
-/// Dead letters come last: a gateway whose journal is in memory has forgotten
-/// them when it was killed.
 const ACTS: [Act; 3] = [
     Act {
         title: "KILL -9 of the gateway",
@@ -196,13 +194,18 @@ impl Story {
         &self.told
     }
 
-    /// Explains a step that has just been carried out.
-    pub fn explain(&mut self, elapsed: Duration, step: Step) {
+    /// Explains a step that has just been carried out, with so many messages
+    /// queued in the gateway.
+    pub fn explain(&mut self, elapsed: Duration, step: Step, queued: u64) {
         let (tone, line) = match step {
-            Step::Kill => (
-                Tone::Bad,
-                "Killed in the middle of its work. The fleet drives on, the broker keeps what it sends.",
-            ),
+            Step::Kill => {
+                let busy = match queued {
+                    0 => "in the middle of its work".to_owned(),
+                    _ => format!("with {queued} messages under way"),
+                };
+                let line = format!("Killed {busy}. The fleet drives on, the broker keeps what it sends.");
+                return self.tell(elapsed, Tone::Bad, line);
+            }
             Step::Start => (Tone::Plain, "The same command starts it again, in the same folder."),
             Step::UnplugWialon => (
                 Tone::Bad,
@@ -388,7 +391,7 @@ mod tests {
     #[test]
     fn catching_up_is_told_once_with_what_had_waited() {
         let mut story = Story::new(None);
-        story.explain(seconds(20), Step::PlugWialon);
+        story.explain(seconds(20), Step::PlugWialon, 0);
         story.observe(seconds(21), &[row("retrying", 11.0, 0, "")], 0);
         story.observe(seconds(23), &[row("running", 0.0, 0, "")], 0);
         story.observe(seconds(24), &[row("running", 0.0, 0, "")], 0);
