@@ -44,7 +44,12 @@ impl Far {
                 let refusal = self.dice.one_of(&refusals);
                 self.receiver.refuse(refusal).await;
                 sleep(time).await;
+                // Not on an open connection: a destination that throws one
+                // message away and takes the next one of those that are under
+                // way changes their order by itself.
+                self.receiver.plug().unplug().await.unwrap();
                 self.receiver.accept();
+                self.receiver.plug().plug().await.unwrap();
                 self.counts.refusals += 1;
                 format!("destination: refused everything ({}) for {time:?}", refusal.word)
             }
