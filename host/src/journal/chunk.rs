@@ -3,7 +3,7 @@
 //! ```text
 //! "SLCH" | chunk u64 | count u32 | count x message
 //! message: received_at u64 | topic length u32 | payload length u32 | kind u8 | topic | payload
-//!          kind 1 only: stored delivery
+//!          kind 1 and 3 only: stored delivery; 2 and 3 were read before
 //! stored delivery: length u32 | JSON of target and headers | body length u32 | body
 //! ```
 //! Little endian. The index has the length and the checksum of the whole.
@@ -24,6 +24,8 @@ const HEAD: usize = 16;
 pub(super) struct Item {
     pub message: Message,
     pub as_is: Option<Arc<StoredDelivery>>,
+    /// It was read before.
+    pub reread: bool,
 }
 
 /// The bytes are not the chunk that was asked for.
@@ -43,11 +45,11 @@ pub(super) fn encode(chunk: u64, items: &[Item]) -> Vec<u8> {
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&chunk.to_le_bytes());
     bytes.extend_from_slice(&length(items.len()));
-    for Item { message, as_is } in items {
+    for Item { message, as_is, reread } in items {
         bytes.extend_from_slice(&message.received_at.to_le_bytes());
         bytes.extend_from_slice(&length(message.topic.len()));
         bytes.extend_from_slice(&length(message.payload.len()));
-        bytes.push(u8::from(as_is.is_some()));
+        bytes.push(u8::from(as_is.is_some()) | u8::from(*reread) << 1);
         bytes.extend_from_slice(message.topic.as_bytes());
         bytes.extend_from_slice(&message.payload);
         if let Some(delivery) = as_is {
@@ -76,12 +78,12 @@ pub(super) fn decode(chunk: u64, bytes: &Bytes) -> Result<Vec<Item>, Damage> {
         let topic = rest.take(topic)?;
         let topic = std::str::from_utf8(&topic).map_err(|_| Damage("a topic is not UTF-8".to_owned()))?;
         let message = Message { topic: topic.into(), payload: rest.take(payload)?, received_at };
-        let as_is = match kind.as_ref() {
-            [0] => None,
-            [1] => Some(Arc::new(decode_delivery(&mut rest)?)),
+        let kind = match kind.as_ref() {
+            [kind @ 0..=3] => *kind,
             other => return Err(Damage(format!("a message of unknown kind {other:?}"))),
         };
-        items.push(Item { message, as_is });
+        let as_is = if kind & 1 != 0 { Some(Arc::new(decode_delivery(&mut rest)?)) } else { None };
+        items.push(Item { message, as_is, reread: kind & 2 != 0 });
     }
     if rest.at != bytes.len() {
         return Err(Damage(format!("{} bytes after the last message", bytes.len() - rest.at)));
@@ -157,10 +159,17 @@ mod tests {
             .prop_map(|(target, headers, body)| {
                 Arc::new(StoredDelivery { target, headers, body: body.into() })
             });
-        (".{0,20}", prop::collection::vec(any::<u8>(), 0..60), any::<u64>(), prop::option::of(delivery))
-            .prop_map(|(topic, payload, received_at, as_is)| Item {
+        (
+            ".{0,20}",
+            prop::collection::vec(any::<u8>(), 0..60),
+            any::<u64>(),
+            prop::option::of(delivery),
+            any::<bool>(),
+        )
+            .prop_map(|(topic, payload, received_at, as_is, reread)| Item {
                 message: Message { topic: topic.into(), payload: payload.into(), received_at },
                 as_is,
+                reread,
             })
     }
 

@@ -232,6 +232,7 @@ impl Inner {
                     position,
                     message: message.clone(),
                     as_is: None,
+                    reread: false,
                 })
             })
             .collect()

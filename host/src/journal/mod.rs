@@ -71,6 +71,8 @@ pub struct Pending {
     pub message: Message,
     /// To be sent like this instead of being mapped.
     pub as_is: Option<Arc<StoredDelivery>>,
+    /// Somebody asked for it to be read again: its age is no reason to expire.
+    pub reread: bool,
 }
 
 /// A pending message that is sent as it was stored: no script maps it.
@@ -377,7 +379,9 @@ impl Journal {
     pub async fn append(&self, batch: Vec<Append>) -> Ticket {
         match &self.0 {
             Backend::Disk(front) => {
-                let item = |append: Append| (Item { message: append.message, as_is: None }, append.streams);
+                let item = |append: Append| {
+                    (Item { message: append.message, as_is: None, reread: false }, append.streams)
+                };
                 let items = batch.into_iter().map(item).collect();
                 Ticket(front.append(Batch { items, reread: false }).await)
             }

@@ -17,6 +17,7 @@ pub(super) struct Entry {
     pub message: Message,
     /// To be sent like this instead of being mapped.
     pub as_is: Option<Arc<StoredDelivery>>,
+    reread: bool,
     rule: Arc<KeyRule>,
     key: OnceLock<u64>,
 }
@@ -41,8 +42,14 @@ pub(super) struct Parcel {
 
 impl Entry {
     pub(super) fn new(pending: Pending, rule: Arc<KeyRule>) -> Arc<Self> {
-        let Pending { position, message, as_is } = pending;
-        Arc::new(Self { position, message, as_is, rule, key: OnceLock::new() })
+        let Pending { position, message, as_is, reread } = pending;
+        Arc::new(Self { position, message, as_is, reread, rule, key: OnceLock::new() })
+    }
+
+    /// When the time began after which it is too old, Unix milliseconds: with
+    /// its receipt, and never where somebody asked for it again.
+    pub(super) fn waiting_since(&self) -> u64 {
+        if self.reread { u64::MAX } else { self.message.received_at }
     }
 
     /// Hash of the key that order is kept by. Worked out when first asked:
@@ -64,9 +71,9 @@ impl Entry {
 // === impl Parcel ===
 
 impl Parcel {
-    /// When the youngest message that it carries was received, Unix milliseconds.
+    /// When the youngest message that it carries began to wait, Unix milliseconds.
     pub(super) fn youngest(&self) -> u64 {
-        self.carries.iter().map(|e| e.message.received_at).max().unwrap_or_default()
+        self.carries.iter().map(|e| e.waiting_since()).max().unwrap_or_default()
     }
 
     /// The delivery that is stored with a message, if it is to be sent as it is.
@@ -91,5 +98,21 @@ impl Parcel {
     pub(super) fn identified(mut self, identities: Option<&Identities>) -> Self {
         self.delivery.identity = identities.map(|i| i.of(&self));
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_again_never_grows_too_old() {
+        let entry = |reread| {
+            let position = Position { chunk: 1, index: 0 };
+            let message = Message { topic: "t".into(), payload: "x".into(), received_at: 7 };
+            Entry::new(Pending { position, message, as_is: None, reread }, Arc::new(KeyRule::Topic))
+        };
+        assert_eq!(entry(false).waiting_since(), 7);
+        assert_eq!(entry(true).waiting_since(), u64::MAX);
     }
 }

@@ -130,7 +130,10 @@ mod tests {
     fn parcel(positions: &[Position], target: Option<&str>, body: &[u8]) -> Parcel {
         let carries = positions.iter().map(|position| {
             let message = Message { topic: "t".into(), payload: "x".into(), received_at: 0 };
-            Entry::new(Pending { position: *position, message, as_is: None }, Arc::new(KeyRule::Topic))
+            Entry::new(
+                Pending { position: *position, message, as_is: None, reread: false },
+                Arc::new(KeyRule::Topic),
+            )
         });
         Parcel {
             delivery: Delivery {

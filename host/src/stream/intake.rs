@@ -171,7 +171,7 @@ impl Intake {
         let Some(queue) = self.queues.get(lane as usize) else { return Vec::new() };
         self.change(queue, |entries| match entries {
             Entries::All(all) => {
-                let old = all.iter().take_while(|e| e.message.received_at < horizon).count();
+                let old = all.iter().take_while(|e| e.waiting_since() < horizon).count();
                 all.drain(..old).collect()
             }
             Entries::Newest(_) => Vec::new(),
@@ -182,7 +182,7 @@ impl Intake {
     /// milliseconds.
     pub(super) fn oldest(&self, lane: u32) -> Option<u64> {
         match &*self.queues.get(lane as usize)?.lock() {
-            Entries::All(all) => all.front().map(|e| e.message.received_at),
+            Entries::All(all) => all.front().map(|e| e.waiting_since()),
             Entries::Newest(_) => None,
         }
     }

@@ -405,7 +405,7 @@ impl Lane {
     /// The messages that are not too old; the others end.
     fn fresh(&mut self, batch: Vec<Arc<Entry>>) -> Vec<Arc<Entry>> {
         let Some(horizon) = horizon(&self.shared.pressure) else { return batch };
-        let (old, fresh): (Vec<_>, Vec<_>) = batch.into_iter().partition(|e| e.message.received_at < horizon);
+        let (old, fresh): (Vec<_>, Vec<_>) = batch.into_iter().partition(|e| e.waiting_since() < horizon);
         old.iter().for_each(|entry| self.endings.at_once(entry, Outcome::Expired));
         fresh
     }
@@ -415,6 +415,10 @@ impl Lane {
         let horizon = horizon(&self.shared.pressure)?;
         let oldest =
             [self.outbox.oldest(), self.shared.intake.oldest(self.number)].into_iter().flatten().min()?;
+        // What is read again never grows too old.
+        if oldest == u64::MAX {
+            return None;
+        }
         // One more: at the horizon itself it may still be sent.
         Some(Instant::now() + Duration::from_millis(oldest.saturating_sub(horizon) + 1))
     }

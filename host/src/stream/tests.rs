@@ -435,7 +435,10 @@ fn entry(index: u32, text: &str) -> Arc<Entry> {
         Arc::new(StoredDelivery { target: Some("there".to_owned()), headers, body: body.to_owned().into() })
     });
     let message = Message { topic: "t".into(), payload: payload.to_owned().into(), received_at: 0 };
-    Entry::new(Pending { position: Position { chunk: 3, index }, message, as_is }, Arc::new(KeyRule::Topic))
+    Entry::new(
+        Pending { position: Position { chunk: 3, index }, message, as_is, reread: false },
+        Arc::new(KeyRule::Topic),
+    )
 }
 
 #[tokio::test]

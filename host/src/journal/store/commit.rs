@@ -296,7 +296,7 @@ impl Store {
             if !stream.live.behind {
                 stream.live.next = laid.chunk + 1;
             }
-            let messages = pending(laid.chunk, row, &laid.items);
+            let messages = pending(laid.chunk, row, &laid.items, Queue::Live);
             handed.push(Handed { stream: StreamIndex(*index), lot: Lot::Live, messages });
         }
         handed

@@ -33,7 +33,11 @@ pub(super) fn encode_letter(stream: StreamIndex, letter: &DeadLetter) -> Vec<u8>
     };
     // Numbers and strings: there is no way for this to fail.
     let head = serde_json::to_vec(&head).unwrap_or_default();
-    let item = Item { message: letter.message.clone(), as_is: letter.delivery.clone().map(Into::into) };
+    let item = Item {
+        message: letter.message.clone(),
+        as_is: letter.delivery.clone().map(Into::into),
+        reread: false,
+    };
     let mut bytes = stream.0.to_le_bytes().to_vec();
     bytes.extend_from_slice(&u32::try_from(head.len()).unwrap_or(u32::MAX).to_le_bytes());
     bytes.extend_from_slice(&head);
@@ -102,7 +106,7 @@ impl Store {
             // A message may have left several letters, one a delivery; it is
             // mapped once.
             if as_is.is_some() || seen.insert((stream, letter.position)) {
-                batch.items.push((Item { message: letter.message, as_is }, vec![stream]));
+                batch.items.push((Item { message: letter.message, as_is, reread: true }, vec![stream]));
             }
         }
         let count = batch.items.len() as u64;

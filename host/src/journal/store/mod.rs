@@ -277,7 +277,7 @@ impl Stream {
     }
 }
 
-fn pending(chunk: u64, row: &Row, items: &[Item]) -> Vec<Pending> {
+fn pending(chunk: u64, row: &Row, items: &[Item], queue: Queue) -> Vec<Pending> {
     // A payload shares the memory of its chunk; a few messages must not keep a
     // whole chunk in memory.
     let few = (row.len() as usize) * 4 < items.len();
@@ -287,7 +287,9 @@ fn pending(chunk: u64, row: &Row, items: &[Item]) -> Vec<Pending> {
             if few {
                 item.message.payload = bytes::Bytes::copy_from_slice(&item.message.payload);
             }
-            Some(Pending { position: Position { chunk, index }, message: item.message, as_is: item.as_is })
+            let position = Position { chunk, index };
+            let reread = item.reread || queue == Queue::Again;
+            Some(Pending { position, message: item.message, as_is: item.as_is, reread })
         })
         .collect()
 }

@@ -139,7 +139,7 @@ impl Store {
                             !had.contains(*i) && !ended.contains(&(index, Position { chunk, index: *i }))
                         })
                         .for_each(|i| again.insert(i));
-                    lost.extend(pending(chunk, &again, &items));
+                    lost.extend(pending(chunk, &again, &items, queue));
                     if let Some(stream) = self.streams.get_mut(&index) {
                         stream.load(queue, chunk, row, place.mean, place.received);
                     }

@@ -134,7 +134,11 @@ impl Store {
                     known.loaded_messages += u64::from(row.len());
                     known.loaded_bytes += u64::from(row.len()) * u64::from(place.mean);
                     tables.set_row(Queue::Again, stream.0, chunk, whole.as_bytes())?;
-                    handed.push(Handed { stream, lot: Lot::Again, messages: pending(chunk, &row, &items) });
+                    handed.push(Handed {
+                        stream,
+                        lot: Lot::Again,
+                        messages: pending(chunk, &row, &items, Queue::Again),
+                    });
                     continue;
                 }
                 let mut whole = before.map(|bits| Row::from_bytes(&bits)).unwrap_or_default();

@@ -36,7 +36,7 @@ fn message(text: &str) -> Message {
 
 fn for_streams(texts: &[&str], streams: &[u32]) -> Batch {
     let item = |text: &&str| {
-        let item = Item { message: message(text), as_is: None };
+        let item = Item { message: message(text), as_is: None, reread: false };
         (item, streams.iter().map(|s| StreamIndex(*s)).collect())
     };
     Batch { items: texts.iter().map(item).collect(), reread: false }
