@@ -9,7 +9,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use super::{
     Append, Books, DeadLetter, DeadLetterFilter, DeadLetterId, Holding, JournalError, Outcome, Pending,
-    Position, Settlement, StreamIndex,
+    Position, Reading, Settlement, StreamIndex,
 };
 use crate::bus::Message;
 
@@ -232,7 +232,7 @@ impl Inner {
                     position,
                     message: message.clone(),
                     as_is: None,
-                    reread: false,
+                    reading: Reading::First,
                 })
             })
             .collect()

@@ -71,8 +71,20 @@ pub struct Pending {
     pub message: Message,
     /// To be sent like this instead of being mapped.
     pub as_is: Option<Arc<StoredDelivery>>,
-    /// Somebody asked for it to be read again: its age is no reason to expire.
-    pub reread: bool,
+    /// Whether somebody asked for it to be read again.
+    pub reading: Reading,
+}
+
+/// How a stream comes to read a message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Reading {
+    /// It came from the bus.
+    #[default]
+    First,
+    /// It was a dead letter: it is mapped apart from the running instance.
+    Replayed,
+    /// The stream was rewound.
+    Rewound,
 }
 
 /// A pending message that is sent as it was stored: no script maps it.

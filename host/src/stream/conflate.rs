@@ -141,6 +141,7 @@ mod tests {
     use super::*;
     use crate::bus::{KeyRule, Message};
     use crate::journal::Pending;
+    use crate::journal::Reading;
 
     const SECOND: Duration = Duration::from_secs(1);
     const NONE: [u64; 0] = [];
@@ -148,7 +149,10 @@ mod tests {
     fn entry(key: u8, chunk: u64) -> Arc<Entry> {
         let message = Message { topic: format!("k/{key}").into(), payload: "12345".into(), received_at: 0 };
         let position = Position { chunk, index: 0 };
-        Entry::new(Pending { position, message, as_is: None, reread: false }, Arc::new(KeyRule::Topic))
+        Entry::new(
+            Pending { position, message, as_is: None, reading: Reading::First },
+            Arc::new(KeyRule::Topic),
+        )
     }
 
     fn chunks(entries: impl IntoIterator<Item = Arc<Entry>>) -> Vec<u64> {

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use super::identity::Identities;
 use crate::bus::{KeyRule, Message};
 use crate::destination::Delivery;
-use crate::journal::{Pending, Position, StoredDelivery};
+use crate::journal::{Pending, Position, Reading, StoredDelivery};
 use crate::script::BeforeImage;
 
 /// A message on its way through a stream.
@@ -17,9 +17,21 @@ pub(super) struct Entry {
     pub message: Message,
     /// To be sent like this instead of being mapped.
     pub as_is: Option<Arc<StoredDelivery>>,
-    reread: bool,
+    reading: Reading,
     rule: Arc<KeyRule>,
     key: OnceLock<u64>,
+}
+
+/// How a message becomes deliveries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The script maps it.
+    Mapped,
+    /// The script maps it in a fresh instance, and what it writes to the state
+    /// is thrown away: it did so when it mapped the message first.
+    Apart,
+    /// It has its delivery already.
+    Stored,
 }
 
 /// A delivery above the script: it names messages by what they are, never by
@@ -42,14 +54,26 @@ pub(super) struct Parcel {
 
 impl Entry {
     pub(super) fn new(pending: Pending, rule: Arc<KeyRule>) -> Arc<Self> {
-        let Pending { position, message, as_is, reread } = pending;
-        Arc::new(Self { position, message, as_is, reread, rule, key: OnceLock::new() })
+        let Pending { position, message, as_is, reading } = pending;
+        Arc::new(Self { position, message, as_is, reading, rule, key: OnceLock::new() })
+    }
+
+    /// How it becomes deliveries.
+    pub(super) fn way(&self) -> Way {
+        match self.reading {
+            _ if self.as_is.is_some() => Way::Stored,
+            Reading::Replayed => Way::Apart,
+            Reading::First | Reading::Rewound => Way::Mapped,
+        }
     }
 
     /// When the time began after which it is too old, Unix milliseconds: with
     /// its receipt, and never where somebody asked for it again.
     pub(super) fn waiting_since(&self) -> u64 {
-        if self.reread { u64::MAX } else { self.message.received_at }
+        match self.reading {
+            Reading::First => self.message.received_at,
+            Reading::Replayed | Reading::Rewound => u64::MAX,
+        }
     }
 
     /// Hash of the key that order is kept by. Worked out when first asked:
@@ -107,12 +131,13 @@ mod tests {
 
     #[test]
     fn what_is_read_again_never_grows_too_old() {
-        let entry = |reread| {
+        let entry = |reading| {
             let position = Position { chunk: 1, index: 0 };
             let message = Message { topic: "t".into(), payload: "x".into(), received_at: 7 };
-            Entry::new(Pending { position, message, as_is: None, reread }, Arc::new(KeyRule::Topic))
+            Entry::new(Pending { position, message, as_is: None, reading }, Arc::new(KeyRule::Topic))
         };
-        assert_eq!(entry(false).waiting_since(), 7);
-        assert_eq!(entry(true).waiting_since(), u64::MAX);
+        assert_eq!(entry(Reading::First).waiting_since(), 7);
+        assert_eq!(entry(Reading::Replayed).waiting_since(), u64::MAX);
+        assert_eq!(entry(Reading::Rewound).waiting_since(), u64::MAX);
     }
 }

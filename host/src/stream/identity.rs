@@ -121,6 +121,7 @@ mod tests {
     use crate::bus::{KeyRule, Message};
     use crate::destination::Delivery;
     use crate::journal::Pending;
+    use crate::journal::Reading;
     use crate::stream::entry::Entry;
 
     fn at(chunk: u64, index: u32) -> Position {
@@ -131,7 +132,7 @@ mod tests {
         let carries = positions.iter().map(|position| {
             let message = Message { topic: "t".into(), payload: "x".into(), received_at: 0 };
             Entry::new(
-                Pending { position: *position, message, as_is: None, reread: false },
+                Pending { position: *position, message, as_is: None, reading: Reading::First },
                 Arc::new(KeyRule::Topic),
             )
         });

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::code::Code;
-use super::entry::{Entry, Parcel};
+use super::entry::{Entry, Parcel, Way};
 use super::identity::ordinals;
 use super::lane::Shared;
 use crate::destination::Delivery;
@@ -62,10 +62,10 @@ impl MapStep {
         let mut mapped = Mapped::default();
         let mut rest = batch;
         while let Some(first) = rest.first() {
-            let stored = first.as_is.is_some();
-            let run = rest.iter().take_while(|e| e.as_is.is_some() == stored).count();
+            let way = first.way();
+            let run = rest.iter().take_while(|e| e.way() == way).count();
             let after = rest.split_off(run);
-            if stored {
+            if way == Way::Stored {
                 for parcel in rest.iter().filter_map(|e| Parcel::as_is(e, generation)) {
                     mapped.take_in(parcel, &self.shared);
                 }
@@ -159,7 +159,7 @@ impl MapStep {
     async fn map_apart(&mut self, half: &[Arc<Entry>], refused: &Parcel) -> Result<Vec<Parcel>, ScriptFault> {
         let identities = self.shared.identities.as_ref();
         let mut parcels = Vec::new();
-        for run in half.chunk_by(|a, b| a.as_is.is_some() == b.as_is.is_some()) {
+        for run in half.chunk_by(|a, b| a.way() == b.way()) {
             let stored: Vec<_> = run.iter().filter_map(|e| Parcel::as_is(e, refused.generation)).collect();
             if stored.is_empty() {
                 let messages: Vec<_> = run.iter().map(|e| e.message.clone()).collect();
@@ -174,7 +174,10 @@ impl MapStep {
 
     async fn call(&mut self, batch: &[Arc<Entry>]) -> Result<Mapping, ScriptFault> {
         let messages: Vec<_> = batch.iter().map(|e| e.message.clone()).collect();
-        self.mapper.transform(&messages).await
+        match batch.first().map(|e| e.way()) {
+            Some(Way::Apart) => self.mapper.transform_apart(&messages, &BeforeImage::default()).await,
+            _ => self.mapper.transform(&messages).await,
+        }
     }
 }
 

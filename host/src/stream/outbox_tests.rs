@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::bus::{KeyRule, Message};
 use crate::destination::{Cause, Delivery};
-use crate::journal::{Pending, Position};
+use crate::journal::{Pending, Position, Reading};
 use crate::stream::entry::Entry;
 
 /// Message number `number` of key `key`.
@@ -19,7 +19,10 @@ pub(super) fn parcel(numbers: &[u32], key: impl Fn(u32) -> u32) -> Parcel {
             let message =
                 Message { topic: key(*n).to_string().into(), payload: "x".into(), received_at: (*n).into() };
             let position = Position { chunk: u64::from(*n), index: 0 };
-            Entry::new(Pending { position, message, as_is: None, reread: false }, Arc::new(KeyRule::Topic))
+            Entry::new(
+                Pending { position, message, as_is: None, reading: Reading::First },
+                Arc::new(KeyRule::Topic),
+            )
         })
         .collect();
     let delivery = Delivery { target: None, headers: Vec::new(), body: bytes::Bytes::new(), identity: None };

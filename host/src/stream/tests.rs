@@ -21,7 +21,7 @@ use super::map::MapStep;
 use super::*;
 use crate::bus::Message;
 use crate::destination::{Cause, Connection, Delivery, DeliveryId, Fault, Identity, Reply, Verdict};
-use crate::journal::{Append, Books, DeadLetterFilter, Pending, Position, StoredDelivery};
+use crate::journal::{Append, Books, DeadLetterFilter, Pending, Position, Reading, StoredDelivery};
 use crate::script::tests as scripts;
 
 /// Delivers every payload unchanged and traps on one that begins with `!`.
@@ -436,7 +436,7 @@ fn entry(index: u32, text: &str) -> Arc<Entry> {
     });
     let message = Message { topic: "t".into(), payload: payload.to_owned().into(), received_at: 0 };
     Entry::new(
-        Pending { position: Position { chunk: 3, index }, message, as_is, reread: false },
+        Pending { position: Position { chunk: 3, index }, message, as_is, reading: Reading::First },
         Arc::new(KeyRule::Topic),
     )
 }

@@ -19,7 +19,7 @@ use super::chunk::Item;
 use super::disk::{Disk, DiskFile};
 use super::index::{Counts, Index, Queue, SegmentRecord, StreamRecord};
 use super::rows::Row;
-use super::{Books, DeadLetterId, Pending, Position, Quota, Settlement, StreamIndex};
+use super::{Books, DeadLetterId, Pending, Position, Quota, Reading, Settlement, StreamIndex};
 use read::Cache;
 
 pub(super) use letters::find_letters;
@@ -288,8 +288,12 @@ fn pending(chunk: u64, row: &Row, items: &[Item], queue: Queue) -> Vec<Pending> 
                 item.message.payload = bytes::Bytes::copy_from_slice(&item.message.payload);
             }
             let position = Position { chunk, index };
-            let reread = item.reread || queue == Queue::Again;
-            Some(Pending { position, message: item.message, as_is: item.as_is, reread })
+            let reading = match queue {
+                Queue::Again => Reading::Rewound,
+                Queue::Live if item.reread => Reading::Replayed,
+                Queue::Live => Reading::First,
+            };
+            Some(Pending { position, message: item.message, as_is: item.as_is, reading })
         })
         .collect()
 }

@@ -144,3 +144,20 @@ async fn a_dead_letter_is_sent_again_as_it_was() {
     assert_eq!(running.books().dead_lettered, 1, "that it was one stays in the books");
     stop(running).await;
 }
+
+#[tokio::test]
+async fn a_dead_letter_that_is_mapped_again_leaves_the_state_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let far = FarSide::new(Mood::RefusesMarked, 1);
+    let journal = open(&folder);
+    let running = start_on(&journal, RECALLS, &far).await;
+    running.append_at(unix_millis(), words(&["?x", "b", "c", "d"])).await;
+    running.until(|b| (b.delivered, b.dead_lettered) == (3, 1)).await;
+    assert_eq!(far.accepted(), words(&["", "b", "c"]), "what `b` recalled is refused");
+    assert_eq!(journal.replay(DeadLetterFilter::default(), false).await.unwrap(), 1);
+    running.until(|b| b.delivered == 4).await;
+    assert_eq!(far.accepted()[3], "d", "`b` is mapped with what is known now");
+    running.deliver("e").await;
+    assert_eq!(far.accepted()[4], "d", "and has not been remembered again");
+    stop(running).await;
+}
