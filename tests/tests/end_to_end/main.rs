@@ -8,6 +8,7 @@
 mod aws_over_mosquitto;
 mod bus;
 mod commands;
+mod compared;
 mod delivery;
 mod hostile_scripts;
 mod journal;
