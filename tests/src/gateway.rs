@@ -36,7 +36,7 @@ pub struct Stream {
     pub books_balance: bool,
     pub retries: u64,
     pub lag: f64,
-    pub holds_window: bool,
+    pub holds_bus: bool,
     pub last_error: Option<String>,
 }
 
@@ -55,7 +55,7 @@ pub struct Readiness {
     pub ready: bool,
     pub bus: Value,
     pub waiting_for: Vec<String>,
-    pub window: Value,
+    pub journal: Value,
 }
 
 /// The folder with `sluicegate.toml`, and what else the child gets.

@@ -36,7 +36,7 @@ async fn a_wrong_address_stops_nobody() {
     assert_eq!(fleet.assert_arrived(&arrivals_in(&inbox)), 0, "nothing comes twice");
     let stuck = gateway.until("stuck", "it has read all", |s| s.read == 3000).await;
     assert!(stuck.troubled_by("127.0.0.1:9"), "{stuck:?}");
-    assert_eq!((stuck.queued, stuck.delivered, stuck.holds_window), (3000, 0, false), "{stuck:?}");
+    assert_eq!((stuck.queued, stuck.delivered, stuck.holds_bus), (3000, 0, false), "{stuck:?}");
     assert!(stuck.lag > 0.0);
     assert!(gateway.readiness().await.ready);
 }
@@ -60,16 +60,16 @@ async fn a_quota_that_blocks_holds_the_bus_back_and_is_named() {
     let (broker, gateway, inbox, standin) = stuck_and_healthy("window_messages = 100", quota).await;
     let fleet = Fleet::new(3, 2000);
     Publisher::connect(&broker).publish_all(fleet.all()).await;
-    let stuck = gateway.until("stuck", "it holds the bus back", |s| s.holds_window).await;
+    let stuck = gateway.until("stuck", "it holds the bus back", |s| s.holds_bus).await;
     assert!(stuck.queued >= 100 && stuck.read < 2000 && stuck.expired == 0, "{stuck:?}");
     let healthy = gateway.until("healthy", "it has delivered what was read", |s| s.queued == 0).await;
-    assert!(healthy.read < 2000 && !healthy.holds_window, "{healthy:?}");
+    assert!(healthy.read < 2000 && !healthy.holds_bus, "{healthy:?}");
 
     let readiness = gateway.readiness().await;
     assert!(!readiness.ready, "{readiness:?}");
     assert!(readiness.waiting_for.iter().any(|who| who.starts_with("stuck:")), "{readiness:?}");
-    assert_eq!(readiness.window["full"], true);
-    assert_eq!(readiness.window["holder"], "stuck");
+    assert_eq!(readiness.journal["full"], true);
+    assert_eq!(readiness.journal["holder"], "stuck");
     assert_eq!(readiness.bus["connected"], true, "the bus waits, and stays connected");
     drop((inbox, standin));
 }

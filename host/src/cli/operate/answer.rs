@@ -52,9 +52,8 @@ pub struct StreamLine {
     pub retries: u64,
     /// Age of the oldest queued message in seconds; 0 with an empty queue.
     pub lag: f64,
-    /// Whether it holds the window of unacknowledged messages: the bus waits,
-    /// and so do the other streams.
-    pub holds_window: bool,
+    /// Whether its backlog keeps the bus waiting, and with it the other streams.
+    pub holds_bus: bool,
     /// The last thing that went wrong, also when all is well again.
     pub last_error: Option<String>,
 }
@@ -292,7 +291,7 @@ impl StreamLine {
             books_balance: books.balance(),
             retries: 0,
             lag: lag(books, now),
-            holds_window: false,
+            holds_bus: false,
             last_error: None,
         }
     }

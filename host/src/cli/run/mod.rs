@@ -96,10 +96,10 @@ async fn gateway_until_signal(args: RunArgs) -> Result<(), Box<dyn std::error::E
     Ok(())
 }
 
-/// A task that panicked would leave its stream waiting for ever, and with it
-/// the window of unacknowledged messages. A process that ends is started again
-/// by its supervisor, and what was not acknowledged comes again. (Not with the
-/// embedded broker, which would be lost with all that it holds.)
+/// A task that panicked would leave its stream waiting for ever, the journal's
+/// thread the bus. A process that ends is started again by its supervisor, and
+/// nothing is lost. (Not with the embedded broker, which would be lost with all
+/// that it holds.)
 fn abort_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

@@ -17,14 +17,14 @@ use crate::telemetry::histogram;
 struct Readiness {
     ready: bool,
     bus: BusSnapshot,
-    /// Streams that are not loaded, or that hold the window of unacknowledged
-    /// messages, and the journal where it cannot take anything.
+    /// Streams that are not loaded, the one that holds the bus back, and the
+    /// journal where it cannot take anything.
     waiting_for: Vec<String>,
-    window: WindowLine,
+    journal: Fill,
 }
 
 #[derive(Serialize)]
-struct WindowLine {
+struct Fill {
     messages: u64,
     bytes: u64,
     max_bytes: u64,
@@ -46,7 +46,7 @@ pub(super) async fn readyz(State(shared): State<Shared>) -> Response {
         })
         .collect();
     if let Some(name) = &holder {
-        waiting_for.push(format!("{name}: holds the window of unacknowledged messages"));
+        waiting_for.push(format!("{name}: its backlog holds the bus back"));
     }
     if let Some(reason) = &holding.broken {
         waiting_for.push(format!("the journal: {reason}"));
@@ -56,8 +56,8 @@ pub(super) async fn readyz(State(shared): State<Shared>) -> Response {
     let starting = gateway.streams.iter().any(|s| s.script().is_none() && s.state().reason().is_none());
     let ready = bus.connected && !starting && !full && holding.broken.is_none();
     let (bytes, max_bytes) = holding.bytes;
-    let window = WindowLine { messages: holding.messages, bytes, max_bytes, full, holder };
-    let body = Readiness { ready, bus, waiting_for, window };
+    let journal = Fill { messages: holding.messages, bytes, max_bytes, full, holder };
+    let body = Readiness { ready, bus, waiting_for, journal };
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(body)).into_response()
 }
@@ -77,7 +77,7 @@ pub(super) async fn streams(State(shared): State<Shared>) -> Json<Vec<StreamLine
             paused: gateway.operations.is_paused(status.index()),
             script,
             retries: status.retries(),
-            holds_window: full && holding.holder.is_some() && holding.holder == status.index(),
+            holds_bus: full && holding.holder.is_some() && holding.holder == status.index(),
             last_error: status.last_error(),
             ..StreamLine::of_books(status.name(), &gateway.books(status), now)
         }
