@@ -44,10 +44,15 @@ async fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let chosen =
         |name: &str| wanted.is_empty() || wanted.iter().any(|word| format!("chaos {name}").contains(word));
-    let kinds = Kind::ALL.into_iter().filter(|kind| chosen(kind.names().0));
+    let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| chosen(kind.names().0)).collect();
+    if kinds.is_empty() {
+        println!("chaos: no destination's name contains {}", wanted.join(" or "));
+        return ExitCode::SUCCESS;
+    }
 
     println!("chaos for {time:?}, seed {seed}");
     let runs: Vec<_> = kinds
+        .into_iter()
         .map(|kind| {
             let plan = Plan { kind, time, seed };
             (kind, tokio::spawn(site::run(plan)))
