@@ -1,6 +1,7 @@
 //! Every message reaches each of the five destinations.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use sluicegate::cli::demo::standin::Inbox;
@@ -227,4 +228,30 @@ async fn aws_iot_gets_shadows_and_a_publish_of_each_message() {
         assert_eq!(reported["text"], "naïve ☃");
     }
     assert!(versions.len() < 150, "updates of one thing coalesce, but there were {}", versions.len());
+}
+
+/// AWS IoT takes 100 publishes a second of a connection, which the stand-in
+/// checks; eight lanes are eight connections.
+#[tokio::test]
+async fn lanes_lift_the_rate_of_an_aws_iot_connection() {
+    let folder = Folder::new();
+    let certificates = Certificates::create(folder.path());
+    let tls = server_config(&certificates.server, Some(&certificates.authority), &[]).unwrap();
+    let standin = AwsStandin::start(Inbox::default(), tls).await.unwrap();
+    let broker = Broker::start().await;
+    let destination = format!(
+        "url = \"mqtts://localhost:{}\"\nreject_window = \"200ms\"\n{}\n[delivery]\nlanes = 8\n",
+        standin.port(),
+        certificates.client_lines()
+    );
+    let stream = stream_file(Kind::AwsIot, "thing_name = \"{ident}\"", &destination);
+    let gateway = folder.bus(&broker.url()).stream("stream", &stream).start().await;
+    let fleet = Fleet::new(2000, 2000);
+    let began = Instant::now();
+    deliver(&broker, &gateway, fleet).await;
+    let took = began.elapsed();
+    for number in 0..fleet.messages {
+        assert_eq!(standin.shadow(&fleet.device(number), None).unwrap()["reported"]["n"], number);
+    }
+    assert!(took < Duration::from_secs(15), "one connection takes 20 s for these, eight took {took:?}");
 }
