@@ -7,7 +7,12 @@
 //! or with the [`Client`]. Nothing is ever published twice: the session is
 //! clean, and the event loop is dropped at its first error.
 
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::mem::take;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,6 +38,9 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// Publishes that the library may take over and write in one go.
 const REQUEST_BATCH: usize = 128;
 
+/// Most events in one report.
+const REPORTED_TOGETHER: usize = 64;
+
 /// What comes back from the server.
 #[derive(Debug)]
 pub(crate) enum Event<T> {
@@ -42,9 +50,11 @@ pub(crate) enum Event<T> {
     Message(Publish),
 }
 
-enum Report<T> {
-    Event(Event<T>),
-    End(Fault),
+/// What the server said in one go.
+struct Report<T> {
+    events: Vec<Event<T>>,
+    /// Nothing more will come.
+    end: Option<Fault>,
 }
 
 /// An open connection. `T` is what the owner knows a publish by.
@@ -55,6 +65,8 @@ pub(crate) struct Client<T> {
     requests: AsyncClient,
     flight: Arc<Mutex<Flight<T>>>,
     reports: mpsc::Receiver<Report<T>>,
+    /// Reported and not taken yet.
+    events: VecDeque<Event<T>>,
     task: Option<JoinHandle<()>>,
     ended: Option<Fault>,
 }
@@ -93,6 +105,7 @@ impl<T: Send + 'static> Client<T> {
             requests,
             flight,
             reports,
+            events: VecDeque::new(),
             task: Some(task),
             ended: None,
         })
@@ -158,6 +171,9 @@ impl<T: Send + 'static> Client<T> {
     /// is the end of the connection, or a PUBACK that did not come in time.
     pub(crate) async fn next(&mut self) -> Result<Event<T>, Fault> {
         loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(event);
+            }
             if let Some(fault) = &self.ended {
                 return Err(fault.clone());
             }
@@ -173,8 +189,7 @@ impl<T: Send + 'static> Client<T> {
                 },
             };
             match report {
-                Some(Report::Event(event)) => return Ok(event),
-                Some(Report::End(fault)) => self.ended = Some(fault),
+                Some(report) => self.take_in(report),
                 None => self.ended = Some(Fault::transient(format!("{}: connection closed", self.place))),
             }
         }
@@ -183,14 +198,17 @@ impl<T: Send + 'static> Client<T> {
     /// An event that has already arrived, whatever the clock and the
     /// scheduler say.
     pub(crate) fn arrived(&mut self) -> Option<Event<T>> {
-        match self.reports.try_recv() {
-            Ok(Report::Event(event)) => Some(event),
-            Ok(Report::End(fault)) => {
-                self.ended = Some(fault);
-                None
-            }
-            Err(_) => None,
+        if self.events.is_empty()
+            && let Ok(report) = self.reports.try_recv()
+        {
+            self.take_in(report);
         }
+        self.events.pop_front()
+    }
+
+    fn take_in(&mut self, report: Report<T>) {
+        self.events.extend(report.events);
+        self.ended = self.ended.take().or(report.end);
     }
 
     /// Says goodbye and waits, for a moment, until it is on the wire.
@@ -248,6 +266,11 @@ fn lock<T>(flight: &Mutex<Flight<T>>) -> MutexGuard<'_, Flight<T>> {
 }
 
 /// Turns the event loop until the connection ends, then reports why.
+///
+/// What has arrived together is reported together: the owner then refills its
+/// window together, and the library writes that together. One by one they
+/// would cost a wake-up and a system call a message for ever, since each
+/// PUBACK makes room for just one publish.
 async fn drive<T: Send>(
     mut events: EventLoop,
     flight: Arc<Mutex<Flight<T>>>,
@@ -255,12 +278,25 @@ async fn drive<T: Send>(
     place: String,
 ) {
     let mut refusal: Option<String> = None;
+    let mut arrived = Vec::new();
     let end = loop {
-        let event = match events.poll().await {
-            Ok(LoopEvent::Outgoing(Outgoing::Publish(packet))) => {
-                lock(&flight).sent(packet, Instant::now());
-                continue;
+        let polled = {
+            let mut polling = pin!(events.poll());
+            let look = poll_fn(|cx| Poll::Ready(polling.as_mut().poll(cx)));
+            let ready = if arrived.len() < REPORTED_TOGETHER { look.await } else { Poll::Pending };
+            match ready {
+                Poll::Ready(polled) => polled,
+                Poll::Pending => {
+                    if !arrived.is_empty() {
+                        // Fails when the owner has said goodbye: turn on until that is on the wire.
+                        let _ = reports.send(Report { events: take(&mut arrived), end: None }).await;
+                    }
+                    polling.await
+                }
             }
+        };
+        match polled {
+            Ok(LoopEvent::Outgoing(Outgoing::Publish(packet))) => lock(&flight).sent(packet, Instant::now()),
             Ok(LoopEvent::Incoming(Packet::PubAck(ack))) => {
                 let verdict = reason::of_puback(&ack);
                 refusal = match &verdict {
@@ -268,21 +304,19 @@ async fn drive<T: Send>(
                     Verdict::Refused(reply) => Some(reply.to_string()),
                     Verdict::Deferred(fault) => Some(fault.to_string()),
                 };
-                let Some(tag) = lock(&flight).acked(ack.pkid) else { continue };
-                Event::Acked(tag, verdict)
+                let tag = lock(&flight).acked(ack.pkid);
+                arrived.extend(tag.map(|tag| Event::Acked(tag, verdict)));
             }
-            Ok(LoopEvent::Incoming(Packet::Publish(publish))) => Event::Message(publish),
-            Ok(_) => continue,
+            Ok(LoopEvent::Incoming(Packet::Publish(publish))) => arrived.push(Event::Message(publish)),
+            Ok(_) => {}
             Err(error) => {
                 let unacknowledged = lock(&flight).unacknowledged();
                 break reason::of_end(&place, &error, unacknowledged, refusal.as_deref());
             }
-        };
-        // Fails when the owner has said goodbye: turn on until that is on the wire.
-        let _ = reports.send(Report::Event(event)).await;
+        }
     };
     // Fails only when the owner is gone and nobody wants to know.
-    let _ = reports.send(Report::End(end)).await;
+    let _ = reports.send(Report { events: arrived, end: Some(end) }).await;
 }
 
 async fn options(access: &MqttAccess, lane: u32, place: &str) -> Result<MqttOptions, Fault> {
