@@ -14,7 +14,7 @@ use crate::destination::http::HttpDestination;
 use crate::destination::mqtt::MqttDestination;
 use crate::destination::thingsboard::ThingsBoardDestination;
 use crate::destination::wialon::WialonDestination;
-use crate::journal::{Journal, OpenError, ReadRules, StreamIndex, StreamQuota};
+use crate::journal::{Journal, OnFull, OpenError, Quota, ReadRules, StreamIndex, StreamQuota};
 use crate::script::{Limits, adapter};
 use crate::stream::{self, Pressure, RateLimit, RateLimits, Stream, StreamStatus};
 
@@ -90,7 +90,13 @@ pub async fn open_journal(config: &Config) -> Result<Journal, OpenError> {
     };
     let streams = config.streams.iter().map(|entry| match entry {
         StreamEntry::Ready(stream) => quota(&stream.name, &stream.delivery),
-        StreamEntry::Unusable { name, .. } => quota(name, &DeliverySettings::default()),
+        // What its file says about a limit is not known: nothing expires, and
+        // nothing comes in that could be too much.
+        StreamEntry::Unusable { name, .. } => StreamQuota {
+            name: name.clone(),
+            quota: Quota { max_backlog: u64::MAX, on_full: OnFull::Block },
+            live_first: false,
+        },
     });
     let streams = streams.collect();
     let settings = config.journal.clone();
