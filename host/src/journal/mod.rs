@@ -333,6 +333,9 @@ pub struct StreamQuota {
 
 /// A segment file is about so large.
 const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+/// Messages, and bytes of them, that a stream may have in memory.
+const LOADED_MESSAGES: u64 = 8192;
+const LOADED_BYTES: u64 = 4 * 1024 * 1024;
 
 // === impl Journal ===
 
@@ -347,6 +350,8 @@ impl Journal {
             keep: settings.keep,
             max_dead_letters: settings.dead_letters_max_size,
             segment: SEGMENT_BYTES.min(settings.max_size / 16),
+            loaded_messages: LOADED_MESSAGES,
+            loaded_bytes: LOADED_BYTES,
         };
         let streams = streams
             .into_iter()
@@ -527,6 +532,9 @@ impl Journal {
             Backend::Disk(front) => {
                 // A part at a time: they are in memory meanwhile.
                 let most = filter.limit.unwrap_or(usize::MAX);
+                // Those that come back dead meanwhile are left alone.
+                let end = front.run(|store| Ok((store.next_letter(), Vec::new()))).await?;
+                let mut ids = 0..end;
                 let mut replayed = 0;
                 let mut taken = 0;
                 while taken < most {
@@ -534,17 +542,17 @@ impl Journal {
                         limit: Some(REPLAYED_TOGETHER.min(most - taken)),
                         ..filter.clone()
                     };
+                    let range = ids.clone();
                     let part = front.run(move |store| {
-                        let letters = store::find_letters(&store.index(), &filter)?;
-                        let taken = letters.len();
+                        let letters = store::find_letters_in(&store.index(), &filter, range)?;
+                        let last = letters.last().map(|(id, _, _)| *id);
+                        let part = letters.len();
                         let (work, count) = Store::replay_work(letters, as_is);
                         let handed = store.commit(&work, true)?;
-                        Ok(((taken, count), handed))
+                        Ok(((last, part, count), handed))
                     });
-                    let (part, count) = part.await?;
-                    if part == 0 {
-                        break;
-                    }
+                    let (Some(last), part, count) = part.await? else { break };
+                    ids.start = last.0 + 1;
                     taken += part;
                     replayed += count;
                 }

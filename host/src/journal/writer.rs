@@ -60,8 +60,9 @@ struct Inner {
     streams: BTreeMap<u32, StreamFront>,
     orphans: Vec<(String, StreamIndex, u64)>,
     index: Option<Arc<Index>>,
-    /// Appends that wait for room.
+    /// Appends that wait for room, and bytes of the largest of them.
     waiting: usize,
+    wanted: u64,
     room: u64,
     used: u64,
     max_size: u64,
@@ -107,6 +108,8 @@ struct Writer {
     last_look: Instant,
     /// Something was committed without a sync.
     unsynced: bool,
+    /// Streams have room for more of what waits on the disk.
+    reads_on: bool,
 }
 
 /// Opens the store and starts the thread.
@@ -129,6 +132,7 @@ pub(super) fn start(
         last_tick: Instant::now(),
         last_look: Instant::now(),
         unsynced: false,
+        reads_on: true,
     };
     writer.publish(&store);
     writer.store = Some(store);
@@ -174,6 +178,7 @@ impl Front {
             orphans: Vec::new(),
             index: Some(store.index()),
             waiting: 0,
+            wanted: 0,
             room: 0,
             used: 0,
             max_size: store.options().max_size,
@@ -223,6 +228,7 @@ impl Front {
                     return ticket;
                 }
                 waiting.count(&mut inner);
+                inner.wanted = inner.wanted.max(bytes);
                 self.work.notify_one();
             }
             room.await;
@@ -388,7 +394,9 @@ impl Inner {
 
     /// Whether an append would wait for more than its turn.
     fn is_full(&self) -> bool {
-        self.broken.is_some() || self.room < QUEUE_BYTES || self.streams.values().any(StreamFront::blocks)
+        self.broken.is_some()
+            || self.room < QUEUE_BYTES.max(self.wanted)
+            || self.streams.values().any(StreamFront::blocks)
     }
 
     fn waits(&self) -> Waiting {
@@ -487,6 +495,10 @@ impl Writer {
     fn run(mut self) {
         loop {
             let (work, tickets, commands, closing) = self.wait_for_work();
+            if self.store.is_none() {
+                // Closed before it could be opened again: the tickets fail.
+                break;
+            }
             match self.step(&work, commands, closing) {
                 Ok(()) => tickets.into_iter().for_each(|ticket| {
                     // Nobody listens any more when the connection has gone.
@@ -525,6 +537,7 @@ impl Writer {
             let starved = inner.waiting > 0 && look <= now;
             if inner.closing
                 || starved
+                || self.reads_on
                 || !inner.commands.is_empty()
                 || tick <= now
                 || due.is_some_and(|d| d <= now)
@@ -577,8 +590,11 @@ impl Writer {
             let handed = command(store)?;
             self.hand_over(handed);
         }
-        let starved = self.front.lock().waiting > 0;
-        let little = LITTLE_ROOM.min(self.options.max_size / LITTLE_SHARE);
+        let (starved, wanted) = {
+            let inner = self.front.lock();
+            (inner.waiting > 0, inner.wanted)
+        };
+        let little = LITTLE_ROOM.min(self.options.max_size / LITTLE_SHARE).max(wanted);
         if starved {
             self.last_look = now;
         }
@@ -591,6 +607,7 @@ impl Writer {
         }
         let handed = store.read_on()?;
         self.hand_over(handed);
+        self.reads_on = store.is_hungry();
         Ok(())
     }
 
@@ -650,12 +667,10 @@ impl Writer {
             inner.broken = Some(error.to_string());
             inner.index = None;
         }
-        let mut memory = memory;
         loop {
             match Store::open(self.disk.clone(), self.options.clone(), &self.streams) {
                 Ok(mut store) => {
-                    let before = memory.take();
-                    let resumed = match before {
+                    let resumed = match &memory {
                         Some(before) => store.resume(before, &settlements),
                         None => Ok(Vec::new()),
                     };
@@ -674,11 +689,7 @@ impl Writer {
                             tracing::info!("the journal is open again");
                             return;
                         }
-                        Err(error) => {
-                            // Whatever this one has read, readers have it.
-                            memory = Some(store.into_memory());
-                            self.still_broken(error.to_string());
-                        }
+                        Err(error) => self.still_broken(error.to_string()),
                     }
                 }
                 Err(error) => self.still_broken(error.to_string()),
@@ -718,6 +729,9 @@ impl AppendWaits<'_> {
     fn uncount(&mut self, inner: &mut Inner) {
         if std::mem::take(&mut self.counted) {
             inner.waiting -= 1;
+            if inner.waiting == 0 {
+                inner.wanted = 0;
+            }
         }
     }
 }
@@ -742,3 +756,7 @@ fn alarm(bytes: u64, limit: u64) -> u64 {
 fn letter_size(letter: &super::DeadLetter) -> u64 {
     letter.size() as u64
 }
+
+#[cfg(test)]
+#[path = "writer_tests.rs"]
+mod tests;

@@ -161,7 +161,7 @@ impl Store {
                         self.dirty_rows.push((queue, index, chunk));
                     }
                     let mean = loaded.mean;
-                    stream.unload(mean);
+                    stream.unload(queue, mean);
                     stream.ended(1, mean);
                     return Ok(true);
                 }
@@ -197,7 +197,8 @@ impl Store {
     }
 
     /// Where a stream has more queued than it may, its oldest messages that
-    /// nobody works on expire.
+    /// nobody works on expire: first those that a rewind asked for, which were
+    /// delivered once.
     fn enforce_quotas(&mut self, tables: &mut Tables<'_>) -> index::Result<()> {
         let over: Vec<u32> = self
             .streams
@@ -210,19 +211,20 @@ impl Store {
             .map(|(index, _)| *index)
             .collect();
         for index in over {
-            self.expire_oldest(tables, index)?;
+            self.expire_oldest(tables, Queue::Again, index)?;
+            self.expire_oldest(tables, Queue::Live, index)?;
         }
         Ok(())
     }
 
-    fn expire_oldest(&mut self, tables: &mut Tables<'_>, index: u32) -> index::Result<()> {
+    fn expire_oldest(&mut self, tables: &mut Tables<'_>, queue: Queue, index: u32) -> index::Result<()> {
         loop {
             let Some(stream) = self.streams.get_mut(&index) else { return Ok(()) };
             let limit = stream.options.as_ref().map_or(u64::MAX, |o| o.quota.max_backlog);
             // What was handed out is as good as on its way; the rest waits on
             // the disk from `next` on, or is of this commit.
-            let oldest = tables.rows_from(Queue::Live, index, stream.live.next, 16)?;
-            stream.live.waiting_since = match oldest.first() {
+            let oldest = tables.rows_from(queue, index, stream.rows(queue).next, 16)?;
+            stream.rows(queue).waiting_since = match oldest.first() {
                 Some((chunk, _)) => tables.place(*chunk)?.map(|p| p.received),
                 None => None,
             };
@@ -234,15 +236,16 @@ impl Store {
                 if stream.counts.backlog <= limit {
                     break;
                 }
-                stream.live.next = chunk + 1;
-                if stream.live.loaded.contains_key(&chunk) {
+                let rows = stream.rows(queue);
+                rows.next = chunk + 1;
+                if rows.loaded.contains_key(&chunk) {
                     continue;
                 }
                 let messages = u64::from(Row::from_bytes(&bits).len());
                 let mean = tables.place(chunk)?.map_or(0, |p| p.mean);
                 stream.ended(messages, mean);
                 stream.counts.count(Outcome::Expired, messages);
-                self.put_row(tables, Queue::Live, index, chunk, &Row::default())?;
+                self.put_row(tables, queue, index, chunk, &Row::default())?;
             }
         }
     }
@@ -276,16 +279,16 @@ impl Store {
 
     /// What of a new chunk goes to readers without a way over the disk.
     fn hand_out(&mut self, laid: &Laid) -> Vec<Handed> {
-        let room = self.room_of_one();
         let mut handed = Vec::new();
         for (index, row) in &laid.rows {
+            let has_room = self.has_room(*index, Queue::Live, 1);
             let Some(stream) = self.streams.get_mut(index) else { continue };
             let live_first = stream.options.as_ref().is_some_and(|o| o.live_first);
             // Expired at once, where the quota is that small.
             if laid.chunk < stream.live.next {
                 continue;
             }
-            if stream.options.is_none() || !stream.has_room(room) || (stream.live.behind && !live_first) {
+            if stream.options.is_none() || !has_room || (stream.live.behind && !live_first) {
                 if !stream.live.behind {
                     stream.live.behind = true;
                     stream.live.waiting_since = Some(laid.place.received);

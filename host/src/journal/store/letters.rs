@@ -1,8 +1,10 @@
 //! Dead letters, pausing and scripts' state: what operators and streams ask
 //! of the index.
 
+use std::ops::Range;
+
 use bytes::Bytes;
-use redb::{Durability, ReadableTable};
+use redb::Durability;
 use serde::{Deserialize, Serialize};
 
 use super::{Batch, Result, Store, Work};
@@ -74,9 +76,18 @@ pub(in crate::journal) fn find_letters(
     index: &Index,
     filter: &DeadLetterFilter,
 ) -> index::Result<Vec<(DeadLetterId, StreamIndex, DeadLetter)>> {
+    find_letters_in(index, filter, 0..u64::MAX)
+}
+
+/// The same, of those with these numbers.
+pub(in crate::journal) fn find_letters_in(
+    index: &Index,
+    filter: &DeadLetterFilter,
+    ids: Range<u64>,
+) -> index::Result<Vec<(DeadLetterId, StreamIndex, DeadLetter)>> {
     let snapshot = index.read()?;
     let mut found = Vec::new();
-    for entry in snapshot.dead_letters.iter()? {
+    for entry in snapshot.dead_letters.range(ids)? {
         if filter.limit.is_some_and(|limit| found.len() >= limit) {
             break;
         }
@@ -101,6 +112,11 @@ impl Store {
         let mut seen = std::collections::BTreeSet::new();
         let mut drop_letters = Vec::new();
         for (id, stream, letter) in letters {
+            // What a damaged journal has lost cannot be read again: there is
+            // only the letter. A message from the bus has a topic.
+            if letter.message.topic.is_empty() {
+                continue;
+            }
             drop_letters.push(id);
             let as_is = if as_is { letter.delivery.map(Into::into) } else { None };
             // A message may have left several letters, one a delivery; it is
@@ -131,7 +147,8 @@ impl Store {
         let Some(known) = self.streams.get_mut(&stream.0) else { return Ok(()) };
         known.record.paused = paused;
         let (name, record) = (known.name.clone(), known.record.clone());
-        Ok(self.index.write(Durability::Immediate, |tables| tables.set_stream(&name, &record))?)
+        let index = self.durable_index()?;
+        Ok(index.write(Durability::Immediate, |tables| tables.set_stream(&name, &record))?)
     }
 
     /// What the scripts of a stream have left.

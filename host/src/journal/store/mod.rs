@@ -22,16 +22,17 @@ use super::rows::Row;
 use super::{Books, DeadLetterId, Pending, Position, Quota, Reading, Settlement, StreamIndex};
 use read::Cache;
 
-pub(super) use letters::find_letters;
+pub(super) use letters::{find_letters, find_letters_in};
 pub use open::OpenError;
 pub use rewind::Difference;
 pub(super) use rewind::check;
 
-/// Messages that one stream may have handed out and not settled.
-const LOADED_MESSAGES: u64 = 8192;
-/// Bytes of them, and of all streams together.
-const LOADED_BYTES: u64 = 4 * 1024 * 1024;
+/// Bytes that all streams together may have handed out and not settled.
 const LOADED_BYTES_OF_ALL: u64 = 256 * 1024 * 1024;
+/// What a rewind may have handed out is so small a part of that.
+const PART_OF_REWIND: u64 = 4;
+/// The part that waiting messages may take where live ones go first.
+const PART_OF_WAITING: u64 = 2;
 
 /// How the journal is kept.
 #[derive(Clone, Debug)]
@@ -44,6 +45,10 @@ pub(super) struct Options {
     pub max_dead_letters: u64,
     /// Bytes after which a new segment is begun.
     pub segment: u64,
+    /// Messages, and bytes of them, that one stream may have handed out and
+    /// not settled.
+    pub loaded_messages: u64,
+    pub loaded_bytes: u64,
 }
 
 /// A stream that has a file.
@@ -134,8 +139,6 @@ struct Stream {
     again: Rows,
     /// `counts` are to be written.
     dirty: bool,
-    loaded_messages: u64,
-    loaded_bytes: u64,
 }
 
 /// A stream's rows in one of its queues.
@@ -143,6 +146,8 @@ struct Stream {
 struct Rows {
     /// Those whose messages were handed out.
     loaded: BTreeMap<u64, Loaded>,
+    loaded_messages: u64,
+    loaded_bytes: u64,
     /// Rows of this chunk and later ones may wait on the disk.
     next: u64,
     behind: bool,
@@ -213,13 +218,37 @@ impl Store {
         (stream.counts.books(stream.queued, oldest), stream.counts.backlog)
     }
 
+    /// The number that the next dead letter gets.
+    pub(super) fn next_letter(&self) -> u64 {
+        self.next_letter
+    }
+
     pub(super) fn letter_bytes(&self) -> u64 {
         self.letter_bytes
     }
 
     /// Bytes that a stream may have handed out: a share of what all may.
     fn room_of_one(&self) -> u64 {
-        (LOADED_BYTES_OF_ALL / self.streams.len().max(1) as u64).clamp(256 * 1024, LOADED_BYTES)
+        let most = self.options.loaded_bytes;
+        (LOADED_BYTES_OF_ALL / self.streams.len().max(1) as u64).clamp(most.min(256 * 1024), most)
+    }
+
+    /// Whether a stream may be handed more of a queue than it has; with `part`
+    /// above 1 only so small a part of what it may have in all. What a rewind
+    /// asks for counts apart, so that live messages never wait for it, however
+    /// slowly it goes.
+    fn has_room(&self, index: u32, queue: Queue, part: u64) -> bool {
+        let Some(stream) = self.streams.get(&index) else { return false };
+        let (rows, part) = match queue {
+            Queue::Live => (&stream.live, part),
+            Queue::Again => (&stream.again, part * PART_OF_REWIND),
+        };
+        let bytes = self.room_of_one();
+        // Little enough that a small quota still has something to expire.
+        let bytes = stream.options.as_ref().map_or(bytes, |o| bytes.min(o.quota.max_backlog / 4));
+        rows.loaded_messages == 0
+            || (rows.loaded_messages < self.options.loaded_messages / part
+                && rows.loaded_bytes < bytes / part)
     }
 
     fn file_error(&self, name: &str) -> impl FnOnce(std::io::Error) -> StoreError + use<> {
@@ -238,24 +267,19 @@ impl Stream {
         }
     }
 
-    /// Whether more may be handed out: at most `bytes`, and little enough that
-    /// a small quota still has something to expire.
-    fn has_room(&self, bytes: u64) -> bool {
-        let bytes = self.options.as_ref().map_or(bytes, |o| bytes.min(o.quota.max_backlog / 4));
-        self.loaded_messages == 0 || (self.loaded_messages < LOADED_MESSAGES && self.loaded_bytes < bytes)
-    }
-
     /// Notes the messages of a row as handed out.
     fn load(&mut self, queue: Queue, chunk: u64, row: Row, mean: u32, received: u64) {
-        self.loaded_messages += u64::from(row.len());
-        self.loaded_bytes += u64::from(row.len()) * u64::from(mean);
-        self.rows(queue).loaded.insert(chunk, Loaded { row, mean, received, dirty: false });
+        let rows = self.rows(queue);
+        rows.loaded_messages += u64::from(row.len());
+        rows.loaded_bytes += u64::from(row.len()) * u64::from(mean);
+        rows.loaded.insert(chunk, Loaded { row, mean, received, dirty: false });
     }
 
     /// One loaded message has ended.
-    fn unload(&mut self, mean: u32) {
-        self.loaded_messages = self.loaded_messages.saturating_sub(1);
-        self.loaded_bytes = self.loaded_bytes.saturating_sub(u64::from(mean));
+    fn unload(&mut self, queue: Queue, mean: u32) {
+        let rows = self.rows(queue);
+        rows.loaded_messages = rows.loaded_messages.saturating_sub(1);
+        rows.loaded_bytes = rows.loaded_bytes.saturating_sub(u64::from(mean));
     }
 
     /// `messages` of a chunk are queued no more.

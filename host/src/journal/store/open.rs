@@ -44,12 +44,14 @@ pub enum OpenError {
     Failed(String),
 }
 
-/// What readers had been given when a store was closed: for each stream the
-/// rows of its two queues, and how far they were read.
+/// What readers had been given when a store was closed.
 #[derive(Debug)]
-pub(in crate::journal) struct Memory(HashMap<u32, [GivenRows; 2]>);
-
-type GivenRows = (BTreeMap<u64, Row>, u64);
+pub(in crate::journal) struct Memory {
+    /// For each stream the rows of its two queues.
+    given: HashMap<u32, [BTreeMap<u64, Row>; 2]>,
+    next_chunk: u64,
+    next_letter: u64,
+}
 
 impl From<StoreError> for OpenError {
     fn from(error: StoreError) -> Self {
@@ -75,6 +77,9 @@ impl Store {
         let found = snapshot.number("format")?;
         if let Some(found) = found.filter(|found| *found > FORMAT) {
             return Err(OpenError::Newer { path: disk.path(INDEX), found });
+        }
+        if found.is_none() && disk.list().map_err(|e| io_failed(&*disk, e))?.iter().any(|n| is_segment(n)) {
+            put_aside(&*disk, &"it was not there", is_segment)?;
         }
         let number = |word| Ok::<u64, OpenError>(snapshot.number(word)?.unwrap_or(0));
         let id = match snapshot.meta.get("id").map_err(redb::Error::from)? {
@@ -109,27 +114,36 @@ impl Store {
 
     /// Lets go of the files; what is left says what readers have.
     pub(in crate::journal) fn into_memory(self) -> Memory {
-        let rows = |rows: Rows| (rows.loaded.into_iter().map(|(c, l)| (c, l.row)).collect(), rows.next);
-        Memory(self.streams.into_iter().map(|(i, s)| (i, [rows(s.live), rows(s.again)])).collect())
+        let rows = |rows: Rows| rows.loaded.into_iter().map(|(c, l)| (c, l.row)).collect();
+        Memory {
+            given: self.streams.into_iter().map(|(i, s)| (i, [rows(s.live), rows(s.again)])).collect(),
+            next_chunk: self.next_chunk,
+            next_letter: self.next_letter,
+        }
     }
 
     /// Goes on where the store that was closed had stopped, without giving
     /// readers again what they have. `unsettled` is what the index may not
     /// have; it is committed again by the caller. What is pending again,
-    /// because a commit without a sync was lost, is handed out again.
+    /// because a commit was lost, is handed out again, here or by reading on:
+    /// how far the readers were says nothing about rows that have come back.
     pub(in crate::journal) fn resume(
         &mut self,
-        memory: Memory,
+        memory: &Memory,
         unsettled: &[(StreamIndex, Settlement)],
     ) -> Result<Vec<Handed>> {
         let ended: HashSet<(u32, Position)> =
             unsettled.iter().flat_map(|(i, s)| s.ended.iter().map(|(p, _)| (i.0, *p))).collect();
         let snapshot = self.index.read()?;
         let mut handed = Vec::new();
-        for (index, queues) in memory.0 {
-            for (queue, (loaded, next)) in [Queue::Live, Queue::Again].into_iter().zip(queues) {
+        // A number that a lost commit had used is never used again: readers may
+        // still settle what they were given under it.
+        self.next_chunk = self.next_chunk.max(memory.next_chunk);
+        self.next_letter = self.next_letter.max(memory.next_letter);
+        for (&index, queues) in &memory.given {
+            for (queue, loaded) in [Queue::Live, Queue::Again].into_iter().zip(queues) {
                 let mut lost = Vec::new();
-                for (chunk, had) in loaded {
+                for (&chunk, had) in loaded {
                     let Some(bits) = snapshot.row(queue, index, chunk)? else { continue };
                     let row = Row::from_bytes(&bits);
                     let Some((place, items)) = self.chunk_or_damage(&snapshot, chunk)? else { continue };
@@ -143,9 +157,6 @@ impl Store {
                     if let Some(stream) = self.streams.get_mut(&index) {
                         stream.load(queue, chunk, row, place.mean, place.received);
                     }
-                }
-                if let Some(stream) = self.streams.get_mut(&index) {
-                    stream.rows(queue).next = next;
                 }
                 if !lost.is_empty() {
                     handed.push(Handed { stream: StreamIndex(index), lot: Lot::Waited, messages: lost });
@@ -171,8 +182,6 @@ impl Store {
                 live: rows(),
                 again: rows(),
                 dirty: false,
-                loaded_messages: 0,
-                loaded_bytes: 0,
                 record,
             };
             self.streams.insert(stream.record.index, stream);
@@ -203,8 +212,6 @@ impl Store {
                 live: Rows::default(),
                 again: Rows::default(),
                 dirty: false,
-                loaded_messages: 0,
-                loaded_bytes: 0,
             };
             self.streams.insert(index, stream);
         }
@@ -227,7 +234,7 @@ impl Store {
         })?;
         let expired: Vec<_> = self
             .orphans()
-            .filter(|(_, _, since)| since + ORPHANED_FOR <= now)
+            .filter(|(_, _, since)| since.saturating_add(ORPHANED_FOR) <= now)
             .map(|(name, index, _)| (name.to_owned(), index))
             .collect();
         for (name, index) in expired {
@@ -248,7 +255,7 @@ impl Store {
             if !self.segments.contains_key(&segment) {
                 self.disk.remove(&name).map_err(self.file_error(&name))?;
             }
-            self.next_segment = self.next_segment.max(segment + 1);
+            self.next_segment = self.next_segment.max(segment.saturating_add(1));
         }
         Ok(())
     }
@@ -296,7 +303,7 @@ pub(super) fn segment_name(segment: u32) -> String {
     format!("{segment:08}.seg")
 }
 
-/// Opens the index. One that is damaged is put aside together with the
+/// Opens the index. One that is damaged or gone is put aside together with the
 /// segments, since without it nobody knows what of them is still wanted; the
 /// gateway goes on with an empty journal and says so.
 fn open_index(disk: &dyn Disk) -> Result<Index, OpenError> {
@@ -308,11 +315,11 @@ fn open_index(disk: &dyn Disk) -> Result<Index, OpenError> {
             | redb::Error::RepairAborted
             | redb::Error::TableTypeMismatch { .. }),
         ) => {
-            put_aside(disk, &damage)?;
+            put_aside(disk, &damage, |name| name == INDEX || is_segment(name))?;
             Ok(try_index(disk)?)
         }
         Err(redb::Error::Io(io)) if io.kind() == std::io::ErrorKind::InvalidData => {
-            put_aside(disk, &io)?;
+            put_aside(disk, &io, |name| name == INDEX || is_segment(name))?;
             Ok(try_index(disk)?)
         }
         other => Ok(other?),
@@ -325,12 +332,24 @@ fn try_index(disk: &dyn Disk) -> Result<Index, redb::Error> {
     Index::new(disk.database(builder, INDEX)?)
 }
 
-fn put_aside(disk: &dyn Disk, damage: &dyn std::fmt::Display) -> Result<(), OpenError> {
+fn is_segment(name: &str) -> bool {
+    name.ends_with(".seg")
+}
+
+fn io_failed(disk: &dyn Disk, error: std::io::Error) -> OpenError {
+    OpenError::Failed(format!("{}: {error}", disk.path("")))
+}
+
+fn put_aside(
+    disk: &dyn Disk,
+    damage: &dyn std::fmt::Display,
+    goes: impl Fn(&str) -> bool,
+) -> Result<(), OpenError> {
     let folder = format!("quarantine/{}", unix_millis());
     let failed = |e: std::io::Error| OpenError::Failed(format!("{}: {e}", disk.path(&folder)));
     let mut segments = 0;
     for name in disk.list().map_err(failed)? {
-        if name == INDEX || name.ends_with(".seg") {
+        if goes(&name) {
             segments += usize::from(name != INDEX);
             disk.rename(&name, &format!("{folder}/{name}")).map_err(failed)?;
         }
@@ -340,7 +359,7 @@ fn put_aside(disk: &dyn Disk, damage: &dyn std::fmt::Display) -> Result<(), Open
         %damage,
         segments,
         aside = disk.path(&folder),
-        "the index of the journal is damaged: it and the segments are put aside, the gateway goes on without what was queued"
+        "the index of the journal is damaged: what there is of it and the segments are put aside, the gateway goes on without what was queued"
     );
     metrics::counter!("sluicegate_journal_damaged_total").increment(1);
     Ok(())

@@ -1,6 +1,6 @@
 //! From the disk to the readers; what cannot be read is put aside.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,7 +8,7 @@ use redb::Durability;
 use tracing::error;
 
 use super::open::segment_name;
-use super::{Handed, Lot, Result, Rows, Store, StoreError, pending};
+use super::{Handed, Lot, PART_OF_WAITING, Result, Rows, Store, StoreError, pending};
 use crate::bus::{Message, unix_millis};
 use crate::journal::chunk::{self, Item};
 use crate::journal::index::{Place, Queue, Snapshot};
@@ -20,11 +20,15 @@ const ROWS: usize = 64;
 const MESSAGES: u64 = 1024;
 /// Bytes of decoded chunks that are kept for the other streams.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
+/// What a decoded message takes beside its bytes.
+const ITEM_BYTES: usize = 128;
 
 /// The chunks that were read last.
 #[derive(Default)]
 pub(super) struct Cache {
-    chunks: VecDeque<(u64, usize, Arc<[Item]>)>,
+    chunks: HashMap<u64, (usize, Arc<[Item]>)>,
+    /// Their numbers, the one that was read first in front.
+    order: VecDeque<u64>,
     bytes: usize,
 }
 
@@ -36,66 +40,86 @@ enum ReadError {
 }
 
 impl Store {
-    /// Reads on for streams that are behind and have room.
+    /// Reads on for streams that are behind and have room: a few rows of each,
+    /// so that no commit waits for long and streams that are equally far behind
+    /// find each other's chunks in the cache.
     pub(in crate::journal) fn read_on(&mut self) -> Result<Vec<Handed>> {
-        let room = self.room_of_one();
-        let hungry: Vec<u32> = self
-            .streams
-            .iter()
-            .filter(|(_, s)| s.options.is_some() && (s.live.behind || s.again.behind) && s.has_room(room / 2))
-            .map(|(index, _)| *index)
-            .collect();
+        let hungry: Vec<_> =
+            self.streams.keys().filter_map(|index| Some((*index, self.hunger(*index)?))).collect();
         let mut handed = Vec::new();
-        for index in hungry {
-            handed.extend(self.read_queue(index, Queue::Live, Lot::Waited)?);
-            // What a rewind asks for goes behind everything else.
-            let again = self.streams.get(&index).is_some_and(|s| !s.live.behind && s.again.behind);
-            if again {
-                handed.extend(self.read_queue(index, Queue::Again, Lot::Again)?);
-            }
+        for (index, queue) in hungry {
+            handed.extend(self.read_queue(index, queue)?);
         }
         Ok(handed)
     }
 
-    fn read_queue(&mut self, index: u32, queue: Queue, lot: Lot) -> Result<Option<Handed>> {
-        let room = self.room_of_one();
+    /// Whether there is something to read on for.
+    pub(in crate::journal) fn is_hungry(&self) -> bool {
+        self.streams.keys().any(|index| self.hunger(*index).is_some())
+    }
+
+    /// What a stream is to be given more of. What a rewind asks for goes behind
+    /// everything else.
+    fn hunger(&self, index: u32) -> Option<Queue> {
+        let stream = self.streams.get(&index).filter(|s| s.options.is_some())?;
+        let queue = match (stream.live.behind, stream.again.behind) {
+            (true, _) => Queue::Live,
+            (false, true) => Queue::Again,
+            (false, false) => return None,
+        };
+        // Not for every message that settles.
+        self.has_room(index, queue, 2 * self.part(index, queue)).then_some(queue)
+    }
+
+    /// What waits may take so small a part of the stream's room, where live
+    /// messages go first.
+    fn part(&self, index: u32, queue: Queue) -> u64 {
+        let live_first =
+            self.streams.get(&index).and_then(|s| s.options.as_ref()).is_some_and(|o| o.live_first);
+        if live_first && queue == Queue::Live { PART_OF_WAITING } else { 1 }
+    }
+
+    fn read_queue(&mut self, index: u32, queue: Queue) -> Result<Option<Handed>> {
+        let part = self.part(index, queue);
         let mut messages = Vec::new();
-        'pages: loop {
+        let Some(stream) = self.streams.get_mut(&index) else { return Ok(None) };
+        let snapshot = self.index.read()?;
+        let page = snapshot.rows_from(queue, index, stream.rows(queue).next, ROWS)?;
+        let last = page.len() < ROWS;
+        let mut whole = true;
+        for (chunk, bits) in page {
+            let enough = messages.len() as u64 >= MESSAGES || !self.has_room(index, queue, part);
             let Some(stream) = self.streams.get_mut(&index) else { return Ok(None) };
-            if !stream.rows(queue).behind {
+            let rows = stream.rows(queue);
+            if enough {
+                rows.waiting_since = snapshot.place(chunk)?.map(|p| p.received);
+                whole = false;
                 break;
             }
-            let snapshot = self.index.read()?;
-            let page = snapshot.rows_from(queue, index, stream.rows(queue).next, ROWS)?;
-            let last = page.len() < ROWS;
-            for (chunk, bits) in page {
-                let Some(stream) = self.streams.get_mut(&index) else { return Ok(None) };
-                if messages.len() as u64 >= MESSAGES || !stream.has_room(room) {
-                    let rows = stream.rows(queue);
-                    rows.waiting_since = snapshot.place(chunk)?.map(|p| p.received);
-                    break 'pages;
-                }
-                stream.rows(queue).next = chunk + 1;
-                if stream.rows(queue).loaded.contains_key(&chunk) {
-                    continue;
-                }
-                let row = Row::from_bytes(&bits);
-                if let Some((place, items)) = self.chunk_or_damage(&snapshot, chunk)?
-                    && let Some(stream) = self.streams.get_mut(&index)
-                {
-                    messages.extend(pending(chunk, &row, &items, queue));
-                    stream.load(queue, chunk, row, place.mean, place.received);
-                }
+            rows.next = chunk + 1;
+            if rows.loaded.contains_key(&chunk) {
+                continue;
             }
-            if last {
-                if let Some(stream) = self.streams.get_mut(&index) {
-                    let Rows { behind, waiting_since, .. } = stream.rows(queue);
-                    *behind = false;
-                    *waiting_since = None;
-                }
-                break;
+            let row = Row::from_bytes(&bits);
+            if let Some((place, items)) = self.chunk_or_damage(&snapshot, chunk)?
+                && let Some(stream) = self.streams.get_mut(&index)
+            {
+                messages.extend(pending(chunk, &row, &items, queue));
+                stream.load(queue, chunk, row, place.mean, place.received);
             }
         }
+        if last
+            && whole
+            && let Some(stream) = self.streams.get_mut(&index)
+        {
+            let Rows { behind, waiting_since, .. } = stream.rows(queue);
+            *behind = false;
+            *waiting_since = None;
+        }
+        let lot = match queue {
+            Queue::Live => Lot::Waited,
+            Queue::Again => Lot::Again,
+        };
         Ok((!messages.is_empty()).then_some(Handed { stream: StreamIndex(index), lot, messages }))
     }
 
@@ -179,7 +203,7 @@ impl Store {
             place.length,
             self.disk.path(&aside)
         );
-        let index = self.index.clone();
+        let index = self.durable_index()?;
         let streams: Vec<u32> = self.streams.keys().copied().collect();
         index.write(Durability::Immediate, |tables| {
             for number in streams {
@@ -221,16 +245,19 @@ impl Store {
 
 impl Cache {
     fn get(&self, chunk: u64) -> Option<Arc<[Item]>> {
-        self.chunks.iter().find(|(number, _, _)| *number == chunk).map(|(_, _, items)| items.clone())
+        self.chunks.get(&chunk).map(|(_, items)| items.clone())
     }
 
     fn keep(&mut self, chunk: u64, bytes: usize, items: Arc<[Item]>) {
-        self.chunks.push_back((chunk, bytes, items));
-        self.bytes += bytes;
+        let bytes = bytes + items.len() * ITEM_BYTES;
+        if self.chunks.insert(chunk, (bytes, items)).is_none() {
+            self.order.push_back(chunk);
+            self.bytes += bytes;
+        }
         while self.bytes > CACHE_BYTES
-            && let Some((_, bytes, _)) = self.chunks.pop_front()
+            && let Some(first) = self.order.pop_front()
         {
-            self.bytes -= bytes;
+            self.bytes -= self.chunks.remove(&first).map_or(0, |(bytes, _)| bytes);
         }
     }
 }

@@ -34,11 +34,11 @@ pub struct Difference {
 impl Store {
     /// Notes the beginning of a rewind.
     pub(in crate::journal) fn begin_rewind(&mut self, rewind: &Rewind) -> Result<()> {
+        let index = self.durable_index()?;
         let Some(stream) = self.streams.get_mut(&rewind.stream.0) else { return Ok(()) };
         stream.record.generation += 1;
         stream.record.again_rate = rewind.rate;
         let (name, record) = (stream.name.clone(), stream.record.clone());
-        let index = self.index.clone();
         Ok(index.write(Durability::Immediate, |tables| {
             tables.set_stream(&name, &record)?;
             if rewind.keep_state { Ok(()) } else { self.clear_state(tables, rewind.stream) }
@@ -119,7 +119,7 @@ impl Store {
         rows: BTreeMap<u64, (Row, std::sync::Arc<[crate::journal::chunk::Item]>)>,
     ) -> Result<Vec<Handed>> {
         let mut handed = Vec::new();
-        let index = self.index.clone();
+        let index = self.durable_index()?;
         index.write(Durability::Immediate, |tables| {
             for (chunk, (row, items)) in rows {
                 let Some(place) = tables.place(chunk)? else { continue };
@@ -131,8 +131,8 @@ impl Store {
                     // Readers are past this chunk already.
                     row.iter().for_each(|number| loaded.row.insert(number));
                     let whole = loaded.row.clone();
-                    known.loaded_messages += u64::from(row.len());
-                    known.loaded_bytes += u64::from(row.len()) * u64::from(place.mean);
+                    known.again.loaded_messages += u64::from(row.len());
+                    known.again.loaded_bytes += u64::from(row.len()) * u64::from(place.mean);
                     tables.set_row(Queue::Again, stream.0, chunk, whole.as_bytes())?;
                     handed.push(Handed {
                         stream,

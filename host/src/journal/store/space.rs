@@ -10,7 +10,7 @@ use super::open::segment_name;
 use super::{Result, Segment, Store, StreamIndex};
 use crate::bus::unix_millis;
 use crate::journal::disk::DiskFile;
-use crate::journal::index::{self, Place, Queue, SegmentRecord, Tables};
+use crate::journal::index::{self, Index, Place, Queue, SegmentRecord, Tables};
 use crate::journal::rows::Row;
 
 /// A segment of which less than one in so many bytes is wanted is rewritten
@@ -54,7 +54,10 @@ impl Store {
         let keep = u64::try_from(self.options.keep.as_millis()).unwrap_or(u64::MAX);
         let now = unix_millis();
         if let Some(current) = self.current
-            && self.segments.get(&current).is_some_and(|s| s.record.held == 0 && s.record.newest + keep < now)
+            && self
+                .segments
+                .get(&current)
+                .is_some_and(|s| s.record.held == 0 && s.record.newest.saturating_add(keep) < now)
         {
             self.current = None;
         }
@@ -83,8 +86,8 @@ impl Store {
 
     /// Removes a segment and all chunks in it.
     pub(super) fn forget_segment(&mut self, number: u32) -> Result<()> {
+        let index = self.durable_index()?;
         let Some(segment) = self.segments.remove(&number) else { return Ok(()) };
-        let index = self.index.clone();
         index.write(Durability::Immediate, |tables| {
             for (chunk, _) in tables.places_in(number, &segment.record)? {
                 tables.forget_place(chunk)?;
@@ -107,7 +110,7 @@ impl Store {
     /// Moves what is still wanted of a segment to the current one.
     fn rewrite(&mut self, number: u32) -> Result<()> {
         let Some(segment) = self.segments.get(&number).copied() else { return Ok(()) };
-        let index = self.index.clone();
+        let index = self.durable_index()?;
         let places = index.write(Durability::Immediate, |t| t.places_in(number, &segment.record))?;
         let mut moved = Vec::new();
         for (chunk, place) in places.into_iter().filter(|(_, place)| place.rows > 0) {
@@ -173,6 +176,13 @@ impl Store {
         self.segments.insert(number, Segment::default());
         self.current = Some(number);
         Ok(number)
+    }
+
+    /// The index, for a commit that is durable: it makes durable, too, what was
+    /// committed before without a sync, so that what that names goes first.
+    pub(super) fn durable_index(&mut self) -> Result<Arc<Index>> {
+        self.sync_segments()?;
+        Ok(self.index.clone())
     }
 
     pub(super) fn sync_segments(&mut self) -> Result<()> {
@@ -250,7 +260,7 @@ impl Store {
     /// Forgets a stream without a file, with all that it has.
     pub(in crate::journal) fn forget(&mut self, stream: StreamIndex) -> Result<()> {
         let Some(name) = self.streams.get(&stream.0).map(|s| s.name.clone()) else { return Ok(()) };
-        let index = self.index.clone();
+        let index = self.durable_index()?;
         let letters = self.letters_of(stream)?;
         let dropped = index.write(Durability::Immediate, |tables| {
             for queue in [Queue::Live, Queue::Again] {

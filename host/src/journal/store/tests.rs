@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod reading;
 mod rules;
 
 use super::sim::SimDisk;
@@ -17,7 +18,14 @@ struct Bench {
 }
 
 fn options() -> Options {
-    Options { max_size: 64 << 20, keep: Duration::from_secs(3600), max_dead_letters: 1 << 20, segment: 4096 }
+    Options {
+        max_size: 64 << 20,
+        keep: Duration::from_secs(3600),
+        max_dead_letters: 1 << 20,
+        segment: 4096,
+        loaded_messages: 8192,
+        loaded_bytes: 4 << 20,
+    }
 }
 
 fn streams(names: &[&str]) -> Vec<StreamOptions> {
@@ -80,9 +88,16 @@ impl Bench {
     fn commit(&mut self, work: Work) {
         let handed = self.store.commit(&work, true).unwrap();
         self.take(handed);
-        let handed = self.store.read_on().unwrap();
-        self.take(handed);
+        self.read_on();
         self.check();
+    }
+
+    /// Reads on for as long as there is room, as the writer does.
+    fn read_on(&mut self) {
+        while self.store.is_hungry() {
+            let handed = self.store.read_on().unwrap();
+            self.take(handed);
+        }
     }
 
     fn take(&mut self, handed: Vec<Handed>) {
@@ -96,8 +111,7 @@ impl Bench {
         self.disk = self.disk.crash(|| false);
         self.store = open(&self.disk, names);
         self.given.clear();
-        let handed = self.store.read_on().unwrap();
-        self.take(handed);
+        self.read_on();
         self.check();
     }
 

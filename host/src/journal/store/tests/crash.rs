@@ -234,7 +234,7 @@ fn opening_again_after_a_failure_goes_on_without_repeats_and_gaps() {
             let memory = store.into_memory();
             disk.repair();
             let mut store = open(&disk, &["a", "b"]);
-            let handed = store.resume(memory, &unsettled).unwrap();
+            let handed = store.resume(&memory, &unsettled).unwrap();
             assert!(handed.is_empty(), "nothing was committed without a sync");
             let mut bench = Bench { disk, store, given };
             bench.commit(Work { settlements: unsettled, ..Work::default() });
@@ -265,7 +265,7 @@ fn a_full_disk_refuses_appends_and_lets_settlements_through_once_there_is_space(
     let memory = store.into_memory();
     disk.repair();
     let mut store = open(&disk, &["a", "b"]);
-    assert!(store.resume(memory, &[]).unwrap().is_empty());
+    assert!(store.resume(&memory, &[]).unwrap().is_empty());
     let mut run = Run { bench: Bench { disk, store, given }, world, number };
     assert!(run.step(&Step::Settle { share: 1, dead: false }));
     assert!(run.step(&Step::Append { messages: 5, both: true, size: 900 }));

@@ -23,8 +23,7 @@ fn reopen(bench: Bench) -> Bench {
     drop(store);
     let store = open(&disk, &["a"]);
     let mut bench = Bench { disk, store, given: Vec::new() };
-    let handed = bench.store.read_on().unwrap();
-    bench.take(handed);
+    bench.read_on();
     bench.check();
     bench
 }
@@ -87,4 +86,25 @@ fn a_damaged_index_is_put_aside_and_the_gateway_goes_on() {
     let mut bench = Bench { disk, store, given: Vec::new() };
     bench.append(&["new"], &[0]);
     assert_eq!(bench.texts(0), ["new"]);
+}
+
+#[test]
+fn segments_whose_index_is_gone_are_put_aside_and_not_removed() {
+    let Bench { disk, store, .. } = three();
+    drop(store);
+    disk.remove("index.redb").unwrap();
+    drop(open(&disk, &["a"]));
+    let aside = disk.names().into_iter().filter(|n| n.starts_with("quarantine/")).count();
+    assert_eq!(aside, 3, "{:?}", disk.names());
+}
+
+#[test]
+fn what_a_damaged_journal_has_lost_is_not_replayed() {
+    let bench = three();
+    bench.disk.damage("00000001.seg", |bytes| bytes[1000] ^= 4);
+    let bench = reopen(bench);
+    let found = find_letters(&bench.store.index(), &DeadLetterFilter::default()).unwrap();
+    assert_eq!(found.len(), 1);
+    let (work, count) = Store::replay_work(found, false);
+    assert_eq!((count, work.drop_letters.len(), work.batches[0].items.len()), (0, 0, 0));
 }
