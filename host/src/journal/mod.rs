@@ -390,6 +390,15 @@ impl Journal {
         }
     }
 
+    /// The name of a stream, also of one that has no file any more.
+    pub fn name(&self, stream: StreamIndex) -> Option<String> {
+        match &self.0 {
+            Backend::Disk(front) => front.name(stream),
+            #[cfg(test)]
+            Backend::Memory(_) => None,
+        }
+    }
+
     /// Appends the messages in one commit. Waits while the journal is full;
     /// nothing was appended if it is dropped while it waits. An empty batch
     /// resolves at once.

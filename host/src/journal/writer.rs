@@ -201,6 +201,12 @@ impl Front {
         self.lock().streams.iter().find(|(_, s)| s.name == name).map(|(index, _)| StreamIndex(*index))
     }
 
+    pub(super) fn name(&self, stream: StreamIndex) -> Option<String> {
+        let inner = self.lock();
+        let orphan = || inner.orphans.iter().find(|(_, index, _)| *index == stream).map(|(name, _, _)| name);
+        inner.streams.get(&stream.0).map(|known| &known.name).or_else(orphan).cloned()
+    }
+
     /// Waits for room, then leaves the batch to the writer. Nothing was left if
     /// the future is dropped before.
     pub(super) async fn append(&self, batch: Batch) -> oneshot::Receiver<Result<(), JournalError>> {

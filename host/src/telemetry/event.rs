@@ -25,8 +25,8 @@ pub struct StateChanged<'a> {
     pub needs_operator: bool,
 }
 
-/// A message will not be delivered. Until dead letters are kept in the
-/// journal, this line is the only copy: it holds the message whole.
+/// A message will not be delivered. The journal keeps it; the line holds it as
+/// well, so that it can still be found after the dead letter was dropped.
 pub struct DeadLettered<'a> {
     /// The stream.
     pub stream: &'a str,

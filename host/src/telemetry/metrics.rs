@@ -46,7 +46,7 @@ fn describe() {
     );
     describe_counter!("sluicegate_delivery_retries_total", "Deliveries sent again, by stream");
     describe_counter!("sluicegate_stream_state_changes_total", "Changes of state, by stream and new state");
-    describe_counter!("sluicegate_dead_letters_total", "Dead letters logged, by stream");
+    describe_counter!("sluicegate_dead_letters_total", "Messages that became dead letters, by stream");
     describe_counter!("sluicegate_script_faults_total", "Traps, time-outs and broken contracts, by stream");
     describe_gauge!("sluicegate_bus_connected", "1 while connected to the bus and subscribed");
     describe_gauge!("sluicegate_bus_held_back", "1 while the bus waits for room in the window");

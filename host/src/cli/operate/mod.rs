@@ -112,7 +112,10 @@ impl Operations {
     pub fn streams(&self) -> Vec<StreamLine> {
         let now = unix_millis();
         let line = |stream: &Operated| {
-            let books = stream.index().map_or_else(Books::default, |index| self.journal.books(index));
+            let books = stream
+                .index()
+                .or_else(|| self.journal.stream(&stream.name))
+                .map_or_else(Books::default, |index| self.journal.books(index));
             let mut line = StreamLine::of_books(&stream.name, &books, now);
             line.paused = self.is_paused(stream.index());
             line.reason = stream.usable.as_ref().err().cloned();
@@ -286,11 +289,12 @@ impl Operations {
         })
     }
 
-    /// The name of a stream by its number. One that has no file any more is
-    /// shown by the number.
+    /// The name of a stream by its number; the number itself, should nobody
+    /// know it.
     fn name(&self, index: StreamIndex) -> String {
         let stream = self.streams.iter().find(|stream| stream.index() == Some(index));
-        stream.map_or_else(|| format!("#{}", index.0), |stream| stream.name.clone())
+        let name = stream.map(|stream| stream.name.clone()).or_else(|| self.journal.name(index));
+        name.unwrap_or_else(|| format!("#{}", index.0))
     }
 }
 

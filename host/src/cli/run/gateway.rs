@@ -26,9 +26,10 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// The books of a stream; all zero for one that cannot run.
+    /// The books of a stream; those of one that cannot run stand still.
     pub fn books(&self, status: &StreamStatus) -> Books {
-        status.index().map(|index| self.journal.books(index)).unwrap_or_default()
+        let index = status.index().or_else(|| self.journal.stream(status.name()));
+        index.map(|index| self.journal.books(index)).unwrap_or_default()
     }
 
     /// The name of a stream by its number.
