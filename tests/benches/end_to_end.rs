@@ -1,23 +1,23 @@
 //! CPU time of the gateway per message, MQTT to MQTT at QoS 1 over a real
 //! mosquitto, at saturation: the messages wait in the broker, in the session of
 //! the gateway, which starts and works them off. What starting and ending cost
-//! without a message is measured the same way and taken off.
+//! without a message is measured the same way and taken off. With `sync = "none"`
+//! the journal still writes everything, but waits for the disk once a second
+//! only: the difference is what waiting for it costs.
 
 mod common;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use common::{median, range};
+use common::{DEVICES, PAYLOAD, median, payload, range, topic};
 use sluicegate_tests::broker::Broker;
 use sluicegate_tests::gateway::{Folder, Gateway};
 use sluicegate_tests::publisher::Publisher;
 use sluicegate_tests::scripts;
 
 const MESSAGES: usize = 100_000;
-const PAYLOAD: usize = 500;
 const ROUNDS: usize = 3;
-const DEVICES: usize = 50;
 /// The publisher waits for the acknowledgements of so many before the next.
 const PORTION: usize = 5_000;
 const LOOK: Duration = Duration::from_millis(100);
@@ -34,12 +34,16 @@ struct Cost {
 struct Case {
     name: &'static str,
     script: &'static str,
+    /// `[journal] sync`.
+    sync: &'static str,
     gateway_us: Vec<f64>,
     broker_us: Vec<f64>,
     rate: Vec<f64>,
 }
 
 fn main() {
+    let disk = common::disk_folder();
+    let disk = disk.path();
     common::print_head(
         "End to end: CPU time of the gateway's process per message, MQTT -> script -> MQTT",
         &[
@@ -48,32 +52,41 @@ fn main() {
             ("rounds", format!("{ROUNDS} of {MESSAGES} messages, taking turns; start and end taken off")),
             (
                 "kept",
-                "in the broker's session until the destination has it; in the gateway in memory".to_owned(),
+                format!(
+                    "in the gateway's journal ({}) until the destination has it",
+                    common::file_system(disk)
+                ),
             ),
         ],
     );
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let case = |name, script| Case { name, script, gateway_us: vec![], broker_us: vec![], rate: vec![] };
-    let mut cases =
-        [case("mqtt-json", "adapter = \"mqtt-json\""), case("pass-through (WAT)", "path = \"../pass.wasm\"")];
+    let case =
+        |name, script, sync| Case { name, script, sync, gateway_us: vec![], broker_us: vec![], rate: vec![] };
+    let pass = ("pass-through (WAT)", "path = \"../pass.wasm\"");
+    let mut cases = [
+        case("mqtt-json", "adapter = \"mqtt-json\"", "always"),
+        case(pass.0, pass.1, "always"),
+        case(pass.0, pass.1, "none"),
+    ];
     for _ in 0..ROUNDS {
         for case in &mut cases {
-            let idle = runtime.block_on(run(case.script, 0));
-            let busy = runtime.block_on(run(case.script, MESSAGES));
+            let idle = runtime.block_on(run(case, disk, 0));
+            let busy = runtime.block_on(run(case, disk, MESSAGES));
             case.gateway_us.push(per_message(busy.gateway.saturating_sub(idle.gateway)));
             case.broker_us.push(per_message(busy.broker.saturating_sub(idle.broker)));
             case.rate.push(1e6 / per_message(busy.wall));
         }
     }
     println!(
-        "  {:<20} {:>10}  {:<12} {:>12}  {:>12}",
-        "script", "gateway us", "min - max", "mosquitto us", "messages/s *"
+        "  {:<20} {:<7} {:>10}  {:<12} {:>12}  {:>12}",
+        "script", "sync", "gateway us", "min - max", "mosquitto us", "messages/s *"
     );
     for case in &cases {
         let (least, most) = range(&case.gateway_us);
         println!(
-            "  {:<20} {:>10.1}  {:<12} {:>12.1}  {:>12.0}",
+            "  {:<20} {:<7} {:>10.1}  {:<12} {:>12.1}  {:>12.0}",
             case.name,
+            case.sync,
             median(&case.gateway_us),
             format!("{least:.1} - {most:.1}"),
             median(&case.broker_us),
@@ -87,12 +100,19 @@ fn main() {
 
 /// Lets the messages queue up, starts the gateway and waits until it has
 /// delivered all of them.
-async fn run(script: &str, messages: usize) -> Cost {
+async fn run(case: &Case, disk: &Path, messages: usize) -> Cost {
     let broker = Broker::start().await;
-    let bus = format!("url = \"{}\"\nclient_id = \"bench\"", broker.url());
+    let journal = tempfile::tempdir_in(disk).expect("a folder for the journal");
+    let bus = format!(
+        "url = \"{}\"\nclient_id = \"bench\"\n[journal]\npath = \"{}\"\nsync = \"{}\"",
+        broker.url(),
+        journal.path().display(),
+        case.sync
+    );
     let stream = format!(
-        "topics = [\"flespi/message/gw/devices/+\"]\n[script]\n{script}\n\
+        "topics = [\"flespi/message/gw/devices/+\"]\n[script]\n{}\n\
          [destination]\ntype = \"mqtt\"\nurl = \"{}\"\ntopic = \"fleet/out\"\n",
+        case.script,
         broker.url()
     );
     let folder = Folder::new().bus_lines(&bus).file("pass.wasm", scripts::honest()).stream("bench", &stream);
@@ -120,36 +140,9 @@ async fn publish(broker: &Broker, messages: usize) {
     let publisher = Publisher::connect(broker);
     let numbers: Vec<usize> = (0..messages).collect();
     for portion in numbers.chunks(PORTION) {
-        let message =
-            |number: &usize| (format!("flespi/message/gw/devices/{}", number % DEVICES), payload(*number));
+        let message = |number: &usize| (topic(*number), payload(*number));
         publisher.publish_all(portion.iter().map(message)).await;
     }
-}
-
-/// A message as a tracker's, of [`PAYLOAD`] bytes.
-fn payload(number: usize) -> Bytes {
-    let mut text = format!(
-        concat!(
-            r#"{{"ident":"35262500{:07}","timestamp":{}.250,"server.timestamp":{}.731,"channel.id":1105211,"#,
-            r#""device.id":{},"protocol.id":14,"peer":"10.21.7.7:40112","position.latitude":54.{:06},"#,
-            r#""position.longitude":25.{:06},"position.altitude":112,"position.speed":{},"position.direction":271,"#,
-            r#""position.satellites":14,"position.valid":true,"engine.ignition.status":true,"din":3,"#,
-            r#""external.powersource.voltage":13.871,"battery.voltage":4.05,"gsm.signal.level":71,"note":""#,
-        ),
-        number % DEVICES,
-        1_760_000_000 + number,
-        1_760_000_000 + number,
-        4_100_000 + number % DEVICES,
-        number * 131 % 1_000_000,
-        number * 173 % 1_000_000,
-        number % 90,
-    );
-    while text.len() < PAYLOAD - 2 {
-        text.push('x');
-    }
-    text.push_str("\"}");
-    assert_eq!(text.len(), PAYLOAD);
-    text.into()
 }
 
 async fn until_delivered(gateway: &mut Gateway, messages: usize) -> u64 {

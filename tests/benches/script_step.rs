@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{median, range};
+use common::{median, range, thread_cpu};
 use serde_json::{Value, json};
 use sluicegate::bus::Message;
 use sluicegate::script::{self, Engine, Limits, Mapper, Script, State};
@@ -208,18 +208,6 @@ impl<S: BatchScript> Measure for Case<S> {
 
 fn per_message(time: Duration) -> f64 {
     time.as_nanos() as f64 / MESSAGES as f64
-}
-
-/// CPU time that this thread has used. `/proc/thread-self/schedstat` says the
-/// same, but for a running thread only as of the last tick of the scheduler.
-#[allow(unsafe_code)]
-fn thread_cpu() -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to a live local of the type that the call fills.
-    let status = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    assert_eq!(status, 0, "the system has no CPU clock for threads");
-    let seconds = u64::try_from(time.tv_sec).expect("a time");
-    Duration::from_secs(seconds) + Duration::from_nanos(u64::try_from(time.tv_nsec).expect("a time"))
 }
 
 // ----- the messages -----

@@ -1,7 +1,23 @@
-//! What the benchmarks share: the machine's facts, and the figures' form.
+//! What the benchmarks share: the machine's facts, the figures' form, the CPU
+//! clocks, and the message and the journal that several of them use.
+
+// Each benchmark is a program of its own and uses a part of it.
+#![allow(dead_code)]
 
 use std::fmt::Display;
+use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sluicegate::config::{JournalSettings, SyncMode};
+use sluicegate::journal::{OnFull, Quota, StreamQuota};
+use tempfile::TempDir;
+
+/// Bytes of a [`payload`].
+pub const PAYLOAD: usize = 500;
+/// Devices that the messages come from, in turns.
+pub const DEVICES: usize = 50;
 
 /// The middle of some figures.
 ///
@@ -58,4 +74,86 @@ pub fn first_line(program: &str, arguments: &[&str]) -> String {
     };
     let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
     String::from_utf8_lossy(&text).lines().next().unwrap_or_default().to_owned()
+}
+
+// ----- clocks -----
+
+/// CPU time that this thread has used. `/proc/thread-self/schedstat` says the
+/// same, but for a running thread only as of the last tick of the scheduler.
+pub fn thread_cpu() -> Duration {
+    cpu_clock(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// CPU time that this process has used, all its threads together.
+pub fn process_cpu() -> Duration {
+    cpu_clock(libc::CLOCK_PROCESS_CPUTIME_ID)
+}
+
+#[allow(unsafe_code)]
+fn cpu_clock(clock: libc::clockid_t) -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live local of the type that the call fills.
+    let status = unsafe { libc::clock_gettime(clock, &raw mut time) };
+    assert_eq!(status, 0, "the system has no such CPU clock");
+    let seconds = u64::try_from(time.tv_sec).expect("a time");
+    Duration::from_secs(seconds) + Duration::from_nanos(u64::try_from(time.tv_nsec).expect("a time"))
+}
+
+// ----- messages -----
+
+/// The topic of a message.
+pub fn topic(number: usize) -> String {
+    format!("flespi/message/gw/devices/{}", number % DEVICES)
+}
+
+/// A message as a tracker's, of [`PAYLOAD`] bytes.
+pub fn payload(number: usize) -> Bytes {
+    let mut text = format!(
+        concat!(
+            r#"{{"ident":"35262500{:07}","timestamp":{}.250,"server.timestamp":{}.731,"channel.id":1105211,"#,
+            r#""device.id":{},"protocol.id":14,"peer":"10.21.7.7:40112","position.latitude":54.{:06},"#,
+            r#""position.longitude":25.{:06},"position.altitude":112,"position.speed":{},"position.direction":271,"#,
+            r#""position.satellites":14,"position.valid":true,"engine.ignition.status":true,"din":3,"#,
+            r#""external.powersource.voltage":13.871,"battery.voltage":4.05,"gsm.signal.level":71,"note":""#,
+        ),
+        number % DEVICES,
+        1_760_000_000 + number,
+        1_760_000_000 + number,
+        4_100_000 + number % DEVICES,
+        number * 131 % 1_000_000,
+        number * 173 % 1_000_000,
+        number % 90,
+    );
+    while text.len() < PAYLOAD - 2 {
+        text.push('x');
+    }
+    text.push_str("\"}");
+    assert_eq!(text.len(), PAYLOAD);
+    text.into()
+}
+
+// ----- disk and journal -----
+
+/// A folder beside the built programs: `/tmp` may be in memory, where syncing
+/// costs nothing.
+pub fn disk_folder() -> TempDir {
+    let program = std::env::current_exe().expect("the path of the benchmark");
+    let beside = program.parent().expect("a folder");
+    tempfile::Builder::new().prefix("bench-").tempdir_in(beside).expect("a folder on the disk")
+}
+
+/// What kind of file system a folder is on.
+pub fn file_system(folder: &Path) -> String {
+    first_line("stat", &["-f", "-c", "%T", &folder.display().to_string()])
+}
+
+/// A journal in this folder.
+pub fn journal_settings(folder: &Path, max_size: u64, sync: SyncMode, keep: Duration) -> JournalSettings {
+    JournalSettings { path: folder.to_owned(), max_size, keep, sync, dead_letters_max_size: 64 << 20 }
+}
+
+/// A stream that may fill the whole journal and never lets anything expire.
+pub fn journal_stream(name: &str) -> Vec<StreamQuota> {
+    let quota = Quota { max_backlog: u64::MAX, on_full: OnFull::Block };
+    vec![StreamQuota { name: name.to_owned(), quota, live_first: false }]
 }
