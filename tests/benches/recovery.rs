@@ -62,7 +62,7 @@ fn main() {
         ],
     );
     let (full, empty) = (disk.path().join("full"), disk.path().join("empty"));
-    let filled_in = fill_and_kill(&full, size, max_size);
+    let filled_in = runtime.block_on(fill_and_kill(&full, size, max_size));
     let before = Sizes::of(&full);
 
     println!(
@@ -133,12 +133,12 @@ fn backlog(disk: &Path) -> u64 {
 
 /// Has a child fill the journal, and kills it when there is enough. How long it
 /// took.
-fn fill_and_kill(folder: &Path, size: u64, max_size: u64) -> Duration {
+async fn fill_and_kill(folder: &Path, size: u64, max_size: u64) -> Duration {
     let start = Instant::now();
     let mut child = Filler::start(folder, max_size);
     let (mut bytes, mut progress) = (0, Instant::now());
     while bytes < size {
-        std::thread::sleep(LOOK);
+        tokio::time::sleep(LOOK).await;
         let now = Sizes::of(folder).segment_bytes;
         if now > bytes {
             (bytes, progress) = (now, Instant::now());
