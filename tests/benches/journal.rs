@@ -19,14 +19,14 @@ use sluicegate::bus::Message;
 use sluicegate::config::SyncMode;
 use sluicegate::journal::{Append, Journal, Outcome, ReadRules, Settlement, StreamIndex, Ticket};
 use tokio::runtime::Runtime;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::interval;
 
 const ROUNDS: usize = 3;
-/// What the bus appends at once under load, and how many appends it leaves
-/// unacknowledged: about its 1,000 messages.
+/// What the bus appends at once under load, and how many messages it leaves
+/// unacknowledged.
 const BATCH: usize = 256;
-const IN_FLIGHT: usize = 3;
+const WINDOW: usize = 1024;
 /// What a lane reads at once.
 const READ: usize = 128;
 const MAX_SIZE: u64 = 4 << 30;
@@ -62,7 +62,12 @@ fn main() {
     common::print_head(
         "The journal: CPU time of the process per message, appended, read and settled",
         &[
-            ("message", format!("{PAYLOAD} bytes, {DEVICES} devices; at saturation {BATCH} an append")),
+            (
+                "message",
+                format!(
+                    "{PAYLOAD} bytes, {DEVICES} devices; at saturation {BATCH} an append, {WINDOW} unacknowledged"
+                ),
+            ),
             ("rounds", format!("{ROUNDS}, all ways taking turns; medians")),
             ("disk", common::file_system(disk.path())),
         ],
@@ -75,6 +80,10 @@ fn main() {
         for (load, figures) in LOADS.iter().zip(&mut figures) {
             for ((_, sync), figures) in WAYS.iter().zip(figures) {
                 let (cpu, wall) = run(load, *sync, disk.path(), &runtime);
+                if let Some((batch, every)) = load.pace {
+                    let due = every * u32::try_from(load.messages / batch).expect("a count");
+                    assert!(wall < due + due / 10, "{}: {wall:?} in place of {due:?}", load.name);
+                }
                 figures.us.push(cpu.as_secs_f64() * 1e6 / load.messages as f64);
                 figures.rate.push(load.messages as f64 / wall.as_secs_f64());
             }
@@ -159,7 +168,7 @@ enum Unacknowledged {
 }
 
 async fn through_channel(load: &Load, source: &Source) {
-    let (appends, mut arriving) = mpsc::channel::<(Vec<Append>, oneshot::Sender<()>)>(IN_FLIGHT);
+    let (appends, mut arriving) = mpsc::channel::<(Vec<Append>, oneshot::Sender<()>)>(WINDOW);
     let reading = tokio::spawn(async move {
         let mut read = 0;
         while let Some((batch, ticket)) = arriving.recv().await {
@@ -192,9 +201,10 @@ async fn through_journal(load: &Load, source: &Source, journal: &Journal, stream
 /// Appends the messages of the load as they come, and waits for the tickets in
 /// order.
 async fn feed(load: &Load, source: &Source, stream: StreamIndex, way: Way) {
-    let (tickets, mut issued) = mpsc::channel::<Unacknowledged>(IN_FLIGHT);
+    let window = Arc::new(Semaphore::new(WINDOW));
+    let (tickets, mut issued) = mpsc::channel::<(Unacknowledged, OwnedSemaphorePermit)>(WINDOW);
     let acknowledging = tokio::spawn(async move {
-        while let Some(ticket) = issued.recv().await {
+        while let Some((ticket, _room)) = issued.recv().await {
             match ticket {
                 Unacknowledged::InChannel(ticket) => ticket.await.expect("the stream takes the batch"),
                 Unacknowledged::InJournal(ticket) => ticket.await.expect("the journal keeps the messages"),
@@ -210,6 +220,7 @@ async fn feed(load: &Load, source: &Source, stream: StreamIndex, way: Way) {
             ticks.tick().await;
         }
         let count = batch.min(load.messages - sent);
+        let room = window.clone().acquire_many_owned(u32::try_from(count).expect("a batch")).await;
         let messages = (sent..sent + count).map(|number| source.message(number));
         let batch = messages.map(|message| Append { message, streams: vec![stream] }).collect();
         let ticket = match &way {
@@ -220,7 +231,10 @@ async fn feed(load: &Load, source: &Source, stream: StreamIndex, way: Way) {
             }
             Way::Journal(journal) => Unacknowledged::InJournal(journal.append(batch).await),
         };
-        assert!(tickets.send(ticket).await.is_ok(), "the tickets are waited for");
+        assert!(
+            tickets.send((ticket, room.expect("the window is open"))).await.is_ok(),
+            "the tickets are waited for"
+        );
         sent += count;
     }
     drop(tickets);

@@ -4,7 +4,7 @@
 //! A child process (this program again) fills the journal and is killed in the
 //! middle of a commit; then the gateway is started on it and killed, a few
 //! times. `SLUICEGATE_BENCH_BACKLOG=2GiB` sets the size; without it 10 GiB, or
-//! what the disk has free less 5 GiB.
+//! as much as the disk allows when 5 GiB of it are to stay free.
 
 mod common;
 
