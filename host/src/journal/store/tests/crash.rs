@@ -7,18 +7,38 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::journal::{DeadLetterFilter, Rewind};
 
-/// What the world outside knows.
+type Texts = BTreeSet<(u32, String)>;
+
+/// What the world outside knows, by stream and text.
 #[derive(Default)]
 struct World {
-    /// Text of every message that was ever given to an append, by stream.
-    sent: BTreeMap<u32, BTreeSet<String>>,
-    /// Those whose ticket has resolved.
-    acknowledged: BTreeMap<u32, BTreeSet<String>>,
-    /// Those whose settlement was durable for certain, and those for which it
+    /// Everything that was ever given to an append.
+    sent: Texts,
+    /// Those whose commit is durable for certain.
+    acknowledged: Texts,
+    /// Those whose settlement is durable for certain, and those for which it
     /// may be.
-    settled: BTreeMap<u32, BTreeSet<String>>,
-    perhaps: BTreeMap<u32, BTreeSet<String>>,
+    settled: Texts,
+    perhaps: Texts,
+    /// Those that were read again: they may be pending twice.
+    again: Texts,
+    /// Dead letters for certain, unless they were replayed: then queued.
+    buried: Texts,
+    /// Of commits without a sync since the last one that was durable.
+    later: Vec<Commit>,
+    /// What the first stream may be found to be: paused or not.
+    paused: BTreeSet<bool>,
+    forgotten: bool,
+}
+
+/// What one commit is about.
+#[derive(Default)]
+struct Commit {
+    sent: Texts,
+    settled: Texts,
+    buried: Texts,
 }
 
 #[derive(Clone, Debug)]
@@ -33,18 +53,51 @@ enum Step {
         share: u8,
         dead: bool,
     },
+    /// Either, committed without a sync.
+    Unsynced(Box<Step>),
+    Rewind(u32),
+    Replay {
+        as_is: bool,
+    },
+    Pause(bool),
+    Forget,
     Sweep,
     MakeRoom,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn append_or_settle() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (1u8..6, any::<bool>(), 0u16..900).prop_map(|(messages, both, size)| Step::Append { messages, both, size }),
-        3 => (1u8..5, prop::bool::weighted(0.1)).prop_map(|(share, dead)| Step::Settle { share, dead }),
+        3 => (1u8..5, prop::bool::weighted(0.2)).prop_map(|(share, dead)| Step::Settle { share, dead }),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        7 => append_or_settle(),
+        2 => append_or_settle().prop_map(|step| Step::Unsynced(Box::new(step))),
+        1 => (0u32..3).prop_map(Step::Rewind),
+        1 => any::<bool>().prop_map(|as_is| Step::Replay { as_is }),
+        1 => any::<bool>().prop_map(Step::Pause),
+        1 => Just(Step::Forget),
         1 => Just(Step::Sweep),
         1 => Just(Step::MakeRoom),
     ]
 }
+
+/// `a` keeps up, `b` has a small quota, and new messages of `c` go first. Few
+/// messages are handed out, so that all are behind at times. The number 3 is
+/// of a stream that has no file any more.
+fn open_three(disk: &SimDisk) -> Store {
+    let mut three = streams(&["a", "b", "c"]);
+    three[1].quota.max_backlog = SMALL_QUOTA;
+    three[2].live_first = true;
+    let options = Options { loaded_messages: 6, ..options() };
+    Store::open(Arc::new(disk.clone()), options, &three).unwrap()
+}
+
+const SMALL_QUOTA: u64 = 3000;
+const NAMES: [u32; 3] = [0, 1, 2];
 
 struct Run {
     bench: Bench,
@@ -52,20 +105,41 @@ struct Run {
     number: u64,
 }
 
+fn text(pending: &Pending) -> String {
+    String::from_utf8(pending.message.payload.to_vec()).unwrap()
+}
+
+impl World {
+    fn certain(&mut self, commit: Commit) {
+        self.acknowledged.extend(commit.sent);
+        self.settled.extend(commit.settled);
+        self.buried.extend(commit.buried);
+    }
+}
+
 impl Run {
     fn new() -> Self {
-        Self { bench: Bench::new(&["a", "b"]), world: World::default(), number: 0 }
+        let disk = SimDisk::new();
+        let mut bench = Bench { store: open(&disk, &["a", "b", "c", "gone"]), disk, given: Vec::new() };
+        bench.append(&["nobody reads it"], &[3]);
+        let disk = bench.disk.crash(|| false);
+        let world = World { paused: [false].into(), ..World::default() };
+        Self { bench: Bench { store: open_three(&disk), disk, given: Vec::new() }, world, number: 0 }
     }
 
     /// False: the disk has failed meanwhile.
     fn step(&mut self, step: &Step) -> bool {
+        self.store_step(step, true).is_ok()
+    }
+
+    fn store_step(&mut self, step: &Step, durable: bool) -> Result<()> {
         let Self { bench, world, number } = self;
         let mut work = Work::default();
-        let mut now_sent: Vec<(u32, String)> = Vec::new();
-        let mut now_settled: Vec<(u32, String)> = Vec::new();
+        let mut commit = Commit::default();
         match step {
+            Step::Unsynced(step) => return self.store_step(step, false),
             Step::Append { messages, both, size } => {
-                let streams: &[u32] = if *both { &[0, 1] } else { &[0] };
+                let streams: &[u32] = if *both { &NAMES } else { &[0] };
                 let texts: Vec<String> = (0..*messages)
                     .map(|_| {
                         *number += 1;
@@ -74,7 +148,7 @@ impl Run {
                     .collect();
                 let refs: Vec<&str> = texts.iter().map(String::as_str).collect();
                 work.batches.push(for_streams(&refs, streams));
-                now_sent = streams.iter().flat_map(|s| texts.iter().map(|t| (*s, t.clone()))).collect();
+                commit.sent = streams.iter().flat_map(|s| texts.iter().map(|t| (*s, t.clone()))).collect();
             }
             Step::Settle { share, dead } => {
                 let outcome = if *dead { Outcome::DeadLettered } else { Outcome::Delivered };
@@ -83,70 +157,119 @@ impl Run {
                     number += 1;
                     let stays = number % u32::from(*share) != 0;
                     if !stays {
-                        work.settlements.push((StreamIndex(*stream), ended(pending.position, outcome)));
-                        now_settled
-                            .push((*stream, String::from_utf8(pending.message.payload.to_vec()).unwrap()));
+                        let mut settlement = ended(pending.position, outcome);
+                        for letter in &mut settlement.dead_letters {
+                            letter.message = pending.message.clone();
+                        }
+                        work.settlements.push((StreamIndex(*stream), settlement));
+                        commit.settled.insert((*stream, text(pending)));
                     }
                     stays
                 });
+                world.perhaps.extend(commit.settled.iter().cloned());
+                if *dead {
+                    commit.buried = commit.settled.clone();
+                } else {
+                    world.buried.retain(|text| !commit.settled.contains(text));
+                }
             }
-            Step::Sweep => return bench.store.sweep().is_ok(),
-            Step::MakeRoom => return bench.store.make_room(u64::MAX).is_ok(),
-        }
-        for (stream, text) in &now_sent {
-            world.sent.entry(*stream).or_default().insert(text.clone());
-        }
-        for (stream, text) in &now_settled {
-            world.perhaps.entry(*stream).or_default().insert(text.clone());
-        }
-        match bench.store.commit(&work, true) {
-            Ok(handed) => {
-                for (stream, text) in now_sent {
-                    world.acknowledged.entry(stream).or_default().insert(text);
+            Step::Rewind(stream) => {
+                let sent = world.sent.clone();
+                world.again.extend(sent.iter().filter(|(s, _)| s == stream).cloned());
+                let rewind = Rewind {
+                    stream: StreamIndex(*stream),
+                    from: 0,
+                    until: u64::MAX,
+                    rate: None,
+                    keep_state: false,
+                    dry_run: false,
+                };
+                let wanted =
+                    |m: &Message| sent.contains(&(*stream, String::from_utf8(m.payload.to_vec()).unwrap()));
+                bench.store.begin_rewind(&rewind)?;
+                let mut next = Some(0);
+                while let Some(from) = next {
+                    let slice = bench.store.rewind_slice(&rewind, from, &wanted)?;
+                    bench.take(slice.handed);
+                    next = slice.next;
                 }
-                for (stream, text) in now_settled {
-                    world.settled.entry(stream).or_default().insert(text);
-                }
-                bench.take(handed);
-                match bench.store.read_on() {
-                    Ok(handed) => bench.take(handed),
-                    Err(_) => return false,
-                }
-                true
+                return Ok(());
             }
-            Err(_) => false,
+            Step::Replay { as_is } => {
+                let letters = find_letters(&bench.store.index(), &DeadLetterFilter::default())?;
+                let texts = letters
+                    .iter()
+                    .map(|(_, s, l)| (s.0, String::from_utf8(l.message.payload.to_vec()).unwrap()));
+                world.again.extend(texts);
+                work = Store::replay_work(letters, *as_is).0;
+            }
+            Step::Pause(paused) => {
+                world.paused.insert(*paused);
+                bench.store.pause(StreamIndex(0), *paused)?;
+                world.paused = [*paused].into();
+                return Ok(());
+            }
+            Step::Forget => {
+                bench.store.forget(StreamIndex(3))?;
+                world.forgotten = true;
+                return Ok(());
+            }
+            Step::Sweep => return bench.store.sweep(),
+            Step::MakeRoom => return bench.store.make_room(u64::MAX),
         }
+        world.sent.extend(commit.sent.iter().cloned());
+        let handed = bench.store.commit(&work, durable)?;
+        world.later.push(commit);
+        if durable {
+            for commit in std::mem::take(&mut world.later) {
+                world.certain(commit);
+            }
+        }
+        bench.take(handed);
+        let handed = bench.store.read_on()?;
+        bench.take(handed);
+        Ok(())
     }
 
     /// After everything: what is on this disk.
     fn judge(&self, disk: &SimDisk) {
-        let mut bench = Bench { disk: disk.clone(), store: open(disk, &["a", "b"]), given: Vec::new() };
+        let world = &self.world;
+        let mut bench = Bench { disk: disk.clone(), store: open_three(disk), given: Vec::new() };
         bench.check();
-        for stream in [0, 1] {
-            let mut there = BTreeSet::new();
-            loop {
-                let handed = bench.store.read_on().unwrap();
-                bench.take(handed);
-                let before = there.len();
-                there.extend(bench.texts(stream));
-                bench.settle_all(stream, Outcome::Delivered);
-                if there.len() == before {
-                    break;
-                }
-            }
-            let none = BTreeSet::new();
-            let set = |sets: &BTreeMap<u32, BTreeSet<String>>| sets.get(&stream).unwrap_or(&none).clone();
-            let (sent, acknowledged) = (set(&self.world.sent), set(&self.world.acknowledged));
-            let (settled, perhaps) = (set(&self.world.settled), set(&self.world.perhaps));
-            assert!(there.is_subset(&sent), "something that nobody sent: {:?}", there.difference(&sent));
-            let owed: BTreeSet<_> = acknowledged.difference(&perhaps).cloned().collect();
-            assert!(owed.is_subset(&there), "lost: {:?}", owed.difference(&there));
-            assert!(there.is_disjoint(&settled), "settled and back: {:?}", there.intersection(&settled));
-            assert_eq!(bench.books(stream).queued, 0);
-        }
-        let letters = find_letters(&bench.store.index(), &Default::default()).unwrap();
+        assert!(world.paused.contains(&bench.store.record(StreamIndex(0)).unwrap().paused));
+        assert!(!world.forgotten || bench.store.orphans().count() == 0, "it was forgotten");
+        let letters = find_letters(&bench.store.index(), &DeadLetterFilter::default()).unwrap();
         let damaged: Vec<_> = letters.iter().filter(|(_, _, l)| l.reason.contains("damaged")).collect();
         assert!(damaged.is_empty(), "a crash is no damage: {damaged:?}");
+        let dead: Texts = letters
+            .iter()
+            .map(|(_, s, l)| (s.0, String::from_utf8(l.message.payload.to_vec()).unwrap()))
+            .collect();
+        let mut there = Texts::new();
+        bench.read_on();
+        while !bench.given.is_empty() {
+            let mut last = BTreeMap::new();
+            let mut work = Work::default();
+            for (stream, pending) in std::mem::take(&mut bench.given) {
+                let before = last.insert((stream, pending.reading == Reading::Rewound), pending.position);
+                assert!(before < Some(pending.position), "out of order: {before:?} {pending:?}");
+                there.insert((stream, text(&pending)));
+                let delivered = ended(pending.position, Outcome::Delivered);
+                work.settlements.push((StreamIndex(stream), delivered));
+            }
+            bench.commit(work);
+        }
+        assert!(there.is_subset(&world.sent), "nobody sent: {:?}", there.difference(&world.sent));
+        let owed = world.acknowledged.difference(&world.perhaps).chain(&world.buried);
+        let lost: Vec<_> = owed.filter(|text| !there.contains(text) && !dead.contains(text)).collect();
+        let expired = lost.iter().filter(|(stream, _)| *stream == 1).count();
+        assert_eq!(lost.len(), expired, "lost: {lost:?}");
+        assert!(expired as u64 <= bench.books(1).expired, "lost and not counted: {lost:?}");
+        let settled: Texts = world.settled.difference(&world.again).cloned().collect();
+        assert!(there.is_disjoint(&settled), "back: {:?}", there.intersection(&settled));
+        for stream in NAMES {
+            assert_eq!(bench.books(stream).queued, 0);
+        }
         bench.append(&["goes on"], &[0, 1]);
         assert_eq!(bench.texts(0), ["goes on"]);
     }
@@ -233,7 +356,7 @@ fn opening_again_after_a_failure_goes_on_without_repeats_and_gaps() {
             let Bench { disk, store, given } = run.bench;
             let memory = store.into_memory();
             disk.repair();
-            let mut store = open(&disk, &["a", "b"]);
+            let mut store = open_three(&disk);
             let handed = store.resume(&memory, &unsettled).unwrap();
             assert!(handed.is_empty(), "nothing was committed without a sync");
             let mut bench = Bench { disk, store, given };
@@ -241,7 +364,7 @@ fn opening_again_after_a_failure_goes_on_without_repeats_and_gaps() {
             run.bench = bench;
         }
         // Whatever is queued was given exactly once.
-        for stream in [0, 1] {
+        for stream in NAMES {
             let texts = run.bench.texts(stream);
             let distinct: BTreeSet<_> = texts.iter().collect();
             assert_eq!(texts.len(), distinct.len(), "given twice when operation {at} failed");
@@ -264,7 +387,7 @@ fn a_full_disk_refuses_appends_and_lets_settlements_through_once_there_is_space(
     let Run { bench: Bench { disk, store, given }, world, number } = run;
     let memory = store.into_memory();
     disk.repair();
-    let mut store = open(&disk, &["a", "b"]);
+    let mut store = open_three(&disk);
     assert!(store.resume(&memory, &[]).unwrap().is_empty());
     let mut run = Run { bench: Bench { disk, store, given }, world, number };
     assert!(run.step(&Step::Settle { share: 1, dead: false }));
