@@ -7,7 +7,7 @@
 //! | `streams` | name | [`StreamRecord`] |
 //! | `books` | stream | [`Counts`] |
 //! | `chunks` | chunk | [`Place`] |
-//! | `live`, `again` | stream, chunk | bits of the messages that are pending; `again` those of a rewind |
+//! | `live`, `again` | stream, chunk | mean size and bits of the messages that are pending; `again` those of a rewind |
 //! | `segments` | segment | [`SegmentRecord`] |
 //! | `dead_letters` | id | stream and letter |
 //! | `state` | stream, key | what its scripts wrote |
@@ -25,7 +25,7 @@ pub(super) const FORMAT: u64 = 1;
 
 pub(super) type Result<T, E = redb::Error> = std::result::Result<T, E>;
 
-type PlaceTuple = (u32, u64, u32, u32, u32, u32, u64);
+type PlaceTuple = (u32, u64, u32, u32, u32, u64);
 type CountsTuple = (u64, u64, u64, u64, u64, u64, u64, u64);
 type SegmentTuple = (u64, u32, u64, u64, u64, u64);
 
@@ -75,7 +75,7 @@ pub(super) struct Counts {
     pub expired: u64,
     pub superseded: u64,
     pub dead_lettered: u64,
-    /// Bytes of what is queued: its messages count as the mean of their chunk.
+    /// Bytes of what is queued: its messages count as the mean of their row.
     pub backlog: u64,
 }
 
@@ -86,8 +86,6 @@ pub(super) struct Place {
     pub offset: u64,
     pub length: u32,
     pub checksum: u32,
-    /// Bytes that one of its messages counts for.
-    pub mean: u32,
     /// Rows that name it.
     pub rows: u32,
     /// When its first message was received, Unix milliseconds.
@@ -449,11 +447,11 @@ impl Counts {
 
 impl Place {
     fn tuple(&self) -> PlaceTuple {
-        (self.segment, self.offset, self.length, self.checksum, self.mean, self.rows, self.received)
+        (self.segment, self.offset, self.length, self.checksum, self.rows, self.received)
     }
 
-    fn of((segment, offset, length, checksum, mean, rows, received): PlaceTuple) -> Self {
-        Self { segment, offset, length, checksum, mean, rows, received }
+    fn of((segment, offset, length, checksum, rows, received): PlaceTuple) -> Self {
+        Self { segment, offset, length, checksum, rows, received }
     }
 }
 

@@ -3,6 +3,8 @@
 /// A set of message numbers of one chunk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Row {
+    /// Bytes that each of them counts for: the mean of those that it began with.
+    pub mean: u32,
     /// Bit `i % 8` of byte `i / 8` is message `i`; no zero byte at the end.
     bytes: Vec<u8>,
 }
@@ -10,14 +12,26 @@ pub(super) struct Row {
 // === impl Row ===
 
 impl Row {
+    /// Reads what [`Row::to_bytes`] gave.
     pub(super) fn from_bytes(bytes: &[u8]) -> Self {
-        let mut row = Self { bytes: bytes.to_vec() };
+        let (mean, bits) = bytes.split_first_chunk::<4>().unwrap_or((&[0; 4], &[]));
+        let mut row = Self { mean: u32::from_le_bytes(*mean), bytes: bits.to_vec() };
         row.trim();
         row
     }
 
-    pub(super) fn as_bytes(&self) -> &[u8] {
-        &self.bytes
+    /// As it is stored: the mean, little endian, and the bits.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(4 + self.bytes.len());
+        bytes.extend_from_slice(&self.mean.to_le_bytes());
+        bytes.extend_from_slice(&self.bytes);
+        bytes
+    }
+
+    /// `bytes` are of all its messages together.
+    pub(super) fn weigh(&mut self, bytes: usize) {
+        let messages = (self.len() as usize).max(1);
+        self.mean = u32::try_from(bytes.div_ceil(messages)).unwrap_or(u32::MAX);
     }
 
     pub(super) fn insert(&mut self, index: u32) {
@@ -94,7 +108,7 @@ mod tests {
                 prop_assert_eq!(row.len() as usize, model.len());
                 prop_assert_eq!(row.is_empty(), model.is_empty());
                 prop_assert_eq!(row.contains(index), model.contains(&index));
-                prop_assert_eq!(&Row::from_bytes(row.as_bytes()), &row);
+                prop_assert_eq!(&Row::from_bytes(&row.to_bytes()), &row);
             }
         }
     }

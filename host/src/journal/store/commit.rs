@@ -57,13 +57,15 @@ impl Store {
         let mut batches = batches.iter().filter(|b| !b.items.is_empty()).peekable();
         while let Some(first) = batches.next() {
             let mut items: Vec<Item> = Vec::new();
-            let mut rows: BTreeMap<u32, Row> = BTreeMap::new();
+            let mut rows: BTreeMap<u32, (Row, usize)> = BTreeMap::new();
             let mut bytes = 0;
             let mut add = |batch: &Batch| {
                 for (item, streams) in &batch.items {
                     let number = u32::try_from(items.len()).unwrap_or(u32::MAX);
                     for stream in streams {
-                        rows.entry(stream.0).or_default().insert(number);
+                        let (row, bytes) = rows.entry(stream.0).or_default();
+                        row.insert(number);
+                        *bytes += item.message.size();
                     }
                     bytes += item.message.size();
                     items.push(item.clone());
@@ -80,6 +82,11 @@ impl Store {
             }
             // A stream that is not known (any more) wants nothing.
             rows.retain(|stream, _| self.streams.contains_key(stream));
+            let weighed = rows.into_iter().map(|(stream, (mut row, bytes))| {
+                row.weigh(bytes);
+                (stream, row)
+            });
+            let rows: BTreeMap<u32, Row> = weighed.collect();
             let chunk = self.next_chunk;
             self.next_chunk += 1;
             let frame = chunk::encode(chunk, &items);
@@ -91,7 +98,6 @@ impl Store {
                 offset,
                 length: u32::try_from(frame.len()).unwrap_or(u32::MAX),
                 checksum: crc32fast::hash(&frame),
-                mean: u32::try_from(bytes.div_ceil(items.len().max(1))).unwrap_or(u32::MAX),
                 rows: u32::try_from(rows.len()).unwrap_or(u32::MAX),
                 received,
             };
@@ -107,8 +113,8 @@ impl Store {
         self.chunk_added(*chunk, place, laid.newest);
         for (index, row) in rows {
             let Some(stream) = self.streams.get_mut(index) else { continue };
-            tables.set_row(Queue::Live, *index, *chunk, row.as_bytes())?;
-            stream.begun(row.len().into(), place.mean, laid.reread);
+            tables.set_row(Queue::Live, *index, *chunk, &row.to_bytes())?;
+            stream.begun(row.len().into(), row.mean, laid.reread);
         }
         Ok(())
     }
@@ -160,7 +166,7 @@ impl Store {
                     if !std::mem::replace(&mut loaded.dirty, true) {
                         self.dirty_rows.push((queue, index, chunk));
                     }
-                    let mean = loaded.mean;
+                    let mean = loaded.row.mean;
                     stream.unload(queue, mean);
                     stream.ended(1, mean);
                     return Ok(true);
@@ -170,8 +176,7 @@ impl Store {
             let Some(bits) = tables.row(queue, index, chunk)? else { continue };
             let mut row = Row::from_bytes(&bits);
             if row.remove(number) {
-                let mean = tables.place(chunk)?.map_or(0, |p| p.mean);
-                stream.ended(1, mean);
+                stream.ended(1, row.mean);
                 self.put_row(tables, queue, index, chunk, &row)?;
                 return Ok(true);
             }
@@ -192,7 +197,7 @@ impl Store {
             tables.forget_row(queue, stream, chunk)?;
             self.release(tables, chunk)
         } else {
-            tables.set_row(queue, stream, chunk, row.as_bytes())
+            tables.set_row(queue, stream, chunk, &row.to_bytes())
         }
     }
 
@@ -241,9 +246,9 @@ impl Store {
                 if rows.loaded.contains_key(&chunk) {
                     continue;
                 }
-                let messages = u64::from(Row::from_bytes(&bits).len());
-                let mean = tables.place(chunk)?.map_or(0, |p| p.mean);
-                stream.ended(messages, mean);
+                let row = Row::from_bytes(&bits);
+                let messages = u64::from(row.len());
+                stream.ended(messages, row.mean);
                 stream.counts.count(Outcome::Expired, messages);
                 self.put_row(tables, queue, index, chunk, &Row::default())?;
             }
@@ -295,7 +300,7 @@ impl Store {
                 }
                 continue;
             }
-            stream.load(Queue::Live, laid.chunk, row.clone(), laid.place.mean, laid.place.received);
+            stream.load(Queue::Live, laid.chunk, row.clone(), laid.place.received);
             if !stream.live.behind {
                 stream.live.next = laid.chunk + 1;
             }

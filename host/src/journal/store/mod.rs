@@ -157,7 +157,6 @@ struct Rows {
 
 struct Loaded {
     row: Row,
-    mean: u32,
     received: u64,
     dirty: bool,
 }
@@ -166,6 +165,8 @@ struct Loaded {
 struct Segment {
     record: SegmentRecord,
     dirty: bool,
+    /// It is not rewritten again.
+    damaged: bool,
 }
 
 // === impl Store ===
@@ -268,11 +269,11 @@ impl Stream {
     }
 
     /// Notes the messages of a row as handed out.
-    fn load(&mut self, queue: Queue, chunk: u64, row: Row, mean: u32, received: u64) {
+    fn load(&mut self, queue: Queue, chunk: u64, row: Row, received: u64) {
         let rows = self.rows(queue);
         rows.loaded_messages += u64::from(row.len());
-        rows.loaded_bytes += u64::from(row.len()) * u64::from(mean);
-        rows.loaded.insert(chunk, Loaded { row, mean, received, dirty: false });
+        rows.loaded_bytes += u64::from(row.len()) * u64::from(row.mean);
+        rows.loaded.insert(chunk, Loaded { row, received, dirty: false });
     }
 
     /// One loaded message has ended.

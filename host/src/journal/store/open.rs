@@ -155,7 +155,7 @@ impl Store {
                         .for_each(|i| again.insert(i));
                     lost.extend(pending(chunk, &again, &items, queue));
                     if let Some(stream) = self.streams.get_mut(&index) {
-                        stream.load(queue, chunk, row, place.mean, place.received);
+                        stream.load(queue, chunk, row, place.received);
                     }
                 }
                 if !lost.is_empty() {
@@ -169,7 +169,7 @@ impl Store {
     /// Reads what the index has of streams and segments.
     fn load(&mut self, snapshot: &Snapshot) -> Result<(), OpenError> {
         for (segment, record) in snapshot.segments()? {
-            self.segments.insert(segment, Segment { record, dirty: false });
+            self.segments.insert(segment, Segment { record, dirty: false, damaged: false });
         }
         for (name, record) in snapshot.streams()? {
             let counts = snapshot.counts(record.index)?;
@@ -232,6 +232,11 @@ impl Store {
             tables.set_number("next_stream", next_stream.into())?;
             records.iter().try_for_each(|(name, record)| tables.set_stream(name, record))
         })?;
+        self.forget_orphans(now)
+    }
+
+    /// Forgets streams that have had no file for too long.
+    pub(super) fn forget_orphans(&mut self, now: u64) -> Result<()> {
         let expired: Vec<_> = self
             .orphans()
             .filter(|(_, _, since)| since.saturating_add(ORPHANED_FOR) <= now)

@@ -105,7 +105,7 @@ impl Store {
                 && let Some(stream) = self.streams.get_mut(&index)
             {
                 messages.extend(pending(chunk, &row, &items, queue));
-                stream.load(queue, chunk, row, place.mean, place.received);
+                stream.load(queue, chunk, row, place.received);
             }
         }
         if last
@@ -185,7 +185,10 @@ impl Store {
                 file.write_at(0, &bytes)?;
                 file.sync()
             });
-            copied.map_err(failed)?;
+            // A full disk must not keep the rest from being served.
+            if let Err(error) = copied.map_err(failed) {
+                error!(chunk, %error, "what is left of a damaged chunk could not be put aside");
+            }
         }
         let file = self.disk.path(&name);
         error!(
@@ -216,7 +219,7 @@ impl Store {
                     }
                     let row = Row::from_bytes(&bits);
                     let messages = u64::from(row.len());
-                    stream.ended(messages, place.mean);
+                    stream.ended(messages, row.mean);
                     stream.counts.count(Outcome::DeadLettered, messages);
                     let letter = DeadLetter {
                         position: Position { chunk, index: row.iter().next().unwrap_or(0) },

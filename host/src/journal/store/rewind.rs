@@ -66,10 +66,13 @@ impl Store {
             }
             let Some((_, items)) = self.chunk_or_damage(&snapshot, chunk)? else { continue };
             let mut row = Row::default();
+            let mut bytes = 0;
             for (number, item) in (0u32..).zip(items.iter()) {
                 let message = &item.message;
                 let in_time = (rewind.from..rewind.until).contains(&message.received_at);
                 if !in_time
+                    // What was replayed has its first reading before it.
+                    || item.reread
                     || item.as_is.is_some()
                     || !wanted(message)
                     || self.is_pending(&snapshot, rewind.stream, chunk, number)?
@@ -77,12 +80,14 @@ impl Store {
                     continue;
                 }
                 row.insert(number);
+                bytes += message.size();
                 found.messages += 1;
                 found.bytes += message.size() as u64;
                 found.oldest = Some(found.oldest.map_or(message.received_at, |o| o.min(message.received_at)));
                 found.newest = found.newest.max(Some(message.received_at));
             }
             if !row.is_empty() {
+                row.weigh(bytes);
                 rows.insert(chunk, (row, items));
             }
         }
@@ -126,14 +131,16 @@ impl Store {
                 let before = tables.row(Queue::Again, stream.0, chunk)?;
                 let is_new = before.is_none();
                 let Some(known) = self.streams.get_mut(&stream.0) else { continue };
-                known.begun(row.len().into(), place.mean, true);
+                // One mean a row: what is added to one counts as the others do.
+                let mean = before.as_ref().map_or(row.mean, |bits| Row::from_bytes(bits).mean);
+                known.begun(row.len().into(), mean, true);
                 if let Some(loaded) = known.again.loaded.get_mut(&chunk) {
                     // Readers are past this chunk already.
                     row.iter().for_each(|number| loaded.row.insert(number));
                     let whole = loaded.row.clone();
                     known.again.loaded_messages += u64::from(row.len());
-                    known.again.loaded_bytes += u64::from(row.len()) * u64::from(place.mean);
-                    tables.set_row(Queue::Again, stream.0, chunk, whole.as_bytes())?;
+                    known.again.loaded_bytes += u64::from(row.len()) * u64::from(mean);
+                    tables.set_row(Queue::Again, stream.0, chunk, &whole.to_bytes())?;
                     handed.push(Handed {
                         stream,
                         lot: Lot::Again,
@@ -142,8 +149,9 @@ impl Store {
                     continue;
                 }
                 let mut whole = before.map(|bits| Row::from_bytes(&bits)).unwrap_or_default();
+                whole.mean = mean;
                 row.iter().for_each(|number| whole.insert(number));
-                tables.set_row(Queue::Again, stream.0, chunk, whole.as_bytes())?;
+                tables.set_row(Queue::Again, stream.0, chunk, &whole.to_bytes())?;
                 known.again.next = known.again.next.min(chunk);
                 known.again.behind = true;
                 known.again.waiting_since =
@@ -166,7 +174,7 @@ pub(in crate::journal) fn check(index: &Index) -> index::Result<Vec<Difference>>
     let mut rows: BTreeMap<u64, u32> = BTreeMap::new();
     for queue in [Queue::Live, Queue::Again] {
         snapshot.each_row(queue, |stream, chunk, bits| {
-            *queued.entry(stream).or_default() += bits.iter().map(|b| u64::from(b.count_ones())).sum::<u64>();
+            *queued.entry(stream).or_default() += u64::from(Row::from_bytes(bits).len());
             *rows.entry(chunk).or_default() += 1;
         })?;
     }

@@ -39,7 +39,7 @@ impl Store {
         }
         while self.room() < wanted {
             let sparse = self.segments.iter().filter(|(number, s)| {
-                Some(**number) != self.current && s.record.held_bytes * SPARSE < s.record.length
+                Some(**number) != self.current && !s.damaged && s.record.held_bytes * SPARSE < s.record.length
             });
             let Some((number, _)) = sparse.min_by_key(|(_, s)| s.record.held_bytes) else { break };
             let number = *number;
@@ -61,7 +61,8 @@ impl Store {
         {
             self.current = None;
         }
-        self.remove_settled(now.saturating_sub(keep), u64::MAX)
+        self.remove_settled(now.saturating_sub(keep), u64::MAX)?;
+        self.forget_orphans(now)
     }
 
     /// Removes settled segments whose messages are all older than `before`,
@@ -113,12 +114,15 @@ impl Store {
         let index = self.durable_index()?;
         let places = index.write(Durability::Immediate, |t| t.places_in(number, &segment.record))?;
         let mut moved = Vec::new();
+        let mut damaged = false;
         for (chunk, place) in places.into_iter().filter(|(_, place)| place.rows > 0) {
             let mut bytes = vec![0; place.length as usize];
             let name = segment_name(number);
             let read = self.file(number).and_then(|file| file.read_at(place.offset, &mut bytes));
             if read.is_err() || crc32fast::hash(&bytes) != place.checksum {
                 self.damaged(chunk, &place, "found while a segment was rewritten")?;
+                // Readers may have its messages in memory: their rows keep it.
+                damaged = true;
                 continue;
             }
             let (segment, offset) = self.write_segment(&bytes)?;
@@ -138,6 +142,12 @@ impl Store {
             chunks = moved.len(),
             "a mostly settled segment of the journal was rewritten"
         );
+        if damaged {
+            if let Some(segment) = self.segments.get_mut(&number) {
+                segment.damaged = true;
+            }
+            return Ok(());
+        }
         self.forget_segment(number)
     }
 

@@ -276,7 +276,7 @@ fn the_check_finds_books_and_records_that_are_wrong() {
     );
     let one = |t: &mut Tables<'_>| {
         t.set_counts(0, &counts(1)).unwrap();
-        t.set_row(Queue::Live, 0, 0, &[1]).unwrap();
+        t.set_row(Queue::Live, 0, 0, &[0, 0, 0, 0, 1]).unwrap();
     };
     assert_eq!(wrong(&one), Vec::<String>::new());
     let none = |t: &mut Tables<'_>| {
@@ -284,4 +284,19 @@ fn the_check_finds_books_and_records_that_are_wrong() {
         t.forget_row(Queue::Live, 0, 0).unwrap();
     };
     assert_eq!(wrong(&none), ["chunk 0 counts 1 rows, 0 name it"]);
+}
+
+#[test]
+fn a_stream_counts_its_own_bytes_and_not_those_of_its_neighbours() {
+    let mut bench = Bench::new(&["a", "b"]);
+    let large = "x".repeat(5000);
+    let mut both = for_streams(&["1", "2"], &[0]);
+    both.items.extend(for_streams(&[&large], &[1]).items);
+    bench.commit(Work { batches: vec![both], ..Work::default() });
+    let backlog = |bench: &Bench, stream| bench.store.books(StreamIndex(stream)).1;
+    assert_eq!(backlog(&bench, 0), 2 * "t/1".len() as u64 + 2);
+    assert_eq!(backlog(&bench, 1), 5002 + 5000);
+    bench.settle_all(0, Outcome::Delivered);
+    bench.settle_all(1, Outcome::Delivered);
+    assert_eq!((backlog(&bench, 0), backlog(&bench, 1)), (0, 0));
 }
