@@ -21,6 +21,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -37,6 +38,8 @@ const LONE_ENDS: u32 = 3;
 /// Refusals after which a probe may be of the suspect's own key, if there is
 /// no other: a stream of one key must not wait for ever.
 const PATIENCE: u32 = 3;
+/// How long after a refusal the destination is taken to refuse still.
+const RIGHT_BEHIND: Duration = Duration::from_secs(1);
 /// Most messages that a lane's deliveries carry before it maps no more.
 const CARRIED: usize = 4096;
 
@@ -49,8 +52,19 @@ pub(super) struct Outbox {
     /// One at a time until everything up to this delivery has settled.
     narrow_until: Option<DeliveryId>,
     carried: usize,
+    own_key: OwnKey,
     life: Arc<ProofOfLife>,
     backoff: Backoff,
+}
+
+/// Whether a later delivery of a suspect's own key may be the probe. Only right
+/// behind a refusal of the suspect: had the destination recovered in between,
+/// the later one would be accepted first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OwnKey {
+    No,
+    Until(Instant),
+    Reconnected,
 }
 
 #[derive(Debug)]
@@ -142,6 +156,7 @@ impl Outbox {
             window: window.max(1),
             narrow_until: None,
             carried: 0,
+            own_key: OwnKey::No,
             life,
             backoff: Backoff::new(seed),
         }
@@ -193,7 +208,7 @@ impl Outbox {
     /// [`Outbox::sent`] before it asks again.
     pub(super) fn next(&mut self, now: Instant) -> Option<(DeliveryId, &Parcel)> {
         self.wake(now);
-        let index = self.next_index()?;
+        let index = self.next_index(now)?;
         let item = &self.items[index];
         Some((item.id, &item.parcel))
     }
@@ -201,6 +216,7 @@ impl Outbox {
     /// The delivery is on its way.
     pub(super) fn sent(&mut self, id: DeliveryId) {
         let stamp = self.life.now();
+        self.own_key = OwnKey::No;
         if let Some(item) = self.find(id) {
             item.stage = Stage::InFlight { sent: stamp };
             item.sent = Some(stamp);
@@ -252,6 +268,11 @@ impl Outbox {
         for index in &in_flight {
             self.items[*index].stage = Stage::Ready;
         }
+        // Where the refusal was the end of the connection, or brought it about,
+        // the probe can only go out on the next one.
+        if in_flight.is_empty() && matches!(self.own_key, OwnKey::Until(until) if now <= until) {
+            self.own_key = OwnKey::Reconnected;
+        }
         if fault.kind != FaultKind::Unexplained {
             return (in_flight.len(), None);
         }
@@ -265,7 +286,11 @@ impl Outbox {
                         "{fault} ({} times with only this delivery in flight)",
                         item.lone_ends
                     ));
-                    self.refused(*alone, reply, now)
+                    let ended = self.refused(*alone, reply, now);
+                    if self.own_key != OwnKey::No {
+                        self.own_key = OwnKey::Reconnected;
+                    }
+                    ended
                 } else {
                     None
                 }
@@ -417,6 +442,12 @@ impl Outbox {
         item.refused.get_or_insert_with(|| self.life.now());
         item.refusals = item.refusals.saturating_add(1);
         item.stage = Stage::Suspect { until: now + self.backoff.pause(item.refusals, None) };
+        // Not of all suspects: those behind the oldest may be waiting for it.
+        let id = item.id;
+        let oldest = self.suspects().next().is_some_and(|i| i.id == id && i.refusals >= PATIENCE);
+        if oldest {
+            self.own_key = OwnKey::Until(now + RIGHT_BEHIND);
+        }
         None
     }
 
@@ -436,7 +467,7 @@ impl Outbox {
         }
     }
 
-    fn next_index(&self) -> Option<usize> {
+    fn next_index(&self, now: Instant) -> Option<usize> {
         let suspects = self.suspects().count();
         let window = if suspects > 0 || self.narrow_until.is_some() { 1 } else { self.window };
         if self.in_flight() >= window {
@@ -451,12 +482,15 @@ impl Outbox {
         if let Some(probe) = self.scan(suspects, Pick::Probe) {
             return Some(probe);
         }
-        // Nothing of another key: one of the oldest suspect's own key will have
-        // to do once that was given enough chances. (Not of all suspects: those
-        // behind it may be waiting for it.)
-        let tried_enough = self.suspects().next().is_some_and(|oldest| oldest.refusals >= PATIENCE);
-        let probe = if tried_enough { self.scan(suspects, Pick::ProbeOfAnyKey) } else { None };
-        probe.or_else(|| self.scan(suspects, Pick::InOrder))
+        // Nothing of another key: one of a suspect's own key will have to do,
+        // right behind a refusal.
+        let in_order = || self.scan(suspects, Pick::InOrder);
+        let own_key = || self.scan(suspects, Pick::ProbeOfAnyKey);
+        match self.own_key {
+            OwnKey::Until(until) if now <= until => in_order().or_else(own_key),
+            OwnKey::Reconnected => own_key().or_else(in_order),
+            OwnKey::No | OwnKey::Until(_) => in_order(),
+        }
     }
 
     /// The first delivery of that kind that nothing before it holds back.

@@ -166,6 +166,22 @@ fn a_stream_of_one_key_gets_past_a_bad_message() {
     assert_eq!(bench.delivered, [1, 2, 3, 4]);
 }
 
+/// It recovers while nothing is under way: what was refused first goes first.
+#[test]
+fn a_destination_that_recovers_gets_the_messages_of_a_key_in_order() {
+    for rounds in 1..12 {
+        let mut bench = Bench::new(1, 1);
+        (0..5).for_each(|n| bench.push(&[n]));
+        for _ in 0..rounds {
+            bench.send_all();
+            bench.answer(|_| refuse());
+            bench.idle();
+        }
+        bench.finish(|_| Verdict::Delivered);
+        assert_eq!(bench.delivered, [0, 1, 2, 3, 4], "after {rounds} rounds");
+    }
+}
+
 /// They filled the window, so that nothing was mapped any more that could have
 /// proven the destination alive: the stream stayed blocked for ever.
 #[test]
