@@ -23,7 +23,7 @@ use serde_json::Value;
 use sluicegate::bus::Message;
 use sluicegate::cli::map::{self, Session};
 use sluicegate::script::adapter::{self, Adapter};
-use sluicegate::script::{Engine, Limits, Mapper, Script, State};
+use sluicegate::script::{Engine, Mapper, Recipe, Script, State};
 
 /// Fewer would not show that an adapter copes with awkward input.
 const FEWEST_CASES: usize = 8;
@@ -82,8 +82,8 @@ fn cases(folder: &Path) -> Vec<PathBuf> {
 }
 
 async fn load(engine: &Engine, adapter: &Adapter, settings: &Value) -> Result<Script, String> {
-    let name = adapter.manifest.name.clone();
-    map::load(engine, name, adapter.wasm.into(), settings, Limits::default()).await.map_err(|e| e.to_string())
+    let recipe = Recipe { settings: settings.clone(), ..Recipe::new(&adapter.manifest.name, adapter.wasm) };
+    map::load(engine, recipe).await.map_err(|e| e.to_string())
 }
 
 /// An error says what differs.

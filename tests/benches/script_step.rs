@@ -16,7 +16,7 @@ use std::time::Duration;
 use common::{median, range, thread_cpu};
 use serde_json::{Value, json};
 use sluicegate::bus::Message;
-use sluicegate::script::{self, Engine, Limits, Mapper, Script, State};
+use sluicegate::script::{self, Engine, Mapper, Recipe, Script, State};
 use sluicegate_sdk::{BatchScript, Instance, RawMessage};
 use tokio::runtime::Runtime;
 
@@ -107,7 +107,8 @@ impl<S: BatchScript> Case<S> {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../target/adapters/{name}.wasm"));
         let wasm = std::fs::read(&file)
             .unwrap_or_else(|error| panic!("{}: {error}; `make adapters` builds it", file.display()));
-        let script = runtime.block_on(Script::load(engine, name, wasm.into(), settings, Limits::default()));
+        let script = runtime
+            .block_on(Script::load(engine, Recipe { settings: settings.clone(), ..Recipe::new(name, wasm) }));
         let script = script.unwrap_or_else(|error| panic!("{name}: {error}"));
         let case = |batch| {
             let log: script::LogSink = Arc::new(move |_, line| panic!("{name} logs: {line}"));

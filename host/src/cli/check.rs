@@ -14,7 +14,7 @@ use crate::config::{
 };
 use crate::destination::mqtt::{MqttAccess, MqttDestination, MqttSettings};
 use crate::destination::{Destination, Fault};
-use crate::script::{Engine, LoadError, Script, adapter};
+use crate::script::{Engine, LoadError, Recipe, Script, adapter};
 
 /// Scripts that are compiled, or destinations that are tried, at a time.
 const AT_A_TIME: usize = 8;
@@ -119,7 +119,9 @@ async fn try_script(settings: &StreamSettings, engine: &Engine) -> Option<Config
         Err(reason) => return Some(error(&["script"], reason, WASM.to_owned())),
     };
     let name = wiring::script_name(&script.source);
-    let loaded = Script::load(engine, &name, wasm, &script.settings, wiring::limits(script)).await;
+    let (settings, limits) = (script.settings.clone(), wiring::limits(script));
+    let recipe = Recipe { name: name.clone(), wasm, settings, limits };
+    let loaded = Script::load(engine, recipe).await;
     match loaded.err()? {
         LoadError::Settings(reason) => {
             // The script says which setting it means, if it means one.

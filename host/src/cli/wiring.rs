@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::bus::Route;
 use crate::config::{
     self, Config, DeliverySettings, DestinationSettings, Rate, ScriptSettings, ScriptSource, StreamEntry,
@@ -68,7 +70,7 @@ pub fn script_name(source: &ScriptSource) -> String {
 }
 
 /// The bytes of a script; an error for a person.
-pub fn read_script(source: &ScriptSource) -> Result<Arc<[u8]>, String> {
+pub fn read_script(source: &ScriptSource) -> Result<Bytes, String> {
     match source {
         ScriptSource::Official(name) => match adapter::official(name) {
             Some(adapter) => Ok(adapter.wasm.into()),

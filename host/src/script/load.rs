@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde_json::Value;
 
 use super::engine::Engine;
@@ -15,6 +16,26 @@ use super::state::State;
 use super::version::Version;
 use super::{Limits, LogSink};
 
+/// Everything that decides what a script makes of messages.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// What the script is called in logs, errors and tables.
+    pub name: String,
+    /// The module or component, as its author's tool wrote it.
+    pub wasm: Bytes,
+    /// `[script.settings]` as a JSON object; null stands for an empty one.
+    pub settings: Value,
+    /// What it may use.
+    pub limits: Limits,
+}
+
+impl Recipe {
+    /// A script without settings, under the usual limits.
+    pub fn new(name: impl Into<String>, wasm: impl Into<Bytes>) -> Self {
+        Self { name: name.into(), wasm: wasm.into(), settings: Value::Null, limits: Limits::default() }
+    }
+}
+
 /// A script that is compiled, linked and has accepted its settings once.
 /// Cloning is cheap.
 #[derive(Clone)]
@@ -26,6 +47,7 @@ struct Inner {
     name: String,
     version: Version,
     program: Arc<Program>,
+    /// The settings as the script gets them.
     settings: String,
     limits: Limits,
 }
@@ -82,14 +104,9 @@ pub enum LoadError {
 impl Script {
     /// Compiles (on a thread for blocking work: some 100 ms, seconds for
     /// JavaScript and Python; nothing if another script of the same bytes is
-    /// loaded), links, starts one instance and configures it with `settings`. `name` is for logs and errors only.
-    pub async fn load(
-        engine: &Engine,
-        name: &str,
-        wasm: Arc<[u8]>,
-        settings: &Value,
-        limits: Limits,
-    ) -> Result<Self, LoadError> {
+    /// loaded), links, starts one instance and configures it.
+    pub async fn load(engine: &Engine, recipe: Recipe) -> Result<Self, LoadError> {
+        let Recipe { name, wasm, settings, limits } = recipe;
         let settings = if settings.is_null() { "{}".to_owned() } else { settings.to_string() };
         let compiling = engine.clone();
         let memory = limits.memory;
@@ -100,7 +117,6 @@ impl Script {
         })
         .await
         .map_err(|error| LoadError::Invalid(format!("the compiler ended early: {error}")))??;
-        let name = name.to_owned();
         let script =
             Self(Arc::new(Inner { _engine: engine.clone(), name, version, program, settings, limits }));
         match script.start(Log::silent()).await {

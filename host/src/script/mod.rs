@@ -34,7 +34,7 @@ use bytes::Bytes;
 pub use engine::{Engine, EngineError};
 pub use fault::ScriptFault;
 pub use limits::Limits;
-pub use load::{LoadError, Script};
+pub use load::{LoadError, Recipe, Script};
 pub use mapper::Mapper;
 pub use state::{BeforeImage, State, Written};
 pub use version::Version;

@@ -25,6 +25,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -34,7 +35,7 @@ use crate::backoff::Backoff;
 use crate::bus::{KeyRule, unix_millis};
 use crate::destination::Destination;
 use crate::journal::{Journal, ReadRules, StreamIndex};
-use crate::script::{Engine, Limits, LogLevel, LogSink, Script};
+use crate::script::{Engine, Limits, LogLevel, LogSink, Recipe, Script};
 use identity::Identities;
 use intake::Intake;
 use lane::{Lane, Shared};
@@ -97,7 +98,7 @@ pub struct ScriptSource {
     /// What it is called in logs and in `/streams`.
     pub name: String,
     /// Reads the module or component; an error for a person.
-    pub read: Box<dyn Fn() -> Result<Arc<[u8]>, String> + Send + Sync>,
+    pub read: Box<dyn Fn() -> Result<Bytes, String> + Send + Sync>,
     /// `[script.settings]`.
     pub settings: Value,
     /// What it may use.
@@ -151,7 +152,8 @@ pub async fn run(stream: Stream, engine: Engine, journal: Journal, stop: Cancell
 /// its messages, and a file that is put in place later is found.
 async fn load(source: ScriptSource, engine: &Engine, status: &StreamStatus) -> Script {
     let ScriptSource { name, read, settings, limits } = source;
-    let read: Arc<dyn Fn() -> Result<Arc<[u8]>, String> + Send + Sync> = read.into();
+    let read: Arc<dyn Fn() -> Result<Bytes, String> + Send + Sync> = read.into();
+    let recipe = Recipe { settings, limits, ..Recipe::new(name, Vec::new()) };
     let mut backoff = Backoff::new(fastrand::u64(..));
     let mut failures = 0;
     loop {
@@ -161,7 +163,7 @@ async fn load(source: ScriptSource, engine: &Engine, status: &StreamStatus) -> S
             Err(failed) => Err(failed.to_string()),
         };
         let (code, reason) = match wasm {
-            Ok(wasm) => match Script::load(engine, &name, wasm, &settings, limits.clone()).await {
+            Ok(wasm) => match Script::load(engine, Recipe { wasm, ..recipe.clone() }).await {
                 Ok(script) => return script,
                 Err(error) => (Code::ScriptInvalid, error.to_string()),
             },

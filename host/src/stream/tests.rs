@@ -185,7 +185,7 @@ async fn start_here(
     limits: Limits,
 ) -> Running {
     let status = Arc::new(StreamStatus::new("test", StreamIndex(0)));
-    let wasm: Arc<[u8]> = scripts::transform(transform).into();
+    let wasm = bytes::Bytes::from(scripts::transform(transform));
     let stream = Stream {
         name: "test".to_owned(),
         index: StreamIndex(0),
@@ -422,8 +422,8 @@ fn shared(far: &Arc<FarSide>) -> Arc<Shared> {
 }
 
 async fn map_step(transform: &str, shared: &Arc<Shared>) -> MapStep {
-    let wasm = scripts::transform(transform).into();
-    let script = Script::load(scripts::engine(), "pass", wasm, &json!({}), Limits::default()).await.unwrap();
+    let wasm = scripts::transform(transform);
+    let script = Script::load(scripts::engine(), Recipe::new("pass", wasm)).await.unwrap();
     MapStep::new(script.lane(0, &crate::script::State::default(), log_sink("test")), shared)
 }
 

@@ -18,7 +18,7 @@ use super::{ConfigArg, wiring};
 use crate::bus::Message;
 use crate::config::{Config, ConfigErrors, DestinationSettings, StreamEntry};
 use crate::script::{
-    Engine, EngineError, Limits, LoadError, LogLevel, Mapper, Mapping, Script, ScriptFault, State, adapter,
+    Engine, EngineError, LoadError, LogLevel, Mapper, Mapping, Recipe, Script, ScriptFault, State, adapter,
 };
 
 /// Map messages from stdin (one payload a line) and print what becomes of them
@@ -173,10 +173,7 @@ pub enum MapError {
 
 /// What to run.
 struct Source {
-    name: String,
-    wasm: Arc<[u8]>,
-    settings: Value,
-    limits: Limits,
+    recipe: Recipe,
     /// Print the decoded packets of the Wialon protocol.
     packets: bool,
 }
@@ -201,7 +198,7 @@ pub async fn run(args: &MapArgs) -> ExitCode {
 async fn map(args: &MapArgs, mut input: impl BufRead, out: impl Write) -> Result<bool, MapError> {
     let source = source(args)?;
     let engine = Engine::new(2)?;
-    let script = load(&engine, source.name, source.wasm, &source.settings, source.limits).await?;
+    let script = load(&engine, source.recipe).await?;
     let mut mapper = script.lane(0, &State::new(), Arc::new(print_log));
     let mut session = Session::new(&mut mapper, source.packets, out);
     let mut well = true;
@@ -220,14 +217,9 @@ async fn map(args: &MapArgs, mut input: impl BufRead, out: impl Write) -> Result
 }
 
 /// Loads a script; the error names it.
-pub async fn load(
-    engine: &Engine,
-    name: String,
-    wasm: Arc<[u8]>,
-    settings: &Value,
-    limits: Limits,
-) -> Result<Script, MapError> {
-    Script::load(engine, &name, wasm, settings, limits).await.map_err(|error| MapError::Load { name, error })
+pub async fn load(engine: &Engine, recipe: Recipe) -> Result<Script, MapError> {
+    let name = recipe.name.clone();
+    Script::load(engine, recipe).await.map_err(|error| MapError::Load { name, error })
 }
 
 fn source(args: &MapArgs) -> Result<Source, MapError> {
@@ -237,16 +229,17 @@ fn source(args: &MapArgs) -> Result<Source, MapError> {
     }
     let settings =
         args.settings.as_deref().map_or_else(|| Ok(Value::Object(Default::default())), settings)?;
-    let limits = Limits::default();
     if let Some(name) = &args.adapter {
         let adapter = adapter::official(name).ok_or_else(|| MapError::Adapter(name.clone()))?;
         let packets = adapter.manifest.destinations.iter().any(|destination| destination == "wialon");
-        return Ok(Source { name: name.clone(), wasm: adapter.wasm.into(), settings, limits, packets });
+        let recipe = Recipe { settings, ..Recipe::new(name, adapter.wasm) };
+        return Ok(Source { recipe, packets });
     }
     // One of the three is there: clap has seen to that.
     let path = args.script.as_deref().unwrap_or(Path::new(""));
     let wasm = std::fs::read(path).map_err(|error| MapError::File { path: path.to_owned(), error })?;
-    Ok(Source { name: path.display().to_string(), wasm: wasm.into(), settings, limits, packets: false })
+    let recipe = Recipe { settings, ..Recipe::new(path.display().to_string(), wasm) };
+    Ok(Source { recipe, packets: false })
 }
 
 fn source_of_stream(config: Config, name: &str) -> Result<Source, MapError> {
@@ -265,10 +258,12 @@ fn source_of_stream(config: Config, name: &str) -> Result<Source, MapError> {
     let wasm = wiring::read_script(&script.source)
         .map_err(|problem| MapError::Unreadable { name: name.to_owned(), problem })?;
     Ok(Source {
-        name: format!("{} (stream {name})", wiring::script_name(&script.source)),
-        wasm,
-        settings: script.settings.clone(),
-        limits: wiring::limits(script),
+        recipe: Recipe {
+            name: format!("{} (stream {name})", wiring::script_name(&script.source)),
+            wasm,
+            settings: script.settings.clone(),
+            limits: wiring::limits(script),
+        },
         packets: matches!(settings.destination, DestinationSettings::Wialon(_)),
     })
 }

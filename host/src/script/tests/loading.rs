@@ -177,7 +177,7 @@ async fn settings_reach_configure_and_its_error_reaches_the_operator() {
         (func (export "transform") (param i32 i32) (result i32) unreachable)"#,
     );
     assert_eq!(refusal(wasm.clone()).await, r#"it refuses its settings: {"a":1}"#);
-    let none = Script::load(engine(), "t", wasm.into(), &serde_json::Value::Null, Limits::default()).await;
+    let none = Script::load(engine(), Recipe::new("t", wasm)).await;
     assert_eq!(none.unwrap_err().to_string(), "it refuses its settings: {}");
 }
 
@@ -225,13 +225,12 @@ async fn a_module_that_begins_with_too_much_memory() {
 #[tokio::test]
 async fn scripts_of_the_same_bytes_share_their_code() {
     let engine = Engine::new(4).unwrap();
-    let wasm: Arc<[u8]> = transform(PASS).into();
-    let load = |settings| Script::load(&engine, "t", wasm.clone(), settings, Limits::default());
-    let (one, two) = (json!({}), json!({"b": 2}));
-    let (one, two) = tokio::join!(load(&one), load(&two));
+    let wasm = Bytes::from(transform(PASS));
+    let load = |settings| Script::load(&engine, Recipe { settings, ..Recipe::new("t", wasm.clone()) });
+    let (one, two) = tokio::join!(load(json!({})), load(json!({"b": 2})));
     let (one, two) = (one.unwrap(), two.unwrap());
     assert!(one.shares_code_with(&two));
-    let roomy = Limits { memory: 128 << 20, ..Limits::default() };
-    let three = Script::load(&engine, "t", wasm, &json!({}), roomy).await.unwrap();
+    let limits = Limits { memory: 128 << 20, ..Limits::default() };
+    let three = Script::load(&engine, Recipe { limits, ..Recipe::new("t", wasm.clone()) }).await.unwrap();
     assert!(!one.shares_code_with(&three), "one lives in the pool, the other does not");
 }

@@ -43,7 +43,7 @@ pub(crate) fn transform(body: &str) -> Vec<u8> {
 const PASS: &str = "(call $pass (local.get $batch) (local.get $n))";
 
 async fn load_with(wasm: Vec<u8>, limits: Limits) -> Result<Script, LoadError> {
-    Script::load(engine(), "test", wasm.into(), &json!({"a": 1}), limits).await
+    Script::load(engine(), Recipe { settings: json!({"a": 1}), limits, ..Recipe::new("test", wasm) }).await
 }
 
 async fn load(wasm: Vec<u8>) -> Result<Script, LoadError> {

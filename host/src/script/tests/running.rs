@@ -304,8 +304,7 @@ async fn a_mapping_given_up_half_way_breaks_nothing() {
 #[tokio::test]
 async fn many_instances_one_after_the_other_find_a_place() {
     let engine = Engine::new(1).unwrap();
-    let script =
-        Script::load(&engine, "t", module(TRAPS_ON_X).into(), &json!({}), Limits::default()).await.unwrap();
+    let script = Script::load(&engine, Recipe::new("t", module(TRAPS_ON_X))).await.unwrap();
     let mut mapper = mapper(&script);
     for _ in 0..200 {
         mapper.transform(&batch(["X"])).await.unwrap_err();
@@ -316,8 +315,7 @@ async fn many_instances_one_after_the_other_find_a_place() {
 #[tokio::test]
 async fn an_engine_without_room_says_so_and_no_message_is_to_blame() {
     let engine = Engine::new(1).unwrap();
-    let script =
-        Script::load(&engine, "t", transform(PASS).into(), &json!({}), Limits::default()).await.unwrap();
+    let script = Script::load(&engine, Recipe::new("t", transform(PASS))).await.unwrap();
     let mut mappers: Vec<Mapper> = (0..40).map(|_| mapper(&script)).collect();
     let mut faults = Vec::new();
     for mapper in &mut mappers {
