@@ -185,7 +185,7 @@ async fn start_here(
     limits: Limits,
 ) -> Running {
     let status = Arc::new(StreamStatus::new("test", StreamIndex(0)));
-    let wasm = bytes::Bytes::from(scripts::transform(transform));
+    let wasm = Bytes::from(scripts::transform(transform));
     let stream = Stream {
         name: "test".to_owned(),
         index: StreamIndex(0),
