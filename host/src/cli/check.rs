@@ -120,7 +120,7 @@ async fn try_script(settings: &StreamSettings, engine: &Engine) -> Option<Config
     };
     let name = wiring::script_name(&script.source);
     let (settings, limits) = (script.settings.clone(), wiring::limits(script));
-    let recipe = Recipe { name: name.clone(), wasm, settings, limits };
+    let recipe = Recipe { settings, limits, ..Recipe::new(&name, wasm) };
     let loaded = Script::load(engine, recipe).await;
     match loaded.err()? {
         LoadError::Settings(reason) => {

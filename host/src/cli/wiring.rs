@@ -17,8 +17,9 @@ use crate::destination::mqtt::MqttDestination;
 use crate::destination::thingsboard::ThingsBoardDestination;
 use crate::destination::wialon::WialonDestination;
 use crate::journal::{Journal, OnFull, OpenError, Quota, ReadRules, StreamIndex, StreamQuota};
-use crate::script::{Limits, adapter};
-use crate::stream::{self, Pressure, RateLimit, RateLimits, Stream, StreamStatus};
+use crate::script::{Limits, Recipe, adapter};
+use crate::stream::reload::versions::Versions;
+use crate::stream::{self, Pressure, RateLimit, RateLimits, ReloadHandle, ReloadRules, Stream, StreamStatus};
 
 /// The destination that the settings describe.
 pub fn destination(settings: &DestinationSettings) -> Arc<dyn Destination> {
@@ -146,15 +147,17 @@ fn pressure(settings: &DeliverySettings, groups: &RateLimitGroups) -> Pressure {
     }
 }
 
-/// The stream, ready to run.
+/// The stream, ready to run, and the handle of its script.
 pub fn stream(
     index: StreamIndex,
     settings: &StreamSettings,
     groups: &RateLimitGroups,
+    scripts: &Scripts,
     status: Arc<StreamStatus>,
-) -> Stream {
-    let source = settings.script.source.clone();
-    Stream {
+) -> (Stream, ReloadHandle) {
+    let (handle, orders) = ReloadHandle::new();
+    let route = route(index, settings);
+    let stream = Stream {
         name: settings.name.clone(),
         index,
         key: settings.key.clone(),
@@ -162,12 +165,48 @@ pub fn stream(
         batch: (settings.delivery.batch_messages, settings.delivery.batch_bytes),
         pressure: pressure(&settings.delivery, groups),
         destination: destination(&settings.destination),
-        script: stream::ScriptSource {
-            name: script_name(&source),
-            read: Box::new(move || read_script(&source)),
-            settings: settings.script.settings.clone(),
-            limits: limits(&settings.script),
-        },
+        script: script_source(&settings.script, scripts),
+        takes: Arc::new(move |message| route.takes(message)),
+        orders,
         status,
+    };
+    (stream, handle)
+}
+
+/// What the scripts of all streams share.
+#[derive(Clone, Debug)]
+pub struct Scripts {
+    /// The accepted ones.
+    pub versions: Option<Versions>,
+    /// What a new one has to stand.
+    pub rules: ReloadRules,
+}
+
+/// The accepted scripts in the data folder.
+pub async fn scripts(config: &Config) -> std::io::Result<Scripts> {
+    let folder = config.data.join("scripts");
+    let opened = tokio::task::spawn_blocking(move || Versions::open(folder)).await;
+    let versions = opened.unwrap_or_else(|failed| Err(std::io::Error::other(failed)))?;
+    Ok(Scripts { versions: Some(versions), rules: ReloadRules::default() })
+}
+
+fn script_source(settings: &ScriptSettings, scripts: &Scripts) -> stream::ScriptSource {
+    let source = settings.source.clone();
+    let name = script_name(&source);
+    let (limits, settings) = (limits(settings), settings.settings.clone());
+    stream::ScriptSource {
+        origin: match &source {
+            ScriptSource::Official(name) => format!("adapter {name}"),
+            ScriptSource::File(path) => path.display().to_string(),
+        },
+        // What the binary brings along changes with the binary, and then only
+        // when somebody says so.
+        follow: matches!(source, ScriptSource::File(_)),
+        read: Box::new(move || read_script(&source)),
+        recipe: Box::new(move |wasm| {
+            Ok(Recipe { settings: settings.clone(), limits: limits.clone(), ..Recipe::new(&name, wasm) })
+        }),
+        versions: scripts.versions.clone(),
+        rules: scripts.rules,
     }
 }

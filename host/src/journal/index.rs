@@ -333,6 +333,16 @@ impl Snapshot {
         Ok(found)
     }
 
+    /// The last chunks before this one, the newest first.
+    pub(super) fn places_before(&self, chunk: u64, count: usize) -> Result<Vec<(u64, Place)>> {
+        let mut found = Vec::new();
+        for entry in self.chunks.range(..chunk)?.rev().take(count) {
+            let (chunk, place) = entry?;
+            found.push((chunk.value(), Place::of(place.value())));
+        }
+        Ok(found)
+    }
+
     pub(super) fn segments(&self) -> Result<Vec<(u32, SegmentRecord)>> {
         let mut found = Vec::new();
         for entry in self.segments.iter()? {

@@ -77,6 +77,14 @@ impl Memory {
         }
     }
 
+    /// Of the messages that have not settled.
+    pub(super) fn latest(&self, most: usize, wanted: impl Fn(&Message) -> bool) -> Vec<Message> {
+        let inner = self.lock();
+        let all = inner.chunks.values().flat_map(|chunk| &chunk.messages);
+        let mut found: Vec<_> = all.filter(|message| wanted(message)).cloned().collect();
+        found.split_off(found.len().saturating_sub(most))
+    }
+
     pub(super) async fn append(&self, batch: Vec<Append>) -> oneshot::Receiver<Result<(), JournalError>> {
         let (ticket, resolved) = oneshot::channel();
         if batch.is_empty() {

@@ -399,6 +399,45 @@ impl Journal {
         }
     }
 
+    /// The newest messages that `wanted` lets through, the oldest of them first:
+    /// at most so many messages and bytes of them, and none that is further back
+    /// than the last [`LOOK_BACK`] bytes of the journal.
+    pub async fn latest(
+        &self,
+        most: (usize, usize),
+        wanted: impl Fn(&Message) -> bool + Send + Sync + 'static,
+    ) -> Result<Vec<Message>, JournalError> {
+        match &self.0 {
+            Backend::Disk(front) => {
+                let wanted = Arc::new(wanted);
+                let mut search = store::Latest::new(most, LOOK_BACK);
+                while !search.done() {
+                    let wanted = wanted.clone();
+                    // In slices: no commit waits for all of it.
+                    let slice = front.run(move |store| {
+                        store.latest_slice(&mut search, &*wanted)?;
+                        Ok((search, Vec::new()))
+                    });
+                    search = slice.await?;
+                }
+                Ok(search.into_messages())
+            }
+            #[cfg(test)]
+            Backend::Memory(memory) => Ok(memory.latest(most.0, wanted)),
+        }
+    }
+
+    /// Forgets what the scripts of a stream have left in the state.
+    pub async fn clear_state(&self, stream: StreamIndex) -> Result<(), JournalError> {
+        match &self.0 {
+            Backend::Disk(front) => {
+                front.run(move |store| store.forget_state(stream).map(|()| ((), Vec::new()))).await
+            }
+            #[cfg(test)]
+            Backend::Memory(_) => Ok(()),
+        }
+    }
+
     /// Forgets a stream that has no file any more, with all that is queued for
     /// it. False: there is no such stream, or it has a file.
     pub async fn forget(&self, name: &str) -> Result<bool, JournalError> {
@@ -449,6 +488,8 @@ impl Journal {
     }
 }
 
+/// How far back [`Journal::latest`] looks: bytes of messages of all streams.
+pub const LOOK_BACK: u64 = 64 * 1024 * 1024;
 /// Dead letters that are replayed in one commit.
 const REPLAYED_TOGETHER: usize = 500;
 

@@ -27,12 +27,21 @@ pub struct Recipe {
     pub settings: Value,
     /// What it may use.
     pub limits: Limits,
+    /// Which form the script's state has: a script of another one begins with an
+    /// empty state.
+    pub state_version: u32,
 }
 
 impl Recipe {
     /// A script without settings, under the usual limits.
     pub fn new(name: impl Into<String>, wasm: impl Into<Bytes>) -> Self {
-        Self { name: name.into(), wasm: wasm.into(), settings: Value::Null, limits: Limits::default() }
+        Self {
+            name: name.into(),
+            wasm: wasm.into(),
+            settings: Value::Null,
+            limits: Limits::default(),
+            state_version: 0,
+        }
     }
 }
 
@@ -50,6 +59,9 @@ struct Inner {
     /// The settings as the script gets them.
     settings: String,
     limits: Limits,
+    state_version: u32,
+    /// Name and version.
+    label: String,
 }
 
 /// Why a file is no usable script. The caller adds which file.
@@ -106,8 +118,8 @@ impl Script {
     /// JavaScript and Python; nothing if another script of the same bytes is
     /// loaded), links, starts one instance and configures it.
     pub async fn load(engine: &Engine, recipe: Recipe) -> Result<Self, LoadError> {
-        let Recipe { name, wasm, settings, limits } = recipe;
-        let settings = if settings.is_null() { "{}".to_owned() } else { settings.to_string() };
+        let Recipe { name, wasm, settings, limits, state_version } = recipe;
+        let settings = settings_text(&settings);
         let compiling = engine.clone();
         let memory = limits.memory;
         let (version, program) = tokio::task::spawn_blocking(move || {
@@ -117,8 +129,17 @@ impl Script {
         })
         .await
         .map_err(|error| LoadError::Invalid(format!("the compiler ended early: {error}")))??;
-        let script =
-            Self(Arc::new(Inner { _engine: engine.clone(), name, version, program, settings, limits }));
+        let label = format!("{name} {version}");
+        let script = Self(Arc::new(Inner {
+            _engine: engine.clone(),
+            name,
+            version,
+            program,
+            settings,
+            limits,
+            state_version,
+            label,
+        }));
         match script.start(Log::silent()).await {
             Ok(_) => Ok(script),
             Err(StartError::Instantiate(error)) => Err(LoadError::Instantiate(chain(&error))),
@@ -135,6 +156,29 @@ impl Script {
     /// The hash of its bytes.
     pub fn version(&self) -> &Version {
         &self.0.version
+    }
+
+    /// Name and version, as dead letters and tables have it.
+    pub fn label(&self) -> &str {
+        &self.0.label
+    }
+
+    /// The settings as the script gets them: JSON.
+    pub fn settings(&self) -> &str {
+        &self.0.settings
+    }
+
+    /// Which form its state has.
+    pub fn state_version(&self) -> u32 {
+        self.0.state_version
+    }
+
+    /// Whether settings and limits are those of the recipe. The bytes are told
+    /// apart by the [`Script::version`].
+    pub fn is_of(&self, recipe: &Recipe) -> bool {
+        self.0.settings == settings_text(&recipe.settings)
+            && self.0.limits == recipe.limits
+            && self.0.state_version == recipe.state_version
     }
 
     /// What it may use.
@@ -158,8 +202,13 @@ impl Script {
     }
 }
 
+/// As the script gets them.
+fn settings_text(settings: &Value) -> String {
+    if settings.is_null() { "{}".to_owned() } else { settings.to_string() }
+}
+
 impl std::fmt::Debug for Script {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Script({} {})", self.0.name, self.0.version)
+        write!(f, "Script({})", self.0.label)
     }
 }

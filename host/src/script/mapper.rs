@@ -42,7 +42,7 @@ impl Mapper {
         // the instance, which is then stuck in a call, goes with it.
         let mut instance = match self.instance.take() {
             Some(instance) => instance,
-            None => self.start(self.log.clone()).await?,
+            None => self.script.instance(self.log.clone()).await?,
         };
         let state = StateCall::in_lane(&self.state, self.lane, self.script.limits().state_bytes);
         let outcome = run(&self.script, &mut instance, batch, state).await;
@@ -52,29 +52,32 @@ impl Mapper {
         outcome
     }
 
+    /// Gives the memory of the instance back. The next batch makes a new one.
+    pub fn rest(&mut self) {
+        self.instance = None;
+    }
+}
+
+impl Script {
     /// Maps a batch in a fresh instance, with the state as `before` has it
     /// and, for other keys, as it is now. Nothing that it writes stays, and
     /// what it logs is dropped: it has been logged by the first mapping.
     pub async fn transform_apart(
-        &mut self,
+        &self,
+        state: &State,
         batch: &[Message],
         before: &BeforeImage,
     ) -> Result<Mapping, ScriptFault> {
         if batch.is_empty() {
             return Ok(Mapping::default());
         }
-        let mut instance = self.start(Log::silent()).await?;
-        let state = StateCall::apart(&self.state, self.script.limits().state_bytes, before);
-        run(&self.script, &mut instance, batch, state).await
+        let mut instance = self.instance(Log::silent()).await?;
+        let state = StateCall::apart(state, self.limits().state_bytes, before);
+        run(self, &mut instance, batch, state).await
     }
 
-    /// Gives the memory of the instance back. The next batch makes a new one.
-    pub fn rest(&mut self) {
-        self.instance = None;
-    }
-
-    async fn start(&self, log: Log) -> Result<Instance, ScriptFault> {
-        self.script.start(log).await.map_err(|error| match error {
+    async fn instance(&self, log: Log) -> Result<Instance, ScriptFault> {
+        self.start(log).await.map_err(|error| match error {
             StartError::Instantiate(error) => ScriptFault::Start(error.root_cause().to_string()),
             StartError::Fault(fault) => ScriptFault::Start(format!("in `configure`: {fault}")),
             StartError::Refused(text) => ScriptFault::Start(format!("it refused its settings: {text}")),

@@ -92,6 +92,19 @@ impl State {
         Self::default()
     }
 
+    /// A state with these values.
+    pub fn of(values: Vec<(String, Bytes)>) -> Self {
+        let state = Self::new();
+        state.fill(0, values);
+        state
+    }
+
+    /// The committed values.
+    pub fn values(&self) -> Vec<(String, Bytes)> {
+        let table = self.lock();
+        table.slots.iter().filter_map(|(key, slot)| Some((key.clone(), slot.value.clone()?))).collect()
+    }
+
     /// The committed value of a key.
     pub fn get(&self, key: &str) -> Option<Bytes> {
         self.lock().slots.get(key)?.value.clone()

@@ -14,6 +14,7 @@ use super::settle::Settling;
 use crate::bus::unix_millis;
 use crate::destination::Reply;
 use crate::journal::{DeadLetter, Outcome, Position, Settlement, StoredDelivery};
+use crate::script::Script;
 use crate::telemetry::event;
 
 /// What has ended in a lane, and what has not yet.
@@ -60,14 +61,23 @@ impl Endings {
     }
 
     /// A message cannot be mapped: it is a dead letter.
-    pub(super) fn rejected(&mut self, entry: &Entry, reason: &str) {
-        self.burial.add(self.letter(entry, reason, None, None));
+    pub(super) fn rejected(&mut self, entry: &Entry, reason: &str, script: &Script) {
+        self.burial.add(letter(entry, reason, script.label()));
     }
 
     /// The delivery will never arrive: its messages are dead letters.
     pub(super) fn dead(&mut self, parcel: &Parcel, reason: &str, reply: Option<&Reply>) {
         for entry in &parcel.carries {
-            let letter = self.letter(entry, reason, reply, Some(parcel));
+            let script = parcel.origin.script.as_ref().map_or("", |script| script.label());
+            let letter = DeadLetter {
+                delivery: Some(StoredDelivery {
+                    target: parcel.delivery.target.clone(),
+                    headers: parcel.delivery.headers.clone(),
+                    body: parcel.delivery.body.clone(),
+                }),
+                reply: reply.map(|r| r.0.clone()),
+                ..letter(entry, reason, script)
+            };
             self.letters.entry(entry.position).or_insert(letter);
         }
         self.ended(parcel, Outcome::DeadLettered);
@@ -92,28 +102,6 @@ impl Endings {
                 }
                 None => {}
             }
-        }
-    }
-
-    fn letter(
-        &self,
-        entry: &Entry,
-        reason: &str,
-        reply: Option<&Reply>,
-        parcel: Option<&Parcel>,
-    ) -> DeadLetter {
-        DeadLetter {
-            position: entry.position,
-            at: unix_millis(),
-            reason: reason.to_owned(),
-            script: self.shared.script.clone(),
-            message: entry.message.clone(),
-            delivery: parcel.map(|p| StoredDelivery {
-                target: p.delivery.target.clone(),
-                headers: p.delivery.headers.clone(),
-                body: p.delivery.body.clone(),
-            }),
-            reply: reply.map(|r| r.0.clone()),
         }
     }
 
@@ -143,6 +131,19 @@ impl Endings {
             settlement.state = values;
             journal.settle(*index, settlement);
         });
+    }
+}
+
+/// A message that is given up; `script` is empty where none mapped it.
+fn letter(entry: &Entry, reason: &str, script: &str) -> DeadLetter {
+    DeadLetter {
+        position: entry.position,
+        at: unix_millis(),
+        reason: reason.to_owned(),
+        script: script.to_owned(),
+        message: entry.message.clone(),
+        delivery: None,
+        reply: None,
     }
 }
 

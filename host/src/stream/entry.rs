@@ -8,7 +8,7 @@ use super::identity::Identities;
 use crate::bus::{KeyRule, Message};
 use crate::destination::Delivery;
 use crate::journal::{Pending, Position, Reading, StoredDelivery};
-use crate::script::BeforeImage;
+use crate::script::{BeforeImage, Script};
 
 /// A message on its way through a stream.
 #[derive(Debug)]
@@ -41,13 +41,23 @@ pub(super) struct Parcel {
     pub delivery: Delivery,
     /// In the order of the script; never empty.
     pub carries: Vec<Arc<Entry>>,
-    /// The script's state before these messages were mapped: what a second
-    /// mapping of some of them must see.
-    pub before: Arc<BeforeImage>,
-    /// How often the stream had been rewound when they were mapped.
-    pub generation: u64,
+    /// What made it.
+    pub origin: Arc<Origin>,
     /// Deliveries of the same mapping before it that carry the same messages.
     pub ordinal: u32,
+}
+
+/// What has made deliveries out of messages. Whatever happens to the deliveries,
+/// their messages are mapped with this script again and with no other.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Origin {
+    /// The script; none: the delivery was stored with its message.
+    pub script: Option<Script>,
+    /// Its state before these messages were mapped: what a second mapping of
+    /// some of them must see.
+    pub before: BeforeImage,
+    /// How often the stream had been rewound when they were mapped.
+    pub generation: u64,
 }
 
 // === impl Entry ===
@@ -102,6 +112,7 @@ impl Parcel {
 
     /// The delivery that is stored with a message, if it is to be sent as it is.
     pub(super) fn as_is(entry: &Arc<Entry>, generation: u64) -> Option<Self> {
+        let origin = Origin { generation, ..Origin::default() };
         let stored = entry.as_is.as_ref()?;
         Some(Self {
             delivery: Delivery {
@@ -111,8 +122,7 @@ impl Parcel {
                 identity: None,
             },
             carries: vec![entry.clone()],
-            before: Arc::default(),
-            generation,
+            origin: Arc::new(origin),
             ordinal: 0,
         })
     }

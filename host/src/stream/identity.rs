@@ -38,7 +38,7 @@ impl Identities {
     /// The identity of a delivery with what it carries now.
     pub(super) fn of(&self, parcel: &Parcel) -> Identity {
         let mut hash = self.begun.clone();
-        hash.update(parcel.generation.to_le_bytes());
+        hash.update(parcel.origin.generation.to_le_bytes());
         hash.update((parcel.carries.len() as u64).to_le_bytes());
         for entry in &parcel.carries {
             hash.update(entry.position.chunk.to_le_bytes());
@@ -122,7 +122,7 @@ mod tests {
     use crate::destination::Delivery;
     use crate::journal::Pending;
     use crate::journal::Reading;
-    use crate::stream::entry::Entry;
+    use crate::stream::entry::{Entry, Origin};
 
     fn at(chunk: u64, index: u32) -> Position {
         Position { chunk, index }
@@ -144,8 +144,7 @@ mod tests {
                 identity: None,
             },
             carries: carries.collect(),
-            before: Arc::default(),
-            generation: 0,
+            origin: Arc::default(),
             ordinal: 0,
         }
     }
@@ -174,7 +173,7 @@ mod tests {
             parcel(&[at(1, 2), at(1, 3)], Some("a"), b"bc"),
             parcel(&[at(1, 2), at(1, 3)], None, b"abc"),
             parcel(&[at(1, 2), at(1, 3)], Some(""), b"abc"),
-            Parcel { generation: 1, ..one.clone() },
+            Parcel { origin: Arc::new(Origin { generation: 1, ..Origin::default() }), ..one.clone() },
             Parcel { ordinal: 1, ..one.clone() },
         ];
         let mut keys: HashSet<String> = variants.iter().map(key).collect();

@@ -14,10 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::Pressure;
 use super::code::Code;
+use super::edition::Slot;
 use super::endings::Endings;
 use super::entry::{Entry, Parcel};
 use super::identity::Identities;
 use super::intake::Intake;
+use super::log_sink;
 use super::map::{MapStep, Mapped, Split};
 use super::outbox::{Ended, Outbox, Trouble};
 use super::proof::ProofOfLife;
@@ -25,7 +27,7 @@ use super::status::{State, StreamStatus};
 use crate::backoff::Backoff;
 use crate::destination::{Connection, DeliveryId, Destination, Fault, FaultKind, Verdict};
 use crate::journal::{Journal, Outcome, StreamIndex};
-use crate::script::Mapper;
+use crate::script::{Mapper, Script};
 use crate::telemetry::event;
 
 /// An instance that has nothing to do for so long is dropped; the next message
@@ -50,8 +52,8 @@ pub(super) struct Shared {
     pub life: Arc<ProofOfLife>,
     /// Where the destination wants to know.
     pub identities: Option<Identities>,
-    /// Name and version of the script, for dead letters.
-    pub script: String,
+    /// The script that the lanes run.
+    pub slot: Arc<Slot>,
 }
 
 pub(super) struct Lane {
@@ -111,16 +113,25 @@ enum Wake {
     Stop,
     Connected(Result<Box<dyn Connection>, Fault>),
     Verdict(Result<(DeliveryId, Verdict), Fault>),
+    /// Another script is in place: what was stuck may be mapped.
+    Replaced,
     /// A time has come, or messages or a proof have arrived: look again.
     Look,
 }
 
+impl Shared {
+    /// A mapper of a lane.
+    pub(super) fn mapper(&self, lane: u32, script: &Script) -> Mapper {
+        script.lane(lane, &self.status.memory.state, log_sink(&self.name))
+    }
+}
+
 impl Lane {
-    pub(super) fn new(number: u32, shared: Arc<Shared>, mapper: Mapper) -> Self {
+    pub(super) fn new(number: u32, shared: Arc<Shared>) -> Self {
         let seed = fastrand::u64(..);
         Self {
             number,
-            map: MapStep::new(mapper, &shared),
+            map: MapStep::new(number, &shared),
             outbox: Outbox::new(shared.destination.window(), shared.life.clone(), seed),
             endings: Endings::new(shared.clone()),
             link: Link::Down { until: Instant::now(), failures: 0, fault: None },
@@ -165,6 +176,11 @@ impl Lane {
                 Wake::Connected(Ok(connection)) => self.connected(connection),
                 Wake::Connected(Err(fault)) => self.disconnected(&fault),
                 Wake::Verdict(verdict) => self.verdicts(verdict).await,
+                Wake::Replaced => {
+                    if let Some(stuck) = &mut self.stuck {
+                        stuck.until = Instant::now();
+                    }
+                }
                 Wake::Look => {}
             }
         }
@@ -207,6 +223,7 @@ impl Lane {
             connected = attempt(connecting) => Wake::Connected(connected),
             () = shared.intake.arrived(self.number), if wants_more => Wake::Look,
             () = shared.life.changed(), if self.outbox.has_suspects() => Wake::Look,
+            () = self.map.replaced(), if may_map && self.stuck.is_some() => Wake::Replaced,
             Ok(()) = self.pause.changed() => Wake::Look,
             () = at(next_time) => Wake::Look,
         }
@@ -216,7 +233,7 @@ impl Lane {
 
     async fn map_when_wanted(&mut self) {
         if self.idle_at.is_some_and(|at| at <= Instant::now()) {
-            self.map.mapper.rest();
+            self.map.rest();
             self.idle_at = None;
         }
         while !self.stopping && !self.paused && self.wants_more() {
@@ -260,8 +277,8 @@ impl Lane {
         for entry in mapped.filtered {
             self.endings.at_once(&entry, Outcome::Filtered);
         }
-        for (entry, reason) in mapped.rejected {
-            self.endings.rejected(&entry, &reason);
+        for (entry, reason, script) in mapped.rejected {
+            self.endings.rejected(&entry, &reason, &script);
         }
         for (parcel, reason) in mapped.forbidden {
             self.endings.dead(&parcel, &reason, None);

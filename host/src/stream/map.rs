@@ -1,15 +1,20 @@
 //! From messages to deliveries: one call of the script a batch; after a fault
 //! one message at a time, so that one bad message takes no other along.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use tokio::sync::watch;
+use tokio::time::Instant;
+
 use super::code::Code;
-use super::entry::{Entry, Parcel, Way};
+use super::edition::Edition;
+use super::entry::{Entry, Origin, Parcel, Way};
 use super::identity::ordinals;
 use super::lane::Shared;
 use crate::destination::Delivery;
 use crate::journal::Position;
-use crate::script::{BeforeImage, MappedDelivery, Mapper, Mapping, ScriptFault, Written};
+use crate::script::{BeforeImage, MappedDelivery, Mapper, Mapping, Script, ScriptFault, Written};
 use crate::telemetry::event;
 
 /// Different messages in a row that may fail before the script itself is held
@@ -23,8 +28,8 @@ pub(super) struct Mapped {
     pub parcels: Vec<Parcel>,
     /// Left out by the script.
     pub filtered: Vec<Arc<Entry>>,
-    /// Cannot be mapped, with the reason.
-    pub rejected: Vec<(Arc<Entry>, String)>,
+    /// Cannot be mapped, with the reason and the script that says so.
+    pub rejected: Vec<(Arc<Entry>, String, Script)>,
     /// Deliveries that the destination's rules forbid, with the reason.
     pub forbidden: Vec<(Parcel, String)>,
     /// What calls of the script wrote to the state, with their messages.
@@ -46,14 +51,35 @@ pub(super) enum Split {
 
 /// Maps batches of one lane.
 pub(super) struct MapStep {
-    pub mapper: Mapper,
+    lane: u32,
     shared: Arc<Shared>,
+    /// What the mapper runs; a newer one is taken up between two calls.
+    edition: Arc<Edition>,
+    editions: watch::Receiver<Arc<Edition>>,
+    mapper: Mapper,
     failing: u32,
 }
 
 impl MapStep {
-    pub(super) fn new(mapper: Mapper, shared: &Arc<Shared>) -> Self {
-        Self { mapper, shared: shared.clone(), failing: 0 }
+    pub(super) fn new(lane: u32, shared: &Arc<Shared>) -> Self {
+        let mut editions = shared.slot.follow();
+        let edition = editions.borrow_and_update().clone();
+        let mapper = shared.mapper(lane, &edition.script);
+        Self { lane, shared: shared.clone(), edition, editions, mapper, failing: 0 }
+    }
+
+    /// Resolves when there is a newer script than the one that mapped last.
+    pub(super) async fn replaced(&mut self) {
+        if self.editions.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        // Seen, but not taken up yet.
+        self.editions.mark_changed();
+    }
+
+    /// Gives the memory of the instance back.
+    pub(super) fn rest(&mut self) {
+        self.mapper.rest();
     }
 
     /// Maps a batch, `generation` being how often the stream has been rewound.
@@ -82,40 +108,31 @@ impl MapStep {
     }
 
     async fn map_run(&mut self, batch: Vec<Arc<Entry>>, generation: u64, mapped: &mut Mapped) {
-        let stream = &self.shared.name.clone();
         match self.call(&batch).await {
             Ok(mapping) => {
-                self.failing = 0;
-                mapped.add(mapping, &batch, generation, &self.shared);
+                self.mapped(mapping, &batch, generation, mapped);
                 return;
             }
-            Err(fault) if fault.is_batch_wide() => {
-                mapped.stuck = Some(((&fault).into(), fault.to_string(), batch));
-                return;
-            }
-            Err(fault) if batch.len() > 1 => {
-                event::ScriptFaulted { stream, messages: batch.len(), fault: &fault }.emit();
-            }
+            Err(fault) if batch.len() > 1 && !fault.is_batch_wide() => self.report(batch.len(), &fault),
             // A batch of one is mapped again below: the fault may have been of
-            // the used instance, and a pure script answers the same.
+            // the used instance, and a pure script answers the same. What is
+            // wrong with all of them shows again with the first.
             Err(_) => {}
         }
-        let mut entries = batch.into_iter();
-        while let Some(entry) = entries.next() {
+        let mut rest = VecDeque::from(batch);
+        while let Some(entry) = rest.front().cloned() {
             let alone = [entry];
             match self.call(&alone).await {
-                Ok(mapping) => {
-                    self.failing = 0;
-                    mapped.add(mapping, &alone, generation, &self.shared);
-                    continue;
-                }
+                Ok(mapping) => self.mapped(mapping, &alone, generation, mapped),
                 Err(fault) => {
-                    let [entry] = alone;
                     let wide = fault.is_batch_wide();
                     if !wide {
-                        event::ScriptFaulted { stream, messages: 1, fault: &fault }.emit();
-                        self.failing += 1;
+                        self.report(1, &fault);
                     }
+                    if self.goes_back(&alone, &fault).await {
+                        continue;
+                    }
+                    self.failing += u32::from(!wide);
                     if wide || self.failing >= FAILING_IN_A_ROW {
                         // The one that failed last is tried again, not lost.
                         self.failing = self.failing.min(FAILING_IN_A_ROW - 1);
@@ -124,12 +141,48 @@ impl MapStep {
                         } else {
                             format!("{FAILING_IN_A_ROW} messages in a row failed, the last: {fault}")
                         };
-                        let code = Code::from(&fault);
-                        mapped.stuck = Some((code, reason, std::iter::once(entry).chain(entries).collect()));
+                        mapped.stuck = Some((Code::from(&fault), reason, rest.into()));
                         return;
                     }
-                    mapped.rejected.push((entry, fault.to_string()));
+                    let [entry] = alone;
+                    mapped.rejected.push((entry, fault.to_string(), self.edition.script.clone()));
                 }
+            }
+            rest.pop_front();
+        }
+    }
+
+    fn mapped(&mut self, mapping: Mapping, batch: &[Arc<Entry>], generation: u64, mapped: &mut Mapped) {
+        self.failing = 0;
+        self.edition.mapped(batch.len());
+        mapped.add(mapping, batch, &self.edition.script, generation, &self.shared);
+    }
+
+    fn report(&self, messages: usize, fault: &ScriptFault) {
+        event::ScriptFaulted { stream: &self.shared.name, messages, fault }.emit();
+    }
+
+    /// Whether the script, being on trial, has to make place for the one before
+    /// it, which maps this message where the new one does not.
+    async fn goes_back(&mut self, message: &[Arc<Entry>; 1], fault: &ScriptFault) -> bool {
+        let edition = self.edition.clone();
+        let Some(before) = edition.fallback(Instant::now()) else { return false };
+        if !fault.is_batch_wide() {
+            // A message that the old one fails on as well is itself to blame.
+            let [entry] = message;
+            let state = &self.shared.status.memory.state;
+            let alone = [entry.message.clone()];
+            if before.transform_apart(state, &alone, &BeforeImage::default()).await.is_err() {
+                return false;
+            }
+        }
+        let Shared { status, journal, .. } = &*self.shared;
+        let clear = status.clear_state_between(&edition.script, before, journal);
+        match self.shared.slot.give_up(&edition, fault, clear).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(stream = self.shared.name, %error, "the script before cannot be put back in place");
+                false
             }
         }
     }
@@ -155,16 +208,20 @@ impl MapStep {
         Split::Halves(halves)
     }
 
-    /// What a part of a refused delivery's messages becomes by itself.
+    /// What a part of a refused delivery's messages becomes by itself, with the
+    /// script that mapped the whole.
     async fn map_apart(&mut self, half: &[Arc<Entry>], refused: &Parcel) -> Result<Vec<Parcel>, ScriptFault> {
         let identities = self.shared.identities.as_ref();
+        let origin = &refused.origin;
+        let script = origin.script.as_ref().unwrap_or(&self.edition.script);
         let mut parcels = Vec::new();
         for run in half.chunk_by(|a, b| a.way() == b.way()) {
-            let stored: Vec<_> = run.iter().filter_map(|e| Parcel::as_is(e, refused.generation)).collect();
+            let stored: Vec<_> = run.iter().filter_map(|e| Parcel::as_is(e, origin.generation)).collect();
             if stored.is_empty() {
                 let messages: Vec<_> = run.iter().map(|e| e.message.clone()).collect();
-                let mapping = self.mapper.transform_apart(&messages, &refused.before).await?;
-                parcels.extend(self::parcels(mapping.deliveries, run, &refused.before, refused.generation));
+                let state = &self.shared.status.memory.state;
+                let mapping = script.transform_apart(state, &messages, &origin.before).await?;
+                parcels.extend(self::parcels(mapping.deliveries, run, origin));
             } else {
                 parcels.extend(stored);
             }
@@ -172,25 +229,44 @@ impl MapStep {
         Ok(parcels.into_iter().map(|p| p.identified(identities)).collect())
     }
 
+    /// One call of the newest script.
     async fn call(&mut self, batch: &[Arc<Entry>]) -> Result<Mapping, ScriptFault> {
+        let shared = self.shared.clone();
+        let _in_use = shared.slot.in_use().await;
+        if self.editions.has_changed().unwrap_or(false) {
+            self.edition = self.editions.borrow_and_update().clone();
+            self.mapper = shared.mapper(self.lane, &self.edition.script);
+            self.failing = 0;
+        }
         let messages: Vec<_> = batch.iter().map(|e| e.message.clone()).collect();
         match batch.first().map(|e| e.way()) {
-            Some(Way::Apart) => self.mapper.transform_apart(&messages, &BeforeImage::default()).await,
+            Some(Way::Apart) => {
+                let state = &shared.status.memory.state;
+                self.edition.script.transform_apart(state, &messages, &BeforeImage::default()).await
+            }
             _ => self.mapper.transform(&messages).await,
         }
     }
 }
 
 impl Mapped {
-    fn add(&mut self, mapping: Mapping, batch: &[Arc<Entry>], generation: u64, shared: &Shared) {
+    fn add(
+        &mut self,
+        mapping: Mapping,
+        batch: &[Arc<Entry>],
+        script: &Script,
+        generation: u64,
+        shared: &Shared,
+    ) {
         if !mapping.written.values.is_empty() {
             self.wrote.push((batch.iter().map(|e| e.position).collect(), mapping.written));
         }
-        let before = Arc::new(mapping.before);
+        let origin = Arc::new(Origin { script: Some(script.clone()), before: mapping.before, generation });
         let entry = |index: u32| batch.get(index as usize).cloned();
         self.filtered.extend(mapping.filtered.into_iter().filter_map(entry));
-        self.rejected.extend(mapping.rejections.into_iter().filter_map(|(m, why)| Some((entry(m)?, why))));
-        for parcel in parcels(mapping.deliveries, batch, &before, generation) {
+        let rejections = mapping.rejections.into_iter();
+        self.rejected.extend(rejections.filter_map(|(m, why)| Some((entry(m)?, why, script.clone()))));
+        for parcel in parcels(mapping.deliveries, batch, &origin) {
             self.take_in(parcel, shared);
         }
     }
@@ -208,8 +284,7 @@ impl Mapped {
 fn parcels(
     deliveries: Vec<MappedDelivery>,
     batch: &[Arc<Entry>],
-    before: &Arc<BeforeImage>,
-    generation: u64,
+    origin: &Arc<Origin>,
 ) -> impl Iterator<Item = Parcel> {
     let ordinals = ordinals(&deliveries);
     deliveries.into_iter().zip(ordinals).map(move |(delivery, ordinal)| {
@@ -217,8 +292,7 @@ fn parcels(
         Parcel {
             carries: messages.iter().filter_map(|m| batch.get(*m as usize).cloned()).collect(),
             delivery: Delivery { target, headers, body, identity: None },
-            before: before.clone(),
-            generation,
+            origin: origin.clone(),
             ordinal,
         }
     })

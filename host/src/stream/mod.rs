@@ -7,6 +7,7 @@
 mod burial;
 mod code;
 mod conflate;
+mod edition;
 mod endings;
 mod entry;
 mod identity;
@@ -16,6 +17,7 @@ mod map;
 mod outbox;
 mod proof;
 mod rate_limit;
+pub mod reload;
 mod remember;
 mod settle;
 mod status;
@@ -25,8 +27,6 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -35,13 +35,17 @@ use crate::backoff::Backoff;
 use crate::bus::{KeyRule, unix_millis};
 use crate::destination::Destination;
 use crate::journal::{Journal, ReadRules, StreamIndex};
-use crate::script::{Engine, Limits, LogLevel, LogSink, Recipe, Script};
+use crate::script::{Engine, LogLevel, LogSink};
+use edition::Slot;
 use identity::Identities;
 use intake::Intake;
 use lane::{Lane, Shared};
+use reload::Reloader;
 
 pub use code::Code;
+pub use edition::GuardWindow;
 pub use rate_limit::{RateLimit, RateLimits};
+pub use reload::{Orders, ReloadHandle, ReloadRules, ScriptSource, Takes};
 pub use status::{State, StreamStatus};
 
 /// What a stream is made of.
@@ -62,6 +66,10 @@ pub struct Stream {
     pub destination: Arc<dyn Destination>,
     /// Its script.
     pub script: ScriptSource,
+    /// Which messages are its own, whatever subscription brings them.
+    pub takes: Takes,
+    /// What an operator tells it.
+    pub orders: Orders,
     /// Where it says how it is.
     pub status: Arc<StreamStatus>,
 }
@@ -93,23 +101,21 @@ impl Default for Pressure {
     }
 }
 
-/// How to come by a stream's script.
-pub struct ScriptSource {
-    /// What it is called in logs and in `/streams`.
-    pub name: String,
-    /// Reads the module or component; an error for a person.
-    pub read: Box<dyn Fn() -> Result<Bytes, String> + Send + Sync>,
-    /// `[script.settings]`.
-    pub settings: Value,
-    /// What it may use.
-    pub limits: Limits,
-}
-
 /// Runs a stream until `stop`, then lets what is in flight settle.
 pub async fn run(stream: Stream, engine: Engine, journal: Journal, stop: CancellationToken) {
-    let Stream { name, index, key, lanes, batch, pressure, destination, script, status } = stream;
+    let Stream { name, index, key, lanes, batch, pressure, destination, script, takes, orders, status } =
+        stream;
+    let mut reloader = Reloader {
+        stream: name.clone(),
+        engine,
+        journal: journal.clone(),
+        status: status.clone(),
+        takes,
+        source: Arc::new(script),
+        orders,
+    };
     let loaded = async {
-        let script = load(script, &engine, &status).await;
+        let script = reloader.first().await;
         load_state(&journal, index, &status).await;
         script
     };
@@ -125,10 +131,10 @@ pub async fn run(stream: Stream, engine: Engine, journal: Journal, stop: Cancell
         None => Intake::new(lanes, batch),
     });
     let rules = pressure.read;
+    let slot = Arc::new(Slot::new(script));
     let identities = destination.wants_identity().then(|| Identities::new(journal.id(), &name));
     let shared = Arc::new(Shared {
-        script: format!("{} {}", script.name(), script.version()),
-        name: name.clone(),
+        name,
         index,
         destination,
         status: status.clone(),
@@ -136,43 +142,23 @@ pub async fn run(stream: Stream, engine: Engine, journal: Journal, stop: Cancell
         pressure,
         life: Arc::default(),
         identities,
+        slot: slot.clone(),
         journal: journal.clone(),
     });
     let mut workers = JoinSet::new();
     for number in 0..lanes.max(1) {
-        let mapper = script.lane(number, &status.memory.state, log_sink(&name));
-        workers.spawn(Lane::new(number, shared.clone(), mapper).run(stop.clone()));
+        workers.spawn(Lane::new(number, shared.clone()).run(stop.clone()));
     }
+    // A task of its own: what it tries out must not hold up the reading.
+    workers.spawn({
+        let stop = stop.clone();
+        async move {
+            let _ = stop.run_until_cancelled(reloader.run(slot)).await;
+        }
+    });
     let _ = stop.run_until_cancelled(intake.feed(&journal, index, rules, Arc::new(key))).await;
     while workers.join_next().await.is_some() {}
     status.set_stream(State::Stopped);
-}
-
-/// Loads the script, for ever: a stream whose script cannot be loaded holds
-/// its messages, and a file that is put in place later is found.
-async fn load(source: ScriptSource, engine: &Engine, status: &StreamStatus) -> Script {
-    let ScriptSource { name, read, settings, limits } = source;
-    let read: Arc<dyn Fn() -> Result<Bytes, String> + Send + Sync> = read.into();
-    let recipe = Recipe { settings, limits, ..Recipe::new(name, Vec::new()) };
-    let mut backoff = Backoff::new(fastrand::u64(..));
-    let mut failures = 0;
-    loop {
-        let reader = read.clone();
-        let wasm = match tokio::task::spawn_blocking(move || reader()).await {
-            Ok(wasm) => wasm,
-            Err(failed) => Err(failed.to_string()),
-        };
-        let (code, reason) = match wasm {
-            Ok(wasm) => match Script::load(engine, Recipe { wasm, ..recipe.clone() }).await {
-                Ok(script) => return script,
-                Err(error) => (Code::ScriptInvalid, error.to_string()),
-            },
-            Err(error) => (Code::ScriptMissing, error),
-        };
-        status.set_stream(State::Blocked(code, format!("script: {reason}")));
-        failures += 1;
-        sleep(backoff.pause(failures, None)).await;
-    }
 }
 
 /// Reads what the script remembers, for ever: without it the stream would

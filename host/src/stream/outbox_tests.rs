@@ -26,7 +26,7 @@ pub(super) fn parcel(numbers: &[u32], key: impl Fn(u32) -> u32) -> Parcel {
         })
         .collect();
     let delivery = Delivery { target: None, headers: Vec::new(), body: bytes::Bytes::new(), identity: None };
-    Parcel { delivery, carries, before: Arc::default(), generation: 0, ordinal: 0 }
+    Parcel { delivery, carries, origin: Arc::default(), ordinal: 0 }
 }
 
 pub(super) fn numbers(parcel: &Parcel) -> Vec<u32> {

@@ -8,7 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::code::Code;
 use super::outbox::Trouble;
 use super::remember::Memory;
-use crate::journal::StreamIndex;
+use crate::journal::{Journal, JournalError, StreamIndex};
+use crate::script::Script;
 use crate::telemetry::event;
 use crate::telemetry::histogram::Histogram;
 
@@ -50,6 +51,7 @@ struct Inner {
     lanes: BTreeMap<u32, State>,
     script: Option<(String, String)>,
     last_error: Option<String>,
+    refused: Option<String>,
     /// Why it has been blocked so far.
     codes: BTreeSet<Code>,
 }
@@ -141,6 +143,12 @@ impl StreamStatus {
         self.lock().script.clone()
     }
 
+    /// Why a newer version of the script than the one that runs was not taken,
+    /// or was taken back.
+    pub fn refused(&self) -> Option<String> {
+        self.lock().refused.clone()
+    }
+
     /// Deliveries that were sent again, or will be.
     pub fn retries(&self) -> u64 {
         self.retries.load(Ordering::Relaxed)
@@ -168,6 +176,22 @@ impl StreamStatus {
         self.memory.clear_with(rewind).await
     }
 
+    /// Lets the script's state go where the one script cannot read what the
+    /// other has left. No lane may be in the middle of a call.
+    pub(super) async fn clear_state_between(
+        &self,
+        one: &Script,
+        other: &Script,
+        journal: &Journal,
+    ) -> Result<(), JournalError> {
+        match self.index {
+            Some(index) if one.state_version() != other.state_version() => {
+                self.clear_state_with(journal.clear_state(index)).await
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The reasons for which it has been blocked so far, and whether it is now.
     pub fn codes(&self) -> Vec<(&'static str, bool)> {
         let inner = self.lock();
@@ -182,6 +206,10 @@ impl StreamStatus {
 
     pub(super) fn set_stream(&self, state: State) {
         self.change(|inner| inner.stream = state);
+    }
+
+    pub(super) fn set_refused(&self, refused: Option<String>) {
+        self.lock().refused = refused;
     }
 
     pub(super) fn set_lane(&self, lane: u32, state: State) {

@@ -5,13 +5,14 @@
 
 mod durable;
 mod pressure;
+mod reload;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde_json::json;
+use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -23,6 +24,7 @@ use crate::bus::Message;
 use crate::destination::{Cause, Connection, Delivery, DeliveryId, Fault, Identity, Reply, Verdict};
 use crate::journal::{Append, Books, DeadLetterFilter, Pending, Position, Reading, StoredDelivery};
 use crate::script::tests as scripts;
+use crate::script::{Limits, Recipe, Script};
 
 /// Delivers every payload unchanged and traps on one that begins with `!`.
 const TRAPS_ON_MARK: &str = "
@@ -145,6 +147,7 @@ impl Connection for Wire {
 struct Running {
     journal: Journal,
     status: Arc<StreamStatus>,
+    reloads: ReloadHandle,
     far: Arc<FarSide>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -184,8 +187,27 @@ async fn start_here(
     lanes: u32,
     limits: Limits,
 ) -> Running {
-    let status = Arc::new(StreamStatus::new("test", StreamIndex(0)));
     let wasm = Bytes::from(scripts::transform(transform));
+    let source = ScriptSource {
+        origin: "test".to_owned(),
+        read: Box::new(move || Ok(wasm.clone())),
+        recipe: Box::new(move |wasm| Ok(Recipe { limits: limits.clone(), ..Recipe::new("pass", wasm) })),
+        follow: false,
+        versions: None,
+        rules: ReloadRules::default(),
+    };
+    start_stream(journal, pressure, source, far, lanes)
+}
+
+fn start_stream(
+    journal: Journal,
+    pressure: Pressure,
+    script: ScriptSource,
+    far: Arc<FarSide>,
+    lanes: u32,
+) -> Running {
+    let status = Arc::new(StreamStatus::new("test", StreamIndex(0)));
+    let (reloads, orders) = ReloadHandle::new();
     let stream = Stream {
         name: "test".to_owned(),
         index: StreamIndex(0),
@@ -194,17 +216,24 @@ async fn start_here(
         batch: (128, 128 * 1024),
         pressure,
         destination: Arc::new(FarSideDestination(far.clone())),
-        script: ScriptSource {
-            name: "pass".to_owned(),
-            read: Box::new(move || Ok(wasm.clone())),
-            settings: json!({}),
-            limits,
-        },
+        script,
+        takes: Arc::new(|_| true),
+        orders,
         status: status.clone(),
     };
     let stop = CancellationToken::new();
     let task = tokio::spawn(run(stream, scripts::engine().clone(), journal.clone(), stop.clone()));
-    Running { journal, status, far, stop, task }
+    Running { journal, status, reloads, far, stop, task }
+}
+
+/// Waits, by the clock that the test goes by.
+async fn until(wanted: impl Fn() -> bool) {
+    let all = async {
+        while !wanted() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), all).await.unwrap();
 }
 
 impl Running {
@@ -405,7 +434,7 @@ async fn a_delivery_keeps_its_key_through_retries_and_no_other_has_it() {
     assert!(of_position.contains_key("199/0"));
 }
 
-fn shared(far: &Arc<FarSide>) -> Arc<Shared> {
+fn shared(far: &Arc<FarSide>, script: &Script) -> Arc<Shared> {
     let journal = Journal::in_memory(1, 100, 100_000);
     Arc::new(Shared {
         name: "test".to_owned(),
@@ -417,14 +446,12 @@ fn shared(far: &Arc<FarSide>) -> Arc<Shared> {
         intake: Arc::new(Intake::new(1, (128, 128 * 1024))),
         pressure: Pressure::default(),
         life: Arc::default(),
-        script: "pass 0".to_owned(),
+        slot: Arc::new(Slot::new(script.clone())),
     })
 }
 
-async fn map_step(transform: &str, shared: &Arc<Shared>) -> MapStep {
-    let wasm = scripts::transform(transform);
-    let script = Script::load(scripts::engine(), Recipe::new("pass", wasm)).await.unwrap();
-    MapStep::new(script.lane(0, &crate::script::State::default(), log_sink("test")), shared)
+async fn script(transform: &str) -> Script {
+    Script::load(scripts::engine(), Recipe::new("pass", scripts::transform(transform))).await.unwrap()
 }
 
 /// An entry with this payload; what comes behind a `=` is stored to be sent as it is.
@@ -443,8 +470,8 @@ fn entry(index: u32, text: &str) -> Arc<Entry> {
 
 #[tokio::test]
 async fn what_is_stored_goes_out_as_it_is_and_in_its_place() {
-    let shared = shared(&FarSide::new(Mood::Accepts, 1));
-    let mut step = map_step(TRAPS_ON_MARK, &shared).await;
+    let shared = shared(&FarSide::new(Mood::Accepts, 1), &script(TRAPS_ON_MARK).await);
+    let mut step = MapStep::new(0, &shared);
     // The payload of the first one would trap, the body of the fourth is not allowed.
     let texts = ["!a=1", "b", "c", "d=#4", "e=5", "f"];
     let batch = texts.iter().zip(0..).map(|(text, index)| entry(index, text)).collect();
@@ -463,8 +490,8 @@ async fn what_is_stored_goes_out_as_it_is_and_in_its_place() {
 
 #[tokio::test]
 async fn a_script_that_is_stuck_holds_back_what_is_stored_behind_it() {
-    let shared = shared(&FarSide::new(Mood::Accepts, 1));
-    let mut step = map_step("unreachable", &shared).await;
+    let shared = shared(&FarSide::new(Mood::Accepts, 1), &script("unreachable").await);
+    let mut step = MapStep::new(0, &shared);
     let mut texts = vec!["a=1"; 2];
     texts.extend(["x"; 12]);
     texts.push("b=2");
@@ -478,8 +505,8 @@ async fn a_script_that_is_stuck_holds_back_what_is_stored_behind_it() {
 
 #[tokio::test]
 async fn a_refused_delivery_comes_apart_into_what_is_stored_and_what_is_mapped() {
-    let shared = shared(&FarSide::new(Mood::Accepts, 1));
-    let mut step = map_step(TRAPS_ON_MARK, &shared).await;
+    let shared = shared(&FarSide::new(Mood::Accepts, 1), &script(TRAPS_ON_MARK).await);
+    let mut step = MapStep::new(0, &shared);
     let carries = vec![entry(0, "!=1"), entry(1, "b"), entry(2, "c"), entry(3, "!=4")];
     let mut merged = entry::Parcel::as_is(&carries[0], 5).unwrap();
     merged.carries = carries;
@@ -491,13 +518,13 @@ async fn a_refused_delivery_comes_apart_into_what_is_stored_and_what_is_mapped()
     assert_eq!(bodies, [&b"1"[..], b"4"]);
     let keys: Vec<_> = halves.iter().map(|p| &p.delivery.identity.as_ref().unwrap().key).collect();
     assert_ne!(keys[0], keys[1]);
-    assert!(halves.iter().all(|p| p.generation == 5));
+    assert!(halves.iter().all(|p| p.origin.generation == 5));
 }
 
 #[tokio::test]
 async fn what_a_call_wrote_comes_with_its_messages_and_from_a_split_comes_nothing() {
-    let shared = shared(&FarSide::new(Mood::Accepts, 1));
-    let mut step = map_step(REMEMBERS, &shared).await;
+    let shared = shared(&FarSide::new(Mood::Accepts, 1), &script(REMEMBERS).await);
+    let mut step = MapStep::new(0, &shared);
     let batch = ["a", "b", "x=as it is", "c"].iter().zip(0..).map(|(text, n)| entry(n, text)).collect();
     let mapped = step.map(batch, 0).await;
     let wrote: Vec<_> = mapped.wrote.iter().map(|(messages, w)| (messages.len(), &w.values[0].1)).collect();

@@ -82,6 +82,40 @@ pub struct ScriptFaulted<'a> {
     pub fault: &'a dyn fmt::Display,
 }
 
+/// A new version of a script is in place.
+pub struct ScriptReplaced<'a> {
+    /// The stream.
+    pub stream: &'a str,
+    /// Name and version of the one before.
+    pub before: &'a str,
+    /// Of the new one.
+    pub after: &'a str,
+    /// Messages that both have mapped beforehand.
+    pub compared: usize,
+    /// How many of them come out otherwise.
+    pub differing: usize,
+}
+
+/// A new version of a script was not taken: the one before goes on.
+pub struct ScriptRefused<'a> {
+    /// The stream.
+    pub stream: &'a str,
+    /// Why.
+    pub reason: &'a dyn fmt::Display,
+}
+
+/// A version of a script was taken back.
+pub struct ScriptRolledBack<'a> {
+    /// The stream.
+    pub stream: &'a str,
+    /// Name and version of what ran.
+    pub from: &'a str,
+    /// Of what runs again.
+    pub to: &'a str,
+    /// How it failed; none: an operator has said so.
+    pub because: Option<&'a str>,
+}
+
 impl StateChanged<'_> {
     /// Logs and counts.
     pub fn emit(self) {
@@ -153,6 +187,43 @@ impl ScriptFaulted<'_> {
         counter!("sluicegate_script_faults_total", "stream" => self.stream.to_owned()).increment(1);
         warn!(stream = self.stream, messages = self.messages, fault = %self.fault, "script fault, a fresh instance goes on");
     }
+}
+
+impl ScriptReplaced<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        let Self { stream, before, after, compared, differing } = self;
+        count_reload(stream, "replaced");
+        info!(stream, before, after, compared, differing, "a new version of the script is in place");
+    }
+}
+
+impl ScriptRefused<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        count_reload(self.stream, "refused");
+        let (stream, reason) = (self.stream, self.reason);
+        warn!(stream, %reason, "a new version of the script is refused, the one before goes on");
+    }
+}
+
+impl ScriptRolledBack<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        let Self { stream, from, to, because } = self;
+        count_reload(stream, "rolled-back");
+        match because {
+            Some(because) => {
+                warn!(stream, from, to, because, "the script has failed on trial, the one before is back")
+            }
+            None => info!(stream, from, to, "the script before is back in place, as ordered"),
+        }
+    }
+}
+
+fn count_reload(stream: &str, outcome: &'static str) {
+    counter!("sluicegate_script_reloads_total", "stream" => stream.to_owned(), "outcome" => outcome)
+        .increment(1);
 }
 
 /// Text as it is, other bytes as `base64:...`.

@@ -259,10 +259,9 @@ fn source_of_stream(config: Config, name: &str) -> Result<Source, MapError> {
         .map_err(|problem| MapError::Unreadable { name: name.to_owned(), problem })?;
     Ok(Source {
         recipe: Recipe {
-            name: format!("{} (stream {name})", wiring::script_name(&script.source)),
-            wasm,
             settings: script.settings.clone(),
             limits: wiring::limits(script),
+            ..Recipe::new(format!("{} (stream {name})", wiring::script_name(&script.source)), wasm)
         },
         packets: matches!(settings.destination, DestinationSettings::Wialon(_)),
     })

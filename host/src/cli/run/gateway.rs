@@ -56,6 +56,9 @@ pub enum StartError {
     /// The journal cannot be opened.
     #[error(transparent)]
     Journal(#[from] OpenError),
+    /// The folder of the accepted scripts cannot be made.
+    #[error("the accepted scripts cannot be kept: {0}")]
+    Scripts(#[from] std::io::Error),
 }
 
 /// Starts the streams of a configuration.
@@ -68,6 +71,7 @@ pub async fn start_streams(config: &Config) -> Result<Started, StartError> {
     let engine = Engine::new(lanes.sum::<u32>().saturating_mul(2).max(16))?;
     let journal = wiring::open_journal(config).await?;
     let groups = wiring::rate_limit_groups(&config.rate_limit_groups);
+    let scripts = wiring::scripts(config).await?;
     let stop_streams = CancellationToken::new();
     let mut streams = JoinSet::new();
     let mut statuses = Vec::with_capacity(config.streams.len());
@@ -82,7 +86,7 @@ pub async fn start_streams(config: &Config) -> Result<Started, StartError> {
                 statuses.push(status.clone());
                 routes.push(wiring::route(index, settings));
                 operated.push(Operated::new(index, settings, Some(status.clone())));
-                let stream = wiring::stream(index, settings, &groups, status);
+                let (stream, _) = wiring::stream(index, settings, &groups, &scripts, status);
                 streams.spawn(stream::run(stream, engine.clone(), journal.clone(), stop_streams.clone()));
             }
             StreamEntry::Unusable { name, errors } => {

@@ -5,6 +5,7 @@
 //! transaction of the index names them and carries all settlements.
 
 mod commit;
+mod latest;
 mod letters;
 mod open;
 mod read;
@@ -22,6 +23,7 @@ use super::rows::Row;
 use super::{Books, DeadLetterId, Pending, Position, Quota, Reading, Settlement, StreamIndex};
 use read::Cache;
 
+pub(super) use latest::Latest;
 pub(super) use letters::{find_letters, find_letters_in};
 pub use open::OpenError;
 pub use rewind::Difference;

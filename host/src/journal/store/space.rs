@@ -304,6 +304,12 @@ impl Store {
         Ok(())
     }
 
+    /// Forgets what a stream's scripts have left.
+    pub(in crate::journal) fn forget_state(&mut self, stream: StreamIndex) -> Result<()> {
+        let index = self.durable_index()?;
+        Ok(index.write(Durability::Immediate, |tables| self.clear_state(tables, stream))?)
+    }
+
     pub(super) fn clear_state(&mut self, tables: &mut Tables<'_>, stream: StreamIndex) -> index::Result<()> {
         let from = (stream.0, "");
         let to = (stream.0 + 1, "");

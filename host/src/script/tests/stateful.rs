@@ -62,11 +62,12 @@ async fn a_mapping_apart_repeats_the_first_one_and_changes_nothing() {
     let first = mapper.transform(&batch(["two"])).await.unwrap();
     map(&mut mapper, "three").await;
 
-    let apart = mapper.transform_apart(&batch(["two"]), &first.before).await.unwrap();
+    let apart = mapper.script().transform_apart(&state, &batch(["two"]), &first.before).await.unwrap();
     assert_eq!(first.written.values, [("kt".to_owned(), Some("two".into()))]);
     assert_eq!(apart, Mapping { written: apart.written.clone(), ..first });
     assert_eq!(apart.written.values, []);
-    let now = mapper.transform_apart(&batch(["two"]), &BeforeImage::default()).await.unwrap();
+    let now =
+        mapper.script().transform_apart(&state, &batch(["two"]), &BeforeImage::default()).await.unwrap();
     assert_eq!(bodies(&now), ["three"]);
     assert_eq!(state.get("kt").unwrap(), "three");
 }

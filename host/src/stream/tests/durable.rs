@@ -7,7 +7,7 @@ use crate::journal::{OnFull, Quota, Rewind, StreamQuota};
 
 /// Delivers of each message what was remembered before it, and remembers its
 /// payload.
-const RECALLS: &str = "
+pub(super) const RECALLS: &str = "
     (local $body i32) (local $len i32)
     (call $get (i32.const 100) (i32.const 1) (i32.const 200))
     (if (i32.load8_u (i32.const 200))
@@ -18,7 +18,7 @@ const RECALLS: &str = "
       (i32.load offset=8 (local.get $batch)) (i32.load offset=12 (local.get $batch)))
     (call $answer (local.get $body) (local.get $len))";
 
-fn open(folder: &tempfile::TempDir) -> Journal {
+pub(super) fn open(folder: &tempfile::TempDir) -> Journal {
     let settings = JournalSettings {
         path: folder.path().to_owned(),
         max_size: 1 << 30,
@@ -35,14 +35,14 @@ async fn start_on(journal: &Journal, transform: &str, far: &Arc<FarSide>) -> Run
 }
 
 /// Stops the stream and closes its journal.
-async fn stop(running: Running) {
+pub(super) async fn stop(running: Running) {
     let journal = running.journal.clone();
     running.finish().await;
     journal.close().await;
 }
 
 impl Running {
-    async fn deliver(&self, body: &str) {
+    pub(super) async fn deliver(&self, body: &str) {
         let before = self.books().delivered;
         self.append_at(unix_millis(), [body.to_owned()]).await;
         self.until(|b| b.delivered == before + 1).await;

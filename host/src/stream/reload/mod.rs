@@ -1,0 +1,418 @@
+//! Scripts change while traffic flows.
+//!
+//! A new version is made ready beside the one that runs: loaded, configured,
+//! mapped with in the [`shadow`] of the old one. Only then it is kept on the
+//! disk ([`versions`]) and put in place, where each lane takes it up between
+//! two batches. What is refused ([`verdict`]) changes nothing.
+
+pub mod shadow;
+pub mod verdict;
+pub mod versions;
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+
+use super::code::Code;
+use super::edition::{Edition, GuardWindow, Slot};
+use super::status::{State, StreamStatus};
+use crate::backoff::Backoff;
+use crate::bus::{Message, unix_millis};
+use crate::journal::Journal;
+use crate::script::{Engine, Recipe, Script, Version};
+use crate::telemetry::event;
+use shadow::Comparison;
+use verdict::judge;
+use versions::{Accepted, Versions};
+
+pub use verdict::Refusal;
+
+/// How to come by a stream's script.
+pub struct ScriptSource {
+    /// Where it is read from: a path, or `adapter` and a name. A stream whose
+    /// source is another one than before begins anew.
+    pub origin: String,
+    /// Reads its bytes; an error for a person.
+    pub read: Box<dyn Fn() -> Result<Bytes, String> + Send + Sync>,
+    /// What is to be loaded, given the bytes; an error for a person.
+    pub recipe: Box<dyn Fn(Bytes) -> Result<Recipe, String> + Send + Sync>,
+    /// Whether a new version is taken by itself, or only on order.
+    pub follow: bool,
+    /// Where accepted versions are kept; none: nowhere.
+    pub versions: Option<Versions>,
+    /// What a new version has to stand.
+    pub rules: ReloadRules,
+}
+
+/// What a new version of a script has to stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReloadRules {
+    /// Messages that it may reject although the old one maps them (default 0).
+    pub max_new_rejections: usize,
+    /// Latest messages that both map, and bytes of them (default 1,000, 4 MiB).
+    pub compared: (usize, usize),
+    /// How long it is on trial.
+    pub guard: GuardWindow,
+}
+
+/// Gives orders to a running stream. Cloning gives another handle.
+#[derive(Clone, Debug)]
+pub struct ReloadHandle(mpsc::Sender<Order>);
+
+/// The other end of a [`ReloadHandle`].
+#[derive(Debug)]
+pub struct Orders(mpsc::Receiver<Order>);
+
+/// What has been done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Name and version of the script that ran before; none: none did.
+    pub before: Option<String>,
+    /// Of the one that runs now, or would.
+    pub after: String,
+    /// What the new one changes; none where nothing was compared.
+    pub comparison: Option<Comparison>,
+}
+
+type Answer = Result<Reloaded, Refusal>;
+
+#[derive(Debug)]
+struct Order {
+    what: What,
+    answer: oneshot::Sender<Answer>,
+}
+
+#[derive(Debug)]
+enum What {
+    /// Read the source again and take what is there.
+    Reload,
+    /// Go back to that version, or to the one before.
+    RollBack(Option<String>),
+    /// Compare these bytes, or what the source has, with what runs.
+    Compare(Option<Bytes>),
+}
+
+/// Orders that wait.
+const ORDERS: usize = 8;
+
+/// Takes care of the script of one stream.
+pub(super) struct Reloader {
+    pub stream: String,
+    pub engine: Engine,
+    pub journal: Journal,
+    pub status: Arc<StreamStatus>,
+    /// Which messages are the stream's.
+    pub takes: Takes,
+    pub source: Arc<ScriptSource>,
+    pub orders: Orders,
+}
+
+/// Says which messages are a stream's.
+pub type Takes = Arc<dyn Fn(&Message) -> bool + Send + Sync>;
+
+// === impl ReloadRules ===
+
+impl Default for ReloadRules {
+    fn default() -> Self {
+        Self { max_new_rejections: 0, compared: (1_000, 4 << 20), guard: GuardWindow::default() }
+    }
+}
+
+// === impl ReloadHandle ===
+
+impl ReloadHandle {
+    /// A handle, and what it is the handle of.
+    pub fn new() -> (Self, Orders) {
+        let (orders, taken) = mpsc::channel(ORDERS);
+        (Self(orders), Orders(taken))
+    }
+
+    /// Has the source read again, proven and put in place.
+    pub async fn reload(&self) -> Answer {
+        self.order(What::Reload).await
+    }
+
+    /// Puts an accepted version back in place: the one whose hash begins like
+    /// this, or the one before the one that runs.
+    pub async fn roll_back(&self, to: Option<String>) -> Answer {
+        self.order(What::RollBack(to)).await
+    }
+
+    /// Compares these bytes, or what the source has now, with what runs.
+    /// Changes nothing.
+    pub async fn compare(&self, wasm: Option<Bytes>) -> Answer {
+        self.order(What::Compare(wasm)).await
+    }
+
+    async fn order(&self, what: What) -> Answer {
+        let (answer, answered) = oneshot::channel();
+        // Either fails when the stream has ended.
+        let _ = self.0.send(Order { what, answer }).await;
+        answered.await.unwrap_or(Err(Refusal::Stopped))
+    }
+}
+
+// === impl ScriptSource ===
+
+impl ScriptSource {
+    /// The recipe of these bytes, or of what the source has now. What is read
+    /// comes with it.
+    async fn recipe(self: &Arc<Self>, wasm: Option<Bytes>) -> Result<Recipe, (Code, Refusal)> {
+        let source = self.clone();
+        let read = move || {
+            let wasm = match wasm {
+                Some(wasm) => wasm,
+                None => (source.read)().map_err(|error| (Code::ScriptMissing, Refusal::Unreadable(error)))?,
+            };
+            (source.recipe)(wasm).map_err(|error| (Code::ScriptInvalid, Refusal::Unreadable(error)))
+        };
+        tokio::task::spawn_blocking(read)
+            .await
+            .unwrap_or_else(|failed| Err((Code::ScriptMissing, Refusal::Unreadable(failed.to_string()))))
+    }
+
+    /// Asks the folder of the accepted versions; `unkept` where there is none.
+    async fn versions<T: Send + 'static>(
+        self: &Arc<Self>,
+        unkept: T,
+        ask: impl FnOnce(&Versions) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let Some(versions) = self.versions.clone() else { return Ok(unkept) };
+        match tokio::task::spawn_blocking(move || ask(&versions)).await {
+            Ok(done) => done.map_err(|error| Refusal::Disk(error.to_string())),
+            Err(failed) => Err(Refusal::Disk(failed.to_string())),
+        }
+    }
+}
+
+// === impl Reloader ===
+
+impl Reloader {
+    /// The script to begin with: what was accepted last, else what the source
+    /// has. Tries for ever: a stream without a script holds its messages, and a
+    /// file that is put in place later is found.
+    pub(super) async fn first(&mut self) -> Script {
+        let mut backoff = Backoff::new(fastrand::u64(..));
+        let mut failures = 0;
+        let mut waiting: Option<oneshot::Sender<Answer>> = None;
+        loop {
+            match self.begin().await {
+                Ok(script) => {
+                    let after = script.label().to_owned();
+                    answer(waiting, Ok(Reloaded { before: None, after, comparison: None }));
+                    return script;
+                }
+                Err((code, refusal)) => {
+                    self.status.set_stream(State::Blocked(code, format!("script: {refusal}")));
+                    answer(waiting.take(), Err(refusal));
+                }
+            }
+            failures += 1;
+            let again = Instant::now() + backoff.pause(failures, None);
+            loop {
+                tokio::select! {
+                    () = sleep_until(again) => break,
+                    Some(order) = self.orders.0.recv() => match order.what {
+                        What::Reload => {
+                            waiting = Some(order.answer);
+                            break;
+                        }
+                        What::RollBack(_) | What::Compare(_) => answer(Some(order.answer), Err(Refusal::NoScript)),
+                    },
+                }
+            }
+        }
+    }
+
+    async fn begin(&self) -> Result<Script, (Code, Refusal)> {
+        let refused = |refusal| (Code::ScriptInvalid, refusal);
+        let (stream, origin) = (self.stream.clone(), self.source.origin.clone());
+        let accepted = self.source.versions(None, move |versions| {
+            let last = versions.of(&stream)?.pop().filter(|last| last.source == origin);
+            last.map(|last| versions.read(&last.version)).transpose()
+        });
+        let kept = match accepted.await {
+            Ok(kept) => kept,
+            // The source may still do.
+            Err(error) => {
+                tracing::error!(stream = self.stream, %error, "the accepted version of the script is lost");
+                None
+            }
+        };
+        if let Some(wasm) = kept {
+            let recipe = self.source.recipe(Some(wasm)).await?;
+            return Script::load(&self.engine, recipe).await.map_err(|error| refused(error.into()));
+        }
+        let recipe = self.source.recipe(None).await?;
+        let wasm = recipe.wasm.clone();
+        let script = Script::load(&self.engine, recipe).await.map_err(|error| refused(error.into()))?;
+        self.accept(&script, wasm).await.map_err(refused)?;
+        Ok(script)
+    }
+
+    /// Keeps the script of the lanes up to date, for ever.
+    pub(super) async fn run(mut self, slot: Arc<Slot>) {
+        let mut editions = slot.follow();
+        editions.mark_unchanged();
+        if self.source.follow {
+            // It may have changed while nothing ran.
+            let outcome = self.reload(&slot, false).await;
+            self.tell(outcome);
+        }
+        loop {
+            tokio::select! {
+                Some(order) = self.orders.0.recv() => self.carry_out(order, &slot).await,
+                Ok(()) = editions.changed() => {
+                    let edition = editions.borrow_and_update().clone();
+                    self.note(&edition).await;
+                }
+            }
+        }
+    }
+
+    async fn carry_out(&self, order: Order, slot: &Slot) {
+        let Order { what, answer } = order;
+        let outcome = match what {
+            What::Reload => {
+                let outcome = self.reload(slot, true).await;
+                if let Err(refusal) = &outcome {
+                    self.refused(refusal);
+                }
+                outcome
+            }
+            What::RollBack(to) => self.roll_back(slot, to).await,
+            What::Compare(wasm) => self.compare(slot, wasm).await,
+        };
+        let _ = answer.send(outcome);
+    }
+
+    /// Takes what the source has, if it is something else than what runs;
+    /// `ordered`: also what was put aside before.
+    async fn reload(&self, slot: &Slot, ordered: bool) -> Answer {
+        let recipe = self.source.recipe(None).await.map_err(|(_, refusal)| refusal)?;
+        let wasm = recipe.wasm.clone();
+        let version = Version::of(&wasm);
+        let old = slot.current().script.clone();
+        let before = Some(old.label().to_owned());
+        let unchanged = Reloaded { before: before.clone(), after: old.label().to_owned(), comparison: None };
+        if *old.version() == version && old.is_of(&recipe) {
+            return Ok(unchanged);
+        }
+        let (stream, full) = (self.stream.clone(), version.full());
+        let aside = self.source.versions(false, move |versions| versions.is_put_aside(&stream, &full));
+        if !ordered && aside.await? {
+            return Ok(unchanged);
+        }
+        let new = Script::load(&self.engine, recipe).await?;
+        let comparison = self.shadow(&old, &new).await?;
+        judge(&comparison, old.label(), self.source.rules.max_new_rejections)?;
+        self.accept(&new, wasm).await?;
+        let clear = self.status.clear_state_between(&old, &new, &self.journal);
+        slot.swap(new.clone(), self.source.rules.guard, clear).await?;
+        event::ScriptReplaced {
+            stream: &self.stream,
+            before: old.label(),
+            after: new.label(),
+            compared: comparison.messages,
+            differing: comparison.differing,
+        }
+        .emit();
+        Ok(Reloaded { before, after: new.label().to_owned(), comparison: Some(comparison) })
+    }
+
+    async fn compare(&self, slot: &Slot, wasm: Option<Bytes>) -> Answer {
+        let recipe = self.source.recipe(wasm).await.map_err(|(_, refusal)| refusal)?;
+        let old = slot.current().script.clone();
+        let new = Script::load(&self.engine, recipe).await?;
+        let comparison = Some(self.shadow(&old, &new).await?);
+        let before = Some(old.label().to_owned());
+        Ok(Reloaded { before, after: new.label().to_owned(), comparison })
+    }
+
+    async fn roll_back(&self, slot: &Slot, to: Option<String>) -> Answer {
+        let old = slot.current().script.clone();
+        let running = old.version().full();
+        let stream = self.stream.clone();
+        let mut known = self.source.versions(Vec::new(), move |versions| versions.of(&stream)).await?;
+        known.retain(|accepted| accepted.version != running);
+        let wanted = match &to {
+            None => known.pop(),
+            Some(to) => known.into_iter().rev().find(|accepted| accepted.version.starts_with(to.as_str())),
+        };
+        let wanted = wanted.ok_or_else(|| Refusal::no_version(to.as_deref()))?;
+        let version = wanted.version.clone();
+        let wasm = self.source.versions(Bytes::new(), move |versions| versions.read(&version)).await?;
+        let recipe = self.source.recipe(Some(wasm)).await.map_err(|(_, refusal)| refusal)?;
+        let new = Script::load(&self.engine, recipe).await?;
+        self.go_back(&old, wanted).await?;
+        slot.restore(new.clone(), self.status.clear_state_between(&old, &new, &self.journal)).await?;
+        event::ScriptRolledBack { stream: &self.stream, from: old.label(), to: new.label(), because: None }
+            .emit();
+        let before = Some(old.label().to_owned());
+        Ok(Reloaded { before, after: new.label().to_owned(), comparison: None })
+    }
+
+    /// Another edition is in place: what is to be told, and to be kept.
+    async fn note(&self, edition: &Edition) {
+        self.status.set_script(edition.script.name(), &edition.script.version().to_string());
+        let Some((failed, fault)) = &edition.instead_of else {
+            self.status.set_refused(None);
+            return;
+        };
+        let (from, to) = (failed.label(), edition.script.label());
+        event::ScriptRolledBack { stream: &self.stream, from, to, because: Some(fault) }.emit();
+        self.status.set_refused(Some(format!("{from} was taken back: {fault}")));
+        let restored = self.accepted(&edition.script);
+        if let Err(error) = self.go_back(failed, restored).await {
+            tracing::error!(stream = self.stream, %error, "a restart would run the script that was taken back");
+        }
+    }
+
+    fn tell(&self, outcome: Answer) {
+        if let Err(refusal) = outcome {
+            self.refused(&refusal);
+        }
+    }
+
+    fn refused(&self, refusal: &Refusal) {
+        event::ScriptRefused { stream: &self.stream, reason: refusal }.emit();
+        self.status.set_refused(Some(refusal.to_string()));
+    }
+
+    async fn shadow(&self, old: &Script, new: &Script) -> Result<Comparison, Refusal> {
+        let takes = self.takes.clone();
+        let messages = self.journal.latest(self.source.rules.compared, move |message| takes(message)).await?;
+        let state = self.status.memory.state.values();
+        Ok(shadow::compare(old, new, &messages, &state).await)
+    }
+
+    async fn accept(&self, script: &Script, wasm: Bytes) -> Result<(), Refusal> {
+        let (stream, accepted) = (self.stream.clone(), self.accepted(script));
+        self.source.versions((), move |versions| versions.accept(&stream, accepted, &wasm)).await
+    }
+
+    async fn go_back(&self, from: &Script, to: Accepted) -> Result<(), Refusal> {
+        let (stream, from) = (self.stream.clone(), from.version().full());
+        self.source.versions((), move |versions| versions.go_back(&stream, &from, to)).await
+    }
+
+    fn accepted(&self, script: &Script) -> Accepted {
+        Accepted {
+            version: script.version().full(),
+            name: script.name().to_owned(),
+            source: self.source.origin.clone(),
+            accepted_at: unix_millis(),
+            state_version: script.state_version(),
+        }
+    }
+}
+
+fn answer(to: Option<oneshot::Sender<Answer>>, answer: Answer) {
+    if let Some(to) = to {
+        // Whoever asked may have gone.
+        let _ = to.send(answer);
+    }
+}
