@@ -279,7 +279,8 @@ impl Story {
                 return;
             }
             self.garbage_told = true;
-            self.dead = rows.iter().map(|row| row.dead).collect();
+            // The next ones may be there already: the slowest stream decides when.
+            self.dead.fill(1);
             let words = rows.first().map(words).unwrap_or_default();
             let line = format!("A dead letter in all five streams, which go on. The scripts: \"{words}\"");
             self.tell(elapsed, Tone::Good, line);
@@ -417,5 +418,10 @@ mod tests {
                 "A dead letter in s, the good ones got through. The receiver: \"400 no\"",
             ]
         );
+        // A stream that comes late to the first one swallows no other.
+        let mut story = Story::new(None);
+        story.observe(seconds(5), &[one(1), one(0)], 0);
+        story.observe(seconds(9), &[refused(2), one(1)], 0);
+        assert_eq!(texts(&story).len(), 2);
     }
 }
