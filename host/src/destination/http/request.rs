@@ -21,6 +21,14 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Which messages the body carries.
 const POSITIONS: HeaderName = HeaderName::from_static("sluicegate-positions");
 
+/// Most headers of a delivery. Servers take about as many, and the library's
+/// map panics at 24,577.
+const MAX_HEADERS: usize = 100;
+
+/// How often a path may be percent-encoded in itself. Each round is a pass over
+/// it, and a long enough `%2525...` has as many rounds as characters.
+const MAX_ENCODINGS: usize = 4;
+
 /// Headers that belong to the connection, to the host's framing or to the
 /// stream's credentials: a script may not set them.
 const FORBIDDEN: [&str; 16] = [
@@ -87,7 +95,9 @@ fn check_target(target: &str) -> Result<(), String> {
     }
     // Servers decode before they resolve dots, so both spellings count; a
     // backslash is a slash to WHATWG URLs and to some servers.
-    let decoded = decode_separators(path);
+    let Some(decoded) = decode_separators(path) else {
+        return wrong("is percent-encoded again and again");
+    };
     if decoded.split(['/', '\\']).any(|segment| segment == "." || segment == "..") {
         return wrong("leaves the stream's URL by \".\" or \"..\"");
     }
@@ -99,21 +109,27 @@ fn is_scheme(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
 }
 
-/// Undoes the percent-encoding of `.`, `/`, `\` and `%`, until nothing changes.
-fn decode_separators(path: &str) -> String {
+/// Undoes the percent-encoding of `.`, `/`, `\` and `%`, until nothing changes;
+/// none where that takes more than [`MAX_ENCODINGS`] rounds.
+fn decode_separators(path: &str) -> Option<String> {
     let mut text = path.to_ascii_lowercase();
-    loop {
+    for _ in 0..=MAX_ENCODINGS {
         let next = text.replace("%2e", ".").replace("%2f", "/").replace("%5c", "\\").replace("%25", "%");
         if next == text {
-            return text;
+            return Some(text);
         }
         text = next;
     }
+    None
 }
 
 /// The script's headers, checked: valid, not the host's, not the stream's.
 pub(super) fn script_headers(delivery: &Delivery, stream: &HeaderMap) -> Result<HeaderMap, String> {
-    let mut headers = HeaderMap::with_capacity(delivery.headers.len());
+    let count = delivery.headers.len();
+    if count > MAX_HEADERS {
+        return Err(format!("the delivery has {count} headers; at most {MAX_HEADERS} are allowed"));
+    }
+    let mut headers = HeaderMap::with_capacity(count);
     for (name, value) in &delivery.headers {
         let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
             format!("header name {name:?} is not allowed by HTTP (letters, digits and -_ are)")
@@ -262,6 +278,16 @@ mod tests {
         assert!(script_headers(&delivery(&[("x-a", "1\r\nHost: evil")]), &stream).is_err());
         let ok = script_headers(&delivery(&[("X-A", "1"), ("x-a", "2")]), &stream).unwrap();
         assert_eq!(ok.get_all("x-a").iter().count(), 2);
+    }
+
+    #[test]
+    fn no_script_makes_the_gateway_count_for_ever_or_panic() {
+        let nested = format!("%{}2e/x", "25".repeat(1_000_000));
+        assert!(joined("http://h/in", &nested).unwrap_err().contains("again and again"));
+        assert_eq!(joined("http://h/in", "100%25").unwrap(), "http://h/in/100%25");
+        let many = vec![("a", ""); 30_000];
+        let error = script_headers(&delivery(&many), &HeaderMap::new()).unwrap_err();
+        assert_eq!(error, "the delivery has 30000 headers; at most 100 are allowed");
     }
 
     #[test]
