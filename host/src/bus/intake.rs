@@ -26,9 +26,6 @@ use super::split;
 use super::status::BusStatus;
 use crate::journal::{Append, Journal, Ticket};
 
-/// Bytes that may wait between the connection and the journal.
-const READ_AHEAD: u32 = 16 * 1024 * 1024;
-
 /// Most messages and bytes of one append: what the journal commits at once.
 const APPEND_MESSAGES: usize = 256;
 const APPEND_BYTES: usize = 240 * 1024;
@@ -62,6 +59,8 @@ pub(super) struct Intake {
     arrivals: mpsc::Sender<Arrival>,
     slots: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
+    /// Permits of `bytes`.
+    window_bytes: usize,
     status: Arc<BusStatus>,
     stopping: CancellationToken,
 }
@@ -73,20 +72,22 @@ pub(super) struct Outlets {
 }
 
 /// Queues for `window` publishes that are not acknowledged yet, of which the
-/// broker is told that it may send `receive_maximum`. After `stopping` nothing
-/// more is taken.
+/// broker is told that it may send `receive_maximum`, and for `window_bytes`
+/// that the journal has not let in. After `stopping` nothing more is taken.
 pub(super) fn queues(
     window: usize,
+    window_bytes: usize,
     receive_maximum: u16,
     status: Arc<BusStatus>,
     stopping: CancellationToken,
 ) -> (Intake, Outlets) {
     let window = window.clamp(1, Semaphore::MAX_PERMITS);
+    let window_bytes = window_bytes.clamp(1, Semaphore::MAX_PERMITS);
     let (arrivals, arriving) = mpsc::channel(window);
     let slots = Arc::new(Semaphore::new(window));
     status.set_window(slots.clone(), window, receive_maximum);
-    let intake =
-        Intake { arrivals, slots, bytes: Arc::new(Semaphore::new(READ_AHEAD as usize)), status, stopping };
+    let bytes = Arc::new(Semaphore::new(window_bytes));
+    let intake = Intake { arrivals, slots, bytes, window_bytes, status, stopping };
     (intake, Outlets { arrivals: arriving, settling: mpsc::channel(window) })
 }
 
@@ -104,7 +105,8 @@ impl Intake {
     pub(super) async fn take(&self, link: &Arc<Link>, publish: Publish) {
         self.status.received.add(1);
         let size = publish.topic.len().saturating_add(publish.payload.len());
-        let size = u32::try_from(size).unwrap_or(READ_AHEAD).min(READ_AHEAD);
+        // One that is larger than the window has it for itself.
+        let size = u32::try_from(size.min(self.window_bytes)).unwrap_or(u32::MAX);
         let room = match self.room_now(size) {
             Some(room) => Some(room),
             None => tokio::select! {

@@ -26,6 +26,8 @@ const PACKET_IDS: u16 = 40;
 #[derive(Clone, Debug)]
 struct Plan {
     window: usize,
+    /// Bytes that may wait for the journal: mostly fewer than one publish has.
+    bytes: usize,
     /// Messages that the journal takes before it makes the bus wait.
     journal: usize,
 }
@@ -55,7 +57,9 @@ impl ReferenceStateMachine for Plan {
     type Transition = Step;
 
     fn init_state() -> BoxedStrategy<Self> {
-        (1usize..12, 1usize..30).prop_map(|(window, journal)| Self { window, journal }).boxed()
+        (1usize..12, 1usize..100, 1usize..30)
+            .prop_map(|(window, bytes, journal)| Self { window, bytes, journal })
+            .boxed()
     }
 
     fn transitions(_: &Self) -> BoxedStrategy<Step> {
@@ -109,7 +113,7 @@ impl World {
         let status = Arc::new(BusStatus::default());
         let stopping = CancellationToken::new();
         let router = Arc::new(Router::new(vec![stream(0, &["wanted"])]));
-        let (intake, outlets) = queues(plan.window, 1_000, status.clone(), stopping.clone());
+        let (intake, outlets) = queues(plan.window, plan.bytes, 1_000, status.clone(), stopping.clone());
         let (settle, settling) = outlets.settling;
         let feeding =
             feed(outlets.arrivals, settle, router, journal.clone(), status.clone(), stopping.clone());

@@ -85,8 +85,13 @@ pub async fn run(
         }
     };
     let window = settings.window_messages.saturating_add(READ_AHEAD);
-    let (intake, outlets) =
-        intake::queues(window, settings.receive_maximum, status.clone(), stop.reading.clone());
+    let (intake, outlets) = intake::queues(
+        window,
+        settings.window_bytes,
+        settings.receive_maximum,
+        status.clone(),
+        stop.reading.clone(),
+    );
     let (settling, settled) = outlets.settling;
     let (arrivals, reading) = (outlets.arrivals, stop.reading.clone());
     let feeder = intake::feed(arrivals, settling, router.clone(), journal, status.clone(), reading);

@@ -12,11 +12,16 @@ use super::{Message, unix_millis};
 /// script to reject.
 const MAX_ELEMENTS: usize = 100_000;
 
+/// Most bytes of topic that the elements of one payload have together: the
+/// journal keeps each with its topic, and a long topic over a list of small
+/// numbers would become gigabytes.
+const MAX_TOPICS: usize = 4 << 20;
+
 /// The messages of one publish: one, or the elements of a JSON list, which
 /// share its topic, its time and its memory.
 pub(super) fn messages(topic: Arc<str>, payload: Bytes) -> Vec<Message> {
     let received_at = unix_millis();
-    match elements(&payload) {
+    match elements(topic.len(), &payload) {
         Some(elements) => elements
             .into_iter()
             .map(|payload| Message { topic: topic.clone(), payload, received_at })
@@ -26,14 +31,15 @@ pub(super) fn messages(topic: Arc<str>, payload: Bytes) -> Vec<Message> {
 }
 
 /// The elements as slices of the payload; none where it is no list, or not
-/// readable as one.
-fn elements(payload: &Bytes) -> Option<Vec<Bytes>> {
+/// readable as one, or would take too much room.
+fn elements(topic: usize, payload: &Bytes) -> Option<Vec<Bytes>> {
     if payload.trim_ascii_start().first() != Some(&b'[') {
         return None;
     }
     let elements: Vec<&RawValue> = serde_json::from_slice(payload).ok()?;
-    if elements.len() > MAX_ELEMENTS {
-        tracing::warn!(elements = elements.len(), limit = MAX_ELEMENTS, "a list is too long to be split");
+    let limit = MAX_ELEMENTS.min(MAX_TOPICS / topic.max(1));
+    if elements.len() > limit {
+        tracing::warn!(elements = elements.len(), limit, "a list is too long to be split");
         return None;
     }
     Some(elements.into_iter().map(|element| payload.slice_ref(element.get().as_bytes())).collect())
@@ -74,5 +80,13 @@ mod tests {
         assert_eq!(split(&long).len(), 1);
         let most = format!("[{}1]", "1,".repeat(MAX_ELEMENTS - 1));
         assert_eq!(split(&most).len(), MAX_ELEMENTS);
+    }
+
+    #[test]
+    fn a_long_topic_is_not_multiplied_without_bound() {
+        let topic: Arc<str> = "t".repeat(65_535).into();
+        let list = |elements: usize| Bytes::from(format!("[{}1]", "1,".repeat(elements - 1)));
+        assert_eq!(messages(topic.clone(), list(64)).len(), 64);
+        assert_eq!(messages(topic, list(65)).len(), 1);
     }
 }

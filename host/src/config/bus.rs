@@ -29,15 +29,13 @@ pub struct BusSettings {
     /// Time between pings; whole seconds (default 30 s).
     pub keep_alive: Duration,
     /// Receive maximum of MQTT 5: publishes that the broker may send without an
-    /// acknowledgement (default `window_messages`: with less, one stream that
-    /// is stuck stops the others before the window is full). Not every broker
-    /// keeps to it.
+    /// acknowledgement (default `window_messages`). Not every broker keeps to it.
     pub receive_maximum: u16,
     /// Largest MQTT packet taken, in bytes (default 1 MiB).
     pub max_packet: u32,
     /// Most messages received and not yet acknowledged (default 10,000).
     pub window_messages: usize,
-    /// Most bytes of them (default 64 MiB).
+    /// Most bytes of those that the journal has not let in (default 16 MiB).
     pub window_bytes: usize,
 }
 
@@ -144,7 +142,7 @@ impl BusSettings {
             window_messages,
             window_bytes: bus
                 .size("window_bytes", 64 << 10..=1 << 40)
-                .map_or(64 << 20, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
+                .map_or(16 << 20, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
         };
         bus.finish();
         settings
