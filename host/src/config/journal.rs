@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::section::Section;
+use super::units::show_size;
 
 /// Where the journal is and how much it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JournalSettings {
     /// Its folder (default `journal` in the data folder).
     pub path: PathBuf,
-    /// Bytes of its files at most (default 10 GiB).
+    /// Bytes of its files at most (default 10 GiB); room for several of the
+    /// largest packets.
     pub max_size: u64,
     /// How long messages are kept that every stream has settled, for rewind
     /// and shadow runs (default 1 h).
@@ -31,9 +33,21 @@ pub enum SyncMode {
     None,
 }
 
+/// Room for a list of 100,000 messages, and for the index.
+const SMALLEST: u64 = 32 << 20;
+/// How many of the largest packets must fit: one that never does would keep the
+/// bus waiting for ever.
+const PACKETS: u64 = 4;
+
 impl JournalSettings {
-    /// Reads `[journal]` and `[dead_letters]`; `data` is the data folder.
-    pub(super) fn read(mut journal: Section<'_>, mut dead_letters: Section<'_>, data: &Path) -> Self {
+    /// Reads `[journal]` and `[dead_letters]`; `data` is the data folder,
+    /// `max_packet` the largest packet of the bus.
+    pub(super) fn read(
+        mut journal: Section<'_>,
+        mut dead_letters: Section<'_>,
+        data: &Path,
+        max_packet: u32,
+    ) -> Self {
         const PATH: &str = "the path of a folder, relative to this file";
         const SYNC: &str = "\"always\", or \"none\" to sync only once a second";
         let path = journal.path("path", PATH);
@@ -44,13 +58,25 @@ impl JournalSettings {
         });
         let settings = Self {
             path: path.map_or_else(|| data.join("journal"), |given| given.value),
-            max_size: journal.size("max_size", 1 << 20..=1 << 44).unwrap_or(10 << 30),
+            max_size: journal.size("max_size", SMALLEST..=1 << 44).unwrap_or(10 << 30),
             keep: journal
                 .duration("keep", Duration::ZERO..=Duration::from_secs(365 * 86_400))
                 .unwrap_or(Duration::from_secs(3600)),
             sync: sync.map(|given| given.value).unwrap_or_default(),
             dead_letters_max_size: dead_letters.size("max_size", 64 << 10..=1 << 40).unwrap_or(256 << 20),
         };
+        let least = PACKETS * u64::from(max_packet);
+        if settings.max_size < least {
+            journal.doc().error(
+                journal.value_span("max_size"),
+                format!(
+                    "`max_size` is {}, and [bus] `max_packet` {}",
+                    show_size(settings.max_size),
+                    show_size(max_packet.into())
+                ),
+                format!("room for {PACKETS} of the largest packets: at least {}", show_size(least)),
+            );
+        }
         journal.finish();
         dead_letters.finish();
         settings

@@ -105,7 +105,10 @@ fn find(
     if exists(&path) {
         return Ok(path);
     }
-    let what = format!("there is no such file ({by} names it)");
+    let what = match path.is_dir() {
+        true => format!("this is a folder ({by} names it)"),
+        false => format!("there is no such file ({by} names it)"),
+    };
     Err(missing(&path, what, "the path of a sluicegate.toml".to_owned()))
 }
 
@@ -145,11 +148,13 @@ fn read_main(path: &Path, surroundings: Surroundings<'_>) -> (Main, Vec<ConfigEr
     let mut root = Section::root(read_into, table.get_ref());
     let data = root.path("data", "the path of a folder, relative to this file");
     let data = data.map_or_else(|| beside(path, "data"), |given| given.value);
+    let bus = BusSettings::read(root.table("bus", "a table [bus] with `url` and `client_id`"));
+    let (journal, letters) = (root.section("journal"), root.section("dead_letters"));
     let main = Main {
-        journal: JournalSettings::read(root.section("journal"), root.section("dead_letters"), &data),
+        journal: JournalSettings::read(journal, letters, &data, bus.max_packet),
         rate_limit_groups: read_groups(&root.section("rate_limit_groups")),
         data,
-        bus: BusSettings::read(root.table("bus", "a table [bus] with `url` and `client_id`")),
+        bus,
         admin: AdminSettings::read(root.section("admin")),
     };
     root.finish();

@@ -40,7 +40,7 @@ fn the_least_that_is_needed() {
     let bus = config.bus;
     assert!(matches!(bus.source, BusSource::Mqtt(url) if url.to_string() == "mqtt://127.0.0.1:1883"));
     assert_eq!(bus.session_expiry, Duration::from_secs(7 * 86_400));
-    assert_eq!((bus.receive_maximum, bus.window_messages, bus.window_bytes), (10_000, 10_000, 64 << 20));
+    assert_eq!((bus.receive_maximum, bus.window_messages, bus.window_bytes), (10_000, 10_000, 16 << 20));
     let journal = JournalSettings {
         path: folder.path().join("data/journal"),
         max_size: 10 << 30,
