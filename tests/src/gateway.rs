@@ -1,6 +1,7 @@
 //! The built gateway as a child process.
 
 use std::fs::File;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -266,6 +267,11 @@ impl Gateway {
     pub async fn until_settled(&self, name: &str, count: u64) -> Stream {
         let what = format!("{count} messages are read and settled");
         self.until(name, &what, |stream| stream.read >= count && stream.queued == 0).await
+    }
+
+    /// Where its admin listener is.
+    pub fn admin(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.folder.admin))
     }
 
     /// A page of the admin listener: status and body.

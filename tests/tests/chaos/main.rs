@@ -3,8 +3,8 @@
 //! or be a dead letter with a reason.
 //!
 //! `make chaos FOR=10m SEED=7`, or `cargo test` with `CHAOS_FOR` and
-//! `CHAOS_SEED`; without both it is the short form of `make test`, with a seed
-//! that stays the same. Arguments are parts of the destinations' names. Ends
+//! `CHAOS_SEED`; without both it is the short form of `make test`, with seeds
+//! that stay the same. Arguments are parts of the destinations' names. Ends
 //! with 1 when anything was lost.
 
 #![allow(clippy::unwrap_used)]
@@ -23,21 +23,21 @@ use sluicegate_tests::receiver::Kind;
 use crate::faults::Counts;
 use crate::site::{Outcome, Plan};
 
-/// The short form: long enough for some twenty faults of each destination.
-const SHORT: Duration = Duration::from_secs(20);
-const SHORT_SEED: u64 = 3;
+/// A round of the short form: some sixty faults of each destination.
+const SHORT: Duration = Duration::from_secs(60);
+const SHORT_SEEDS: [u64; 2] = [3, 11];
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let (time, seed) = match (std::env::var("CHAOS_FOR").ok(), std::env::var("CHAOS_SEED").ok()) {
-        (None, None) => (SHORT, SHORT_SEED),
+    let (time, seeds) = match (std::env::var("CHAOS_FOR").ok(), std::env::var("CHAOS_SEED").ok()) {
+        (None, None) => (SHORT, SHORT_SEEDS.to_vec()),
         (time, seed) => (
             time.map_or(SHORT, |text| {
                 parse_time(&text).unwrap_or_else(|| panic!("CHAOS_FOR is {text:?}, not like 90s or 10m"))
             }),
-            seed.map_or_else(any_seed, |text| {
+            vec![seed.map_or_else(any_seed, |text| {
                 text.parse().unwrap_or_else(|_| panic!("CHAOS_SEED is {text:?}, no number"))
-            }),
+            })],
         ),
     };
     // What `cargo test` passes on: options are those of its own test programs.
@@ -49,22 +49,31 @@ async fn main() -> ExitCode {
         println!("chaos: no destination's name contains {}", wanted.join(" or "));
         return ExitCode::SUCCESS;
     }
+    let mut clean = true;
+    for seed in seeds {
+        clean &= round(&kinds, time, seed).await;
+    }
+    if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
 
+/// All destinations at the same time; prints the table, and whatever is not as
+/// it has to be. Whether all was.
+async fn round(kinds: &[Kind], time: Duration, seed: u64) -> bool {
     println!("chaos for {time:?}, seed {seed}");
     let runs: Vec<_> = kinds
-        .into_iter()
+        .iter()
         .map(|kind| {
-            let plan = Plan { kind, time, seed };
-            (kind, tokio::spawn(site::run(plan)))
+            let plan = Plan { kind: *kind, time, seed };
+            (*kind, tokio::spawn(site::run(plan)))
         })
         .collect();
     let mut table = vec![heading()];
-    let mut failed = false;
+    let mut clean = true;
     for (kind, run) in runs {
         let name = kind.names().0;
         match run.await {
             Ok(outcome) => {
-                failed |= !outcome.report.is_clean();
+                clean &= outcome.report.is_clean();
                 table.push(row(name, &outcome));
                 if !outcome.report.is_clean() {
                     println!("\n--- {name}: {}", outcome.report);
@@ -72,18 +81,17 @@ async fn main() -> ExitCode {
                 }
             }
             Err(error) => {
-                failed = true;
+                clean = false;
                 println!("\n--- {name}: {error}");
             }
         }
     }
     println!();
     table.iter().for_each(|line| println!("{line}"));
-    if failed {
+    if !clean {
         println!("\nnot clean; the same faults again: make chaos FOR={}s SEED={seed}", time.as_secs());
-        return ExitCode::FAILURE;
     }
-    ExitCode::SUCCESS
+    clean
 }
 
 fn heading() -> String {

@@ -30,8 +30,8 @@ async fn receiver() -> (Inbox, MqttStandin) {
     (inbox, standin)
 }
 
-/// In memory nothing is acknowledged to the bus before it is settled: what a
-/// killed gateway had not settled comes again.
+/// What a killed gateway had not journaled comes again from the broker, what it
+/// had not settled from its journal.
 #[tokio::test]
 async fn a_gateway_killed_in_full_flow_loses_nothing() {
     let (broker, mut gateway, receiver) = one_stream(Kind::Mqtt).await;
@@ -45,7 +45,7 @@ async fn a_gateway_killed_in_full_flow_loses_nothing() {
         gateway.restart().await;
     }
     publishing.await.unwrap();
-    // Each gateway has books of its own: the receiver's count.
+    // The books count what they settled; only the receiver knows of repeats.
     let repeats = fleet.until_arrived(&receiver.inbox).await;
     gateway.until("stream", "all is settled", |s| s.queued == 0).await;
     println!("three kills, {repeats} of 4000 messages came again");

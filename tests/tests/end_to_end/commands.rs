@@ -1,10 +1,14 @@
 //! `sluicegate streams` and `sluicegate dead-letters` on a running gateway.
 
 use serde_json::{Value, json};
+use sluicegate_tests::LOOK;
 use sluicegate_tests::fleet::{Fleet, arrivals_in};
 use sluicegate_tests::gateway::Gateway;
 use sluicegate_tests::publisher::Publisher;
 use sluicegate_tests::receiver::{Kind, POISONED};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::one_stream;
 
@@ -138,6 +142,19 @@ async fn dead_letters_are_replayed_and_streams_paused_offline() {
     // What no script can map is no more mappable the second time.
     gateway.until("stream", "both are buried again", |s| s.dead_lettered == 5 && s.queued == 0).await;
     assert!(receiver.inbox.all().is_empty());
+
+    // They outlive a file that is wrong, and one that is gone.
+    assert!(gateway.terminate().await.success());
+    let file = gateway.path().join("streams/stream.toml");
+    std::fs::write(&file, "topics = []\n").unwrap();
+    let of_stream = ["dead-letters", "list", "--stream", "stream"];
+    assert_eq!(gateway.prints(&of_stream).await.lines().count(), 3);
+    let error = complaint(&gateway, &["dead-letters", "replay", "--stream", "stream"]).await;
+    assert!(error.contains("the file of the stream `stream` cannot be used"), "{error}");
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(gateway.prints(&of_stream).await.lines().count(), 3);
+    let dropped = gateway.prints(&["dead-letters", "drop", "--stream", "stream"]).await;
+    assert_eq!(dropped, "dropped 2 dead letters\n");
 }
 
 #[tokio::test]
@@ -164,4 +181,24 @@ async fn a_rewind_sends_again_what_it_said_it_would() {
     assert_eq!(fleet.assert_arrived(&arrivals_in(&receiver.inbox)), 20, "they come twice");
     let error = complaint(&gateway, &["streams", "rewind", "--stream", "steam", "--to", "30m"]).await;
     assert_eq!(error, "sluicegate: there is no stream `steam`; did you mean `stream`?\n");
+}
+
+/// Whoever begins to ask and never ends, or never reads the answer, is not
+/// waited for.
+#[tokio::test]
+async fn strange_callers_of_the_admin_listener_do_not_hold_up_the_end() {
+    let (_broker, mut gateway, _receiver) = one_stream(Kind::Http).await;
+    let mut callers = Vec::new();
+    for begun in ["", "GET /streams HTTP/1.1\r\nHost: localhost\r\n", "POST /dead-letters/drop HTTP/1.1\r\n"]
+    {
+        let mut caller = TcpStream::connect(gateway.admin()).await.unwrap();
+        caller.write_all(begun.as_bytes()).await.unwrap();
+        callers.push(caller);
+    }
+    let mut deaf = TcpStream::connect(gateway.admin()).await.unwrap();
+    let question = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(1_000);
+    // It stops reading when its answers are not read.
+    let _ = timeout(10 * LOOK, deaf.write_all(question.as_bytes())).await;
+    assert_eq!(gateway.get("/healthz").await.0, 200);
+    assert_eq!(gateway.terminate().await.code(), Some(0));
 }

@@ -1,5 +1,7 @@
-//! A stream that waits for its destination does not slow the others down.
+//! A stream that waits for its destination, until its quota is used up and
+//! beyond, does not slow the others down.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -7,7 +9,7 @@ use sluicegate::cli::demo::standin::mqtt::MqttStandin;
 use sluicegate::cli::demo::standin::{Inbox, Received};
 use sluicegate_tests::PATIENCE;
 use sluicegate_tests::broker::Broker;
-use sluicegate_tests::fleet::{Fleet, read};
+use sluicegate_tests::fleet::{Fleet, arrivals_in, read};
 use sluicegate_tests::gateway::Folder;
 use sluicegate_tests::publisher::Publisher;
 use sluicegate_tests::receiver::{Kind, stream_file};
@@ -18,6 +20,9 @@ const OTHERS: usize = 13;
 /// Messages of one measurement, and the time between two of them.
 const MESSAGES: u64 = 150;
 const PACE: Duration = Duration::from_millis(25);
+/// The one that waits may queue a part of the messages of one measurement, and
+/// its lane holds few of them.
+const QUOTA: &str = "[delivery]\nmax_backlog = \"8KiB\"\nbatch_messages = 5\nin_flight = 5\n";
 /// What is shorter says nothing on a machine that others use, too.
 const NOISE: Duration = Duration::from_millis(50);
 
@@ -63,7 +68,8 @@ async fn a_stream_that_waits_does_not_change_the_latency_of_thirteen_others() {
     let waited_for = MqttStandin::start(own_inbox.clone(), None).await.unwrap();
     let stream =
         |port: u16| stream_file(Kind::Mqtt, "topic = \"out\"", &format!("url = \"mqtt://localhost:{port}\""));
-    let mut folder = Folder::new().bus(&broker.url()).stream("waiting", &stream(waited_for.port()));
+    let waiting = format!("{}{QUOTA}", stream(waited_for.port()));
+    let mut folder = Folder::new().bus(&broker.url()).stream("waiting", &waiting);
     for number in 0..OTHERS {
         folder = folder.stream(&format!("other-{number}"), &stream(standin.port()));
     }
@@ -73,7 +79,7 @@ async fn a_stream_that_waits_does_not_change_the_latency_of_thirteen_others() {
 
     // Twice, and the better one of each counts: whatever else this machine
     // does hits one of them, what a waiting stream does hits both.
-    let (mut alone, mut beside) = (Duration::MAX, Duration::MAX);
+    let (mut alone, mut beside, mut expired) = (Duration::MAX, Duration::MAX, 0);
     for round in 0..2 {
         let start = 2 * round * MESSAGES;
         alone = alone.min(p99(&publisher, &inbox, fleet, start..start + MESSAGES).await);
@@ -81,11 +87,21 @@ async fn a_stream_that_waits_does_not_change_the_latency_of_thirteen_others() {
         waited_for.plug().unplug().await.unwrap();
         beside = beside.min(p99(&publisher, &inbox, fleet, start + MESSAGES..start + 2 * MESSAGES).await);
         let waiting = gateway.until("waiting", "it has read all", |s| s.read == start + 2 * MESSAGES).await;
-        assert!(waiting.queued == MESSAGES && waiting.state == "retrying", "{waiting:?}");
+        assert!(waiting.expired > expired && waiting.state == "retrying", "the quota: {waiting:?}");
+        expired = waiting.expired;
         waited_for.plug().plug().await.unwrap();
         gateway.until_settled("waiting", start + 2 * MESSAGES).await;
     }
     println!("p99 without a waiting stream {alone:?}, beside one {beside:?}");
     assert!(beside <= 4 * alone.max(NOISE), "p99 is {beside:?} beside a waiting stream, {alone:?} without");
-    Fleet { messages: 4 * MESSAGES, ..fleet }.until_arrived(&own_inbox).await;
+    let waiting = gateway.stream("waiting").await;
+    assert_eq!(
+        (waiting.read, waiting.delivered + waiting.expired),
+        (4 * MESSAGES, 4 * MESSAGES),
+        "{waiting:?}"
+    );
+    let arrivals = arrivals_in(&own_inbox);
+    let arrived: HashSet<u64> = arrivals.iter().map(|arrival| arrival.number).collect();
+    Fleet { messages: 4 * MESSAGES, ..fleet }.assert_some_arrived(&arrivals, |n| arrived.contains(&n));
+    assert_eq!(arrived.len() as u64, waiting.delivered, "what did not expire has arrived");
 }
