@@ -8,11 +8,11 @@ use futures_util::stream::{self, StreamExt};
 
 use super::table::{Cell, Column, Table};
 use super::{ConfigArg, wiring};
+use crate::bus;
 use crate::config::{
     BusSource, Config, ConfigError, Meanwhile, ScriptSettings, ScriptSource, Selection, StreamEntry,
     StreamSettings,
 };
-use crate::destination::mqtt::{MqttAccess, MqttDestination, MqttSettings};
 use crate::destination::{Destination, Fault};
 use crate::script::{Engine, LoadError, Recipe, Script, adapter};
 
@@ -174,23 +174,12 @@ async fn try_destination(settings: &StreamSettings) -> Option<ConfigError> {
 /// Connects to the bus under another client id, and so without touching the
 /// session with its messages.
 async fn try_bus(config: &Config) -> Option<ConfigError> {
-    let BusSource::Mqtt(url) = &config.bus.source else { return None };
-    let access = MqttAccess {
-        url: url.clone(),
-        client_id: format!("{}-check", config.bus.client_id),
-        username: config.bus.username.clone(),
-        password: config.bus.password.clone(),
-        tls: config.bus.tls.clone(),
-        keep_alive: config.bus.keep_alive,
-        timeout: std::time::Duration::from_secs(10),
-        in_flight: 1,
-    };
-    let fault = try_connection(&MqttDestination::new(MqttSettings { access, topic: None }), 0).await?;
+    let reason = bus::try_login(&config.bus).await.err()?;
     Some(ConfigError::found_later(
         &config.path,
         &["bus"],
-        fault.reason,
-        format!("the broker at {url} lets the gateway in"),
+        reason,
+        format!("the broker at {} lets the gateway in", address_of_bus(config)),
         Meanwhile::BusRetries,
     ))
 }
@@ -205,12 +194,16 @@ async fn try_connection(destination: &dyn Destination, lane: u32) -> Option<Faul
     }
 }
 
-/// What the configuration does: the bus, then a table of the streams.
-fn write_report(config: &Config, findings: &[Finding<'_>], out: &mut dyn Write) -> io::Result<()> {
-    let bus = match &config.bus.source {
+fn address_of_bus(config: &Config) -> String {
+    match &config.bus.source {
         BusSource::Mqtt(url) => url.to_string(),
         BusSource::Embedded { listen } => format!("embedded on {listen}"),
-    };
+    }
+}
+
+/// What the configuration does: the bus, then a table of the streams.
+fn write_report(config: &Config, findings: &[Finding<'_>], out: &mut dyn Write) -> io::Result<()> {
+    let bus = address_of_bus(config);
     let admin = config.admin.as_ref().map_or_else(|| "off".to_owned(), |admin| admin.listen.to_string());
     writeln!(out, "config  {}", config.path.display())?;
     writeln!(out, "bus     {bus} as {}", config.bus.client_id)?;

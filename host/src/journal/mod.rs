@@ -443,8 +443,7 @@ impl Journal {
     pub async fn forget(&self, name: &str) -> Result<bool, JournalError> {
         match &self.0 {
             Backend::Disk(front) => {
-                let orphan = front.orphans().into_iter().find(|(orphan, _, _)| orphan == name);
-                let Some((_, index, _)) = orphan else { return Ok(false) };
+                let Some(index) = self.orphan(name) else { return Ok(false) };
                 front.run(move |store| store.forget(index).map(|()| (true, Vec::new()))).await
             }
             #[cfg(test)]
@@ -461,6 +460,18 @@ impl Journal {
             }
             #[cfg(test)]
             Backend::Memory(_) => Vec::new(),
+        }
+    }
+
+    /// The number of one of them.
+    pub fn orphan(&self, name: &str) -> Option<StreamIndex> {
+        match &self.0 {
+            Backend::Disk(front) => {
+                let orphan = front.orphans().into_iter().find(|(orphan, _, _)| orphan == name);
+                orphan.map(|(_, index, _)| index)
+            }
+            #[cfg(test)]
+            Backend::Memory(_) => None,
         }
     }
 

@@ -17,6 +17,9 @@ use crate::journal::{DeadLetter, Outcome, Position, Settlement, StoredDelivery};
 use crate::script::Script;
 use crate::telemetry::event;
 
+/// Bytes of a reason or a reply that are kept: both may repeat what was refused.
+const WORDS: usize = 2_048;
+
 /// What has ended in a lane, and what has not yet.
 pub(super) struct Endings {
     shared: Arc<Shared>,
@@ -75,7 +78,7 @@ impl Endings {
                     headers: parcel.delivery.headers.clone(),
                     body: parcel.delivery.body.clone(),
                 }),
-                reply: reply.map(|r| r.0.clone()),
+                reply: reply.map(|r| brief(&r.0)),
                 ..letter(entry, reason, script)
             };
             self.letters.entry(entry.position).or_insert(letter);
@@ -139,12 +142,20 @@ fn letter(entry: &Entry, reason: &str, script: &str) -> DeadLetter {
     DeadLetter {
         position: entry.position,
         at: unix_millis(),
-        reason: reason.to_owned(),
+        reason: brief(reason),
         script: script.to_owned(),
         message: entry.message.clone(),
         delivery: None,
         reply: None,
     }
+}
+
+/// The beginning of a text that a script or a far side had a hand in.
+fn brief(text: &str) -> String {
+    if text.len() <= WORDS {
+        return text.to_owned();
+    }
+    format!("{}…", &text[..text.floor_char_boundary(WORDS)])
 }
 
 /// Logs a dead letter; the reason with what the far side said.
@@ -165,4 +176,17 @@ fn announce(stream: &str, letter: &DeadLetter) -> String {
     }
     .emit();
     reason
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_long_text_the_beginning_is_kept() {
+        assert_eq!(brief("400 no"), "400 no");
+        let long = "ä".repeat(WORDS);
+        assert_eq!(brief(&long), format!("{}…", "ä".repeat(WORDS / 2)));
+        assert_eq!(brief(&format!("x{long}")), format!("x{}…", "ä".repeat(WORDS / 2 - 1)));
+    }
 }

@@ -22,7 +22,8 @@ pub struct LogError {
 pub fn init() -> Result<(), LogError> {
     let given = std::env::var("SLUICEGATE_LOG").unwrap_or_else(|_| "info".to_owned());
     // The libraries below have little to say to an operator. A dead letter's
-    // line is the only copy of the message: no filter takes it away.
+    // line is the only copy of the message once it was dropped: no filter takes
+    // it away.
     let directives = format!(
         "{given},rumqttd=off,rumqttc=error,hyper_util=warn,wasmtime=warn,cranelift_codegen=warn,{DEAD_LETTER}=warn"
     );

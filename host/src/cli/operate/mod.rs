@@ -257,6 +257,9 @@ impl Operations {
 
     /// Lets the streams of these dead letters read their messages again.
     pub async fn replay(&self, filter: &LetterFilter, as_is: bool) -> Result<Taken, OperateError> {
+        if let Some(name) = &filter.stream {
+            self.usable(name)?;
+        }
         let dead_letters = self.journal.replay(self.filter(filter)?, as_is).await?;
         Ok(Taken { dead_letters })
     }
@@ -268,7 +271,7 @@ impl Operations {
     }
 
     fn filter(&self, filter: &LetterFilter) -> Result<DeadLetterFilter, OperateError> {
-        let stream = filter.stream.as_ref().map(|name| self.usable(name).map(|usable| usable.route.stream));
+        let stream = filter.stream.as_ref().map(|name| self.known(name));
         let since = filter.since.as_ref().map(|since| time("since", since, unix_millis()));
         Ok(DeadLetterFilter {
             stream: stream.transpose()?,
@@ -277,6 +280,15 @@ impl Operations {
             ids: filter.ids.as_ref().map(|ids| ids.iter().copied().map(DeadLetterId).collect()),
             limit: filter.limit,
         })
+    }
+
+    /// A stream that may have dead letters, also one whose file is wrong or
+    /// gone.
+    fn known(&self, name: &str) -> Result<StreamIndex, OperateError> {
+        match self.journal.stream(name).or_else(|| self.journal.orphan(name)) {
+            Some(index) => Ok(index),
+            None => self.usable(name).map(|usable| usable.route.stream),
+        }
     }
 
     fn usable(&self, name: &str) -> Result<&Usable, OperateError> {

@@ -6,8 +6,10 @@ mod gateway;
 mod sums;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -16,6 +18,9 @@ use crate::cli::ConfigArg;
 use crate::cli::operate::token::AdminToken;
 use crate::config::{BusSource, Config, StreamEntry};
 use crate::telemetry::{self, Metrics};
+
+/// How long the end waits for what the admin listener is answering.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// Run the gateway
 ///
@@ -89,7 +94,8 @@ async fn gateway_until_signal(args: RunArgs) -> Result<(), Box<dyn std::error::E
     sums.abort();
     checker.abort();
     if let Some(admin) = admin {
-        let _ = admin.await;
+        // Whoever has not got his answer by then may be asking for ever.
+        let _ = timeout(LAST_ANSWERS, admin).await;
     }
     let held = gateway.journal.holding().messages;
     info!(queued = held, "stopped; what is queued is in the journal");

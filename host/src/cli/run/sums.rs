@@ -26,10 +26,12 @@ pub async fn log(gateway: Arc<Gateway>) {
                 info!(
                     stream = status.name(),
                     state = status.state().word(),
-                    read = now.read - before.read,
-                    delivered = now.delivered - before.delivered,
-                    filtered = now.filtered - before.filtered,
-                    dead_lettered = now.dead_lettered - before.dead_lettered,
+                    read = more(now.read, before.read),
+                    delivered = more(now.delivered, before.delivered),
+                    filtered = more(now.filtered, before.filtered),
+                    expired = more(now.expired, before.expired),
+                    superseded = more(now.superseded, before.superseded),
+                    dead_lettered = more(now.dead_lettered, before.dead_lettered),
                     queued = now.queued,
                     "in the last {} s",
                     EVERY.as_secs()
@@ -38,4 +40,10 @@ pub async fn log(gateway: Arc<Gateway>) {
             }
         }
     }
+}
+
+/// How much was added. Books go back where an unsynced commit was lost and the
+/// journal opened again.
+fn more(now: u64, before: u64) -> u64 {
+    now.saturating_sub(before)
 }
