@@ -4,8 +4,11 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::thread;
 
+use bytes::Bytes;
+use tokio::task::spawn_blocking;
 use wasmtime::{Config, EngineWeak, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy};
 
+use super::compile::{Compilation, Compiler};
 use super::limits::TICK;
 use super::load::LoadError;
 use super::program::{Program, Programs};
@@ -22,6 +25,7 @@ struct Engines {
     /// For scripts that do not fit a slot.
     roomy: wasmtime::Engine,
     programs: Programs,
+    compiler: Compiler,
 }
 
 /// The engine cannot run on this machine.
@@ -36,9 +40,15 @@ const POOL_MEMORY: usize = 64 << 20;
 const POOL_SLOTS: u32 = 10_000;
 
 impl Engine {
-    /// An engine for about so many instances at a time (lanes of all streams).
-    /// Starts one thread that gives the time; it ends with the last clone.
+    /// An engine for about so many instances at a time (lanes of all streams)
+    /// that compiles in this process: for scripts that are the user's own.
     pub fn new(max_instances: u32) -> Result<Self, EngineError> {
+        Self::with(max_instances, Compilation::default())
+    }
+
+    /// The same with scripts compiled as `compilation` says. Starts one thread
+    /// that gives the time; it ends with the last clone.
+    pub fn with(max_instances: u32, compilation: Compilation) -> Result<Self, EngineError> {
         // Twice as many as there are lanes: a reload and a bisection hold a
         // second instance for a while.
         let slots = max_instances.saturating_mul(2).saturating_add(16).min(POOL_SLOTS);
@@ -55,26 +65,54 @@ impl Engine {
         };
         let roomy = wasmtime::Engine::new(&config()).map_err(|e| EngineError(format!("{e:#}")))?;
         start_ticker(pooled.iter().chain([&roomy]).map(wasmtime::Engine::weak).collect())?;
-        Ok(Self(Arc::new(Engines { pooled, roomy, programs: Programs::default() })))
+        let compiler = Compiler::new(compilation, &roomy);
+        Ok(Self(Arc::new(Engines { pooled, roomy, programs: Programs::default(), compiler })))
     }
 
-    /// The compiled form of a script that may have so much memory. Whether it
-    /// fits the pool only its compilation tells.
-    pub(super) fn program(
+    /// The compiled form of a script that may have so much memory.
+    pub(super) async fn program(
         &self,
-        version: &Version,
-        wasm: &[u8],
+        wasm: Bytes,
         memory: usize,
-    ) -> Result<Arc<Program>, LoadError> {
+    ) -> Result<(Version, Arc<Program>), LoadError> {
+        let hashed = wasm.clone();
+        let version = blocking(move || Ok(Version::of(&hashed))).await?;
         let roomy = memory > POOL_MEMORY;
-        let engines = self.0.pooled.iter().filter(|_| !roomy).chain([&self.0.roomy]);
-        self.0.programs.get(version, roomy, engines, wasm)
+        let program = self.0.programs.get(&version, roomy, self.make(&version, wasm, roomy)).await?;
+        Ok((version, program))
     }
+
+    /// Takes the code that is kept, or compiles.
+    async fn make(&self, version: &Version, wasm: Bytes, roomy: bool) -> Result<Program, LoadError> {
+        if let Some(code) = self.0.compiler.kept(version).await
+            // What was kept and cannot be taken is of no use to anybody.
+            && let Ok(program) = self.link(code, roomy).await
+        {
+            return Ok(program);
+        }
+        let code = self.0.compiler.compile(version, wasm).await?;
+        self.link(code, roomy).await
+    }
+
+    /// Links code in the first engine that it fits: only there it shows
+    /// whether a slot of the pool is large enough.
+    async fn link(&self, code: Vec<u8>, roomy: bool) -> Result<Program, LoadError> {
+        let pooled = self.0.pooled.iter().filter(|_| !roomy);
+        let engines: Vec<wasmtime::Engine> = pooled.chain([&self.0.roomy]).cloned().collect();
+        blocking(move || Program::link(&engines, &code)).await
+    }
+}
+
+/// Off the threads of the runtime.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, LoadError> + Send + 'static,
+) -> Result<T, LoadError> {
+    spawn_blocking(work).await.unwrap_or_else(|error| Err(LoadError::Compiler(error.to_string())))
 }
 
 /// What all scripts run under. The reasons are measurements of this workload
 /// (parsing and writing JSON of 650 bytes).
-fn config() -> Config {
+pub(super) fn config() -> Config {
     let mut config = Config::new();
     config
         .strategy(Strategy::Cranelift)

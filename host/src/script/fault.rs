@@ -5,7 +5,9 @@ use std::time::Duration;
 use wasmtime::{Error, Trap, WasmBacktrace};
 
 use super::instance::Host;
+use super::limits::CallRefusal;
 use super::state::StateRefusal;
+use super::tables::UnknownTable;
 
 /// A call of a script that gave no usable mapping. State that it wrote is
 /// discarded. Each kind says in its text what happened and what the bound is.
@@ -21,6 +23,12 @@ pub enum ScriptFault {
     /// limit in bytes.
     #[error("the script needs more memory than its limit of {} MiB", .0 >> 20)]
     Memory(usize),
+    /// It called the gateway more often than it may; the limit of that call.
+    #[error("the script called the gateway more often than its limit of {0} times in one call")]
+    HostCalls(u64),
+    /// It exchanged more data with the gateway than it may; the limit in bytes.
+    #[error("the script exchanged more data with the gateway than its limit of {} MiB in one call", .0 >> 20)]
+    HostBytes(u64),
     /// It returned what the contract forbids.
     #[error("the script broke its contract: {0}")]
     Contract(String),
@@ -42,6 +50,14 @@ pub enum ScriptFault {
     /// The state holds as much as it may; the limit in bytes.
     #[error("the state of the stream has reached its limit of {} KiB", .0 >> 10)]
     StateFull(usize),
+    /// It asked for a table that the stream does not define.
+    #[error("the script asked for the table `{asked}`; the stream defines {known}")]
+    UnknownTable {
+        /// The name that it asked for.
+        asked: String,
+        /// The names that there are, with commas.
+        known: String,
+    },
     /// No instance could be made: the gateway has no room for one more, or a
     /// fresh instance failed before its first message.
     #[error("no instance of the script could be started: {0}")]
@@ -53,7 +69,10 @@ impl ScriptFault {
     /// them one by one is of no use, and the stream is blocked until an
     /// operator or time changes something.
     pub fn is_batch_wide(&self) -> bool {
-        matches!(self, Self::StateConflict { .. } | Self::StateFull(_) | Self::Start(_))
+        matches!(
+            self,
+            Self::StateConflict { .. } | Self::StateFull(_) | Self::UnknownTable { .. } | Self::Start(_)
+        )
     }
 
     /// Whether the instance can be used again. After a trap wasmtime refuses
@@ -67,6 +86,15 @@ impl ScriptFault {
     pub(super) fn of(error: &Error, host: &Host, time: Duration) -> Self {
         if let Some(refusal) = error.downcast_ref::<StateRefusal>() {
             return refusal.clone().into();
+        }
+        if let Some(refusal) = error.downcast_ref::<CallRefusal>() {
+            return match *refusal {
+                CallRefusal::Often(limit) => Self::HostCalls(limit),
+                CallRefusal::Much(limit) => Self::HostBytes(limit),
+            };
+        }
+        if let Some(UnknownTable { asked, known }) = error.downcast_ref::<UnknownTable>() {
+            return Self::UnknownTable { asked: asked.clone(), known: known.clone() };
         }
         let trap = error.downcast_ref::<Trap>();
         if trap == Some(&Trap::Interrupt) {

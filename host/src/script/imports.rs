@@ -1,11 +1,12 @@
-//! What a script may ask of the gateway: lines in the log, and the state.
+//! What a script may ask of the gateway: lines in the log, the state, and the
+//! tables.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use wasmtime::Error;
 
-use super::bindings::sluicegate::mapper::{log, state, types};
+use super::bindings::sluicegate::mapper::{log, state, table, types};
 use super::fault::one_line;
 use super::instance::Host;
 use super::state::{StateCall, StateRefusal};
@@ -101,6 +102,7 @@ impl log::Host for Host {
             log::Level::Warn => LogLevel::Warn,
             log::Level::Error => LogLevel::Error,
         };
+        self.spend(1, text.len())?;
         self.log.write(level, &text);
         Ok(())
     }
@@ -108,20 +110,42 @@ impl log::Host for Host {
 
 impl state::Host for Host {
     fn get(&mut self, key: String) -> wasmtime::Result<Option<Vec<u8>>> {
+        self.spend(1, key.len())?;
         let value = self.state()?.get(&key).map_err(Error::from)?;
+        self.spend(0, value.as_ref().map_or(0, |value| value.len()))?;
         Ok(value.map(|value| value.to_vec()))
     }
 
     fn set(&mut self, key: String, value: Vec<u8>) -> wasmtime::Result<()> {
+        self.spend(1, key.len().saturating_add(value.len()))?;
         self.state()?.set(&key, value).map_err(Error::from)
     }
 
     fn delete(&mut self, key: String) -> wasmtime::Result<()> {
+        self.spend(1, key.len())?;
         self.state()?.delete(&key).map_err(Error::from)
     }
 }
 
+/// In `configure`, too: tables are constants, so it is the same for every
+/// instance.
+impl table::Host for Host {
+    fn get(&mut self, table: String, key: String) -> wasmtime::Result<Option<String>> {
+        let value = self.tables.get(&table, &key).map_err(Error::from)?;
+        Ok(value.map(str::to_owned))
+    }
+
+    fn names(&mut self) -> wasmtime::Result<Vec<String>> {
+        Ok(self.tables.iter().map(|(name, _)| name.to_owned()).collect())
+    }
+}
+
 impl Host {
+    /// Counts a call of the script, or what it brought.
+    fn spend(&mut self, calls: u64, bytes: usize) -> wasmtime::Result<()> {
+        self.calls.spend(calls, bytes).map_err(Error::from)
+    }
+
     fn state(&mut self) -> wasmtime::Result<&mut StateCall> {
         self.state.as_mut().ok_or_else(|| {
             // An instance is configured once or many times, for no lane or

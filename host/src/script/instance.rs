@@ -1,14 +1,14 @@
 //! One running instance of a script: its store, its limits, its two calls.
 
-use std::time::Duration;
-
 use wasmtime::{Store, Trap, UpdateDeadline};
 
 use super::bindings::{self, MapperPre};
 use super::fault::{ScriptFault, one_line};
 use super::imports::Log;
-use super::limits::{Budget, Limits, MemoryGuard};
+use super::limits::{Budget, HostCalls, Limits, MemoryGuard};
 use super::state::StateCall;
+use super::tables::Tables;
+use super::wear::{Wear, Worn};
 use crate::bus::Message;
 
 /// What an instance's imports and guards work on.
@@ -19,6 +19,8 @@ pub(super) struct Host {
     pub(super) log: Log,
     /// There while `transform` runs.
     pub(super) state: Option<StateCall>,
+    pub(super) calls: HostCalls,
+    pub(super) tables: Tables,
     budget: Budget,
 }
 
@@ -28,6 +30,7 @@ pub(super) struct Host {
 pub(super) struct Instance {
     store: Store<Host>,
     bindings: bindings::Mapper,
+    wear: Wear,
 }
 
 /// Why there is no instance.
@@ -47,6 +50,7 @@ impl Instance {
         pre: &MapperPre<Host>,
         settings: &str,
         limits: &Limits,
+        tables: &Tables,
         log: Log,
     ) -> Result<Self, StartError> {
         let host = Host {
@@ -55,6 +59,8 @@ impl Instance {
             output_limit: limits.output_bytes,
             log,
             state: None,
+            calls: HostCalls::default(),
+            tables: tables.clone(),
             budget: Budget::default(),
         };
         let mut store = Store::new(pre.engine(), host);
@@ -73,7 +79,7 @@ impl Instance {
             })
         });
         let time = limits.time_of(0);
-        begin(&mut store, time);
+        begin(&mut store, limits, 0);
         let bindings = match pre.instantiate_async(&mut store).await {
             Ok(bindings) => bindings,
             Err(error) if error.downcast_ref::<Trap>().is_some() || store.data().memory.refused() => {
@@ -81,9 +87,9 @@ impl Instance {
             }
             Err(error) => return Err(StartError::Instantiate(error)),
         };
-        begin(&mut store, time);
+        begin(&mut store, limits, 0);
         match bindings.call_configure(&mut store, settings).await {
-            Ok(Ok(())) => Ok(Self { store, bindings }),
+            Ok(Ok(())) => Ok(Self { store, bindings, wear: Wear::default() }),
             Ok(Err(text)) => Err(StartError::Refused(one_line(&text))),
             Err(error) => Err(StartError::Fault(ScriptFault::of(&error, store.data(), time))),
         }
@@ -95,7 +101,7 @@ impl Instance {
         &mut self,
         batch: &[Message],
         state: StateCall,
-        time: Duration,
+        limits: &Limits,
     ) -> Result<(bindings::Mapping, Option<StateCall>), ScriptFault> {
         let messages: Vec<bindings::Message<'_>> = batch
             .iter()
@@ -106,22 +112,31 @@ impl Instance {
             })
             .collect();
         self.store.data_mut().state = Some(state);
-        begin(&mut self.store, time);
+        begin(&mut self.store, limits, batch.len());
         let outcome = self.bindings.call_transform(&mut self.store, &messages).await;
         let state = self.store.data_mut().state.take();
         match outcome {
             Ok(Ok(mapping)) => Ok((mapping, state)),
             Ok(Err(text)) => Err(ScriptFault::Failed(one_line(&text))),
-            Err(error) => Err(ScriptFault::of(&error, self.store.data(), time)),
+            Err(error) => Err(ScriptFault::of(&error, self.store.data(), limits.time_of(batch.len()))),
         }
+    }
+
+    /// To be asked once after each call: whether the instance should make
+    /// place for a fresh one, and why.
+    pub(super) fn worn(&mut self) -> Option<Worn> {
+        let host = self.store.data();
+        self.wear.after_call(host.memory.held(), host.memory_limit)
     }
 }
 
-/// Gives the next call its time. The deadline is relative to now and must be
-/// set before every call: without it a reused store would stop at once.
-fn begin(store: &mut Store<Host>, time: Duration) {
+/// Gives the next call, with so many messages, what it may use. The deadline is
+/// relative to now and must be set before every call: without it a reused store
+/// would stop at once.
+fn begin(store: &mut Store<Host>, limits: &Limits, messages: usize) {
     store.set_epoch_deadline(1);
     let host = store.data_mut();
-    host.budget.start(time);
+    host.budget.start(limits.time_of(messages));
+    host.calls.start(limits.host_calls_of(messages), limits.host_call_bytes);
     host.memory.start();
 }

@@ -14,10 +14,10 @@ use wit_parser::Resolve;
 use super::load::LoadError;
 
 /// Bytes of a script's file at most.
-pub(super) const MAX_SIZE: usize = 32 << 20;
+pub const MAX_SIZE: usize = 32 << 20;
 
 /// The contract, as authors have it.
-const WIT: &str = include_str!("../../../guest-sdk/wit/mapper.wit");
+pub(super) const WIT: &str = include_str!("../../../guest-sdk/wit/mapper.wit");
 
 /// The lowered functions that a core module must export, with their types.
 const CORE_EXPORTS: [(&str, &str); 4] = [
@@ -27,11 +27,24 @@ const CORE_EXPORTS: [(&str, &str); 4] = [
     ("transform", "func (i32, i32) -> i32"),
 ];
 
+/// What can be said of a file at a glance.
+pub(super) fn look_at(wasm: &[u8]) -> Result<(), LoadError> {
+    if wasm.len() > MAX_SIZE {
+        return Err(LoadError::TooLarge);
+    }
+    // Compiled code is an object file. To run somebody's is to trust him.
+    if wasm.starts_with(b"\x7fELF") {
+        return Err(LoadError::Compiled);
+    }
+    if !wasm.starts_with(b"\0asm") {
+        return Err(LoadError::NotWasm { start: wasm.iter().take(4).copied().collect() });
+    }
+    Ok(())
+}
+
 /// The bytes of a component.
 pub(super) fn component(wasm: &[u8]) -> Result<Cow<'_, [u8]>, LoadError> {
-    if wasm.len() > MAX_SIZE {
-        return Err(LoadError::TooLarge { size: wasm.len() });
-    }
+    look_at(wasm)?;
     let scan = Scan::of(wasm)?;
     if scan.encoding == Encoding::Component {
         return Ok(Cow::Borrowed(wasm));
@@ -69,9 +82,6 @@ impl Scan {
     fn of(wasm: &[u8]) -> Result<Self, LoadError> {
         let mut scan =
             Self { encoding: Encoding::Module, has_world: false, imports: Vec::new(), exports: Vec::new() };
-        if !wasm.starts_with(b"\0asm") {
-            return Err(LoadError::NotWasm { start: wasm.iter().take(4).copied().collect() });
-        }
         for payload in Parser::new(0).parse_all(wasm) {
             let payload = payload.map_err(invalid)?;
             match payload {

@@ -21,6 +21,11 @@ pub struct Limits {
     /// Deliveries that one call may return for each message of its batch
     /// (default 16), on top of 64.
     pub deliveries_per_message: usize,
+    /// Calls of the gateway (log, state) that one call may make for each
+    /// message of its batch (default 1,000), on top of 20,000.
+    pub host_calls_per_message: u32,
+    /// Bytes of keys, values and lines in all of them (default 64 MiB).
+    pub host_call_bytes: u64,
     /// Log lines that reach the log each second, for each lane (default 50).
     pub log_lines_per_second: u32,
     /// Bytes that the stream's state may hold, keys counted (default 16 MiB).
@@ -43,6 +48,8 @@ impl Default for Limits {
             memory: 64 << 20,
             output_bytes: 16 << 20,
             deliveries_per_message: 16,
+            host_calls_per_message: 1_000,
+            host_call_bytes: 64 << 20,
             log_lines_per_second: 50,
             state_bytes: 16 << 20,
         }
@@ -54,6 +61,11 @@ impl Limits {
     pub(super) fn time_of(&self, messages: usize) -> Duration {
         let messages = u32::try_from(messages).unwrap_or(u32::MAX);
         self.time.saturating_add(self.time_per_message.saturating_mul(messages))
+    }
+
+    /// Calls of the gateway that a call with so many messages may make.
+    pub(super) fn host_calls_of(&self, messages: usize) -> u64 {
+        u64::from(self.host_calls_per_message).saturating_mul(messages as u64).saturating_add(20_000)
     }
 
     /// Deliveries that a call with so many messages may return.
@@ -85,6 +97,45 @@ impl Budget {
     }
 }
 
+/// What a call may still ask of the gateway. Time does not bound it: a call of
+/// the gateway is not interrupted, and its work is done outside of the script.
+#[derive(Debug, Default)]
+pub(super) struct HostCalls {
+    calls: u64,
+    most_calls: u64,
+    bytes: u64,
+    most_bytes: u64,
+}
+
+/// A call of the gateway too many; the limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum CallRefusal {
+    #[error("more than {0} calls")]
+    Often(u64),
+    #[error("more than {0} bytes")]
+    Much(u64),
+}
+
+impl HostCalls {
+    /// Starts a call that may make so many calls with so many bytes.
+    pub(super) fn start(&mut self, most_calls: u64, most_bytes: u64) {
+        *self = Self { calls: 0, most_calls, bytes: 0, most_bytes };
+    }
+
+    /// The script has called, or its call has brought, so many bytes.
+    pub(super) fn spend(&mut self, calls: u64, bytes: usize) -> Result<(), CallRefusal> {
+        self.calls = self.calls.saturating_add(calls);
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+        if self.calls > self.most_calls {
+            return Err(CallRefusal::Often(self.most_calls));
+        }
+        if self.bytes > self.most_bytes {
+            return Err(CallRefusal::Much(self.most_bytes));
+        }
+        Ok(())
+    }
+}
+
 /// Bounds the memories and tables of one instance, all of them together.
 #[derive(Debug)]
 pub(super) struct MemoryGuard {
@@ -103,6 +154,11 @@ impl MemoryGuard {
     /// traps afterwards, this is why.
     pub(super) fn refused(&self) -> bool {
         self.refused
+    }
+
+    /// Bytes that the memories have grown to.
+    pub(super) fn held(&self) -> usize {
+        self.memory
     }
 
     /// Forgets refusals of earlier calls.
@@ -165,6 +221,21 @@ mod tests {
             [true, true, true, false]
         );
         assert!(!budget.spend());
+    }
+
+    #[test]
+    fn calls_of_the_gateway_are_counted_for_each_call_of_the_script() {
+        let limits = Limits::default();
+        assert_eq!(limits.host_calls_of(0), 20_000);
+        assert_eq!(limits.host_calls_of(128), 148_000);
+        let mut calls = HostCalls::default();
+        for _ in 0..2 {
+            calls.start(2, 100);
+            assert_eq!([calls.spend(1, 60), calls.spend(1, 40)], [Ok(()), Ok(())]);
+            assert_eq!(calls.spend(1, 0), Err(CallRefusal::Often(2)));
+        }
+        calls.start(2, 100);
+        assert_eq!(calls.spend(1, 101), Err(CallRefusal::Much(100)));
     }
 
     #[test]

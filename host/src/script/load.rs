@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::engine::Engine;
@@ -13,6 +14,7 @@ use super::lift::MAX_SIZE;
 use super::mapper::Mapper;
 use super::program::{Program, chain};
 use super::state::State;
+use super::tables::Tables;
 use super::version::Version;
 use super::{Limits, LogSink};
 
@@ -27,19 +29,22 @@ pub struct Recipe {
     pub settings: Value,
     /// What it may use.
     pub limits: Limits,
+    /// What it may look up.
+    pub tables: Tables,
     /// Which form the script's state has: a script of another one begins with an
     /// empty state.
     pub state_version: u32,
 }
 
 impl Recipe {
-    /// A script without settings, under the usual limits.
+    /// A script without settings and tables, under the usual limits.
     pub fn new(name: impl Into<String>, wasm: impl Into<Bytes>) -> Self {
         Self {
             name: name.into(),
             wasm: wasm.into(),
             settings: Value::Null,
             limits: Limits::default(),
+            tables: Tables::default(),
             state_version: 0,
         }
     }
@@ -59,20 +64,22 @@ struct Inner {
     /// The settings as the script gets them.
     settings: String,
     limits: Limits,
+    tables: Tables,
     state_version: u32,
-    /// Name and version.
+    /// Name and version, its own and that of its tables.
     label: String,
 }
 
 /// Why a file is no usable script. The caller adds which file.
-#[derive(Debug, thiserror::Error)]
+///
+/// What the compiler says comes from another process as JSON; what is skipped
+/// there is found out in this one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 pub enum LoadError {
-    /// Above the size limit.
-    #[error("it has {} MiB; a script may have {} MiB", .size.div_ceil(1 << 20), MAX_SIZE >> 20)]
-    TooLarge {
-        /// Bytes.
-        size: usize,
-    },
+    /// Above the size limit. How much above is not known: no more is read.
+    #[error("it has more than {} MiB, the most that a script may have", MAX_SIZE >> 20)]
+    TooLarge,
     /// It does not begin as WebAssembly does.
     #[error(
         "it is no WebAssembly: it begins with {}, expected `\\0asm` (a .wasm file, not its text form)",
@@ -82,6 +89,12 @@ pub enum LoadError {
         /// The first bytes, at most four.
         start: Vec<u8>,
     },
+    /// It is what a compiler has made for one kind of processor.
+    #[error(
+        "it is machine code, compiled already; a script is the .wasm that it was made from, \
+         which the gateway compiles itself and holds to its limits"
+    )]
+    Compiled,
     /// It begins like WebAssembly, but the rest is broken or uses a feature
     /// that is switched off.
     #[error("it is no valid WebAssembly: {0}")]
@@ -100,36 +113,40 @@ pub enum LoadError {
     /// Its imports or exports are not those of the world `mapper`.
     #[error("it does not keep the contract `sluicegate:mapper@0.1.0`: {0}")]
     Contract(String),
+    /// The compiler met a bound of its own; which one.
+    #[error("compiling it takes more than {0}; it was given up")]
+    TooCostly(String),
+    /// The compiler came to no answer; why.
+    #[error("the compiler failed: {0}")]
+    Compiler(String),
     /// The gateway could not make an instance of it (no room for one more).
     #[error("no instance of it could be made: {0}")]
+    #[serde(skip)]
     Instantiate(String),
     /// It failed before its first message.
     #[error("it cannot be started: {0}")]
+    #[serde(skip)]
     Start(ScriptFault),
     /// `configure` refused the settings; in the script's words.
     #[error("it refuses its settings: {0}")]
+    #[serde(skip)]
     Settings(String),
 }
 
 // ----- impl Script -----
 
 impl Script {
-    /// Compiles (on a thread for blocking work: some 100 ms, seconds for
-    /// JavaScript and Python; nothing if another script of the same bytes is
+    /// Compiles (some 100 ms, seconds for JavaScript and Python; a millisecond
+    /// if its code is kept, nothing if another script of the same bytes is
     /// loaded), links, starts one instance and configures it.
     pub async fn load(engine: &Engine, recipe: Recipe) -> Result<Self, LoadError> {
-        let Recipe { name, wasm, settings, limits, state_version } = recipe;
+        let Recipe { name, wasm, settings, limits, tables, state_version } = recipe;
         let settings = settings_text(&settings);
-        let compiling = engine.clone();
-        let memory = limits.memory;
-        let (version, program) = tokio::task::spawn_blocking(move || {
-            let version = Version::of(&wasm);
-            let program = compiling.program(&version, &wasm, memory)?;
-            Ok::<_, LoadError>((version, program))
-        })
-        .await
-        .map_err(|error| LoadError::Invalid(format!("the compiler ended early: {error}")))??;
-        let label = format!("{name} {version}");
+        let (version, program) = engine.program(wasm, limits.memory).await?;
+        let label = match tables.is_empty() {
+            true => format!("{name} {version}"),
+            false => format!("{name} {version} with tables {}", tables.version()),
+        };
         let script = Self(Arc::new(Inner {
             _engine: engine.clone(),
             name,
@@ -137,6 +154,7 @@ impl Script {
             program,
             settings,
             limits,
+            tables,
             state_version,
             label,
         }));
@@ -158,7 +176,7 @@ impl Script {
         &self.0.version
     }
 
-    /// Name and version, as dead letters and tables have it.
+    /// Name and version, its own and that of its tables, as dead letters have it.
     pub fn label(&self) -> &str {
         &self.0.label
     }
@@ -173,17 +191,23 @@ impl Script {
         self.0.state_version
     }
 
-    /// Whether settings and limits are those of the recipe. The bytes are told
-    /// apart by the [`Script::version`].
+    /// Whether settings, limits and tables are those of the recipe. The bytes are
+    /// told apart by the [`Script::version`].
     pub fn is_of(&self, recipe: &Recipe) -> bool {
         self.0.settings == settings_text(&recipe.settings)
             && self.0.limits == recipe.limits
+            && self.0.tables.version() == recipe.tables.version()
             && self.0.state_version == recipe.state_version
     }
 
     /// What it may use.
     pub fn limits(&self) -> &Limits {
         &self.0.limits
+    }
+
+    /// What it may look up.
+    pub fn tables(&self) -> &Tables {
+        &self.0.tables
     }
 
     /// A mapper for lane number `lane`, which takes part in the stream's
@@ -198,7 +222,8 @@ impl Script {
     }
 
     pub(super) async fn start(&self, log: Log) -> Result<Instance, StartError> {
-        Instance::start(self.0.program.pre(), &self.0.settings, &self.0.limits, log).await
+        let Inner { program, settings, limits, tables, .. } = &*self.0;
+        Instance::start(program.pre(), settings, limits, tables, log).await
     }
 }
 

@@ -9,6 +9,7 @@ use super::mapping;
 use super::state::{BeforeImage, State, StateCall};
 use super::{LogSink, Mapping};
 use crate::bus::Message;
+use crate::telemetry::event;
 
 /// Maps the batches of one lane, one after the other.
 pub struct Mapper {
@@ -16,8 +17,8 @@ pub struct Mapper {
     lane: u32,
     state: State,
     log: Log,
-    /// Absent before the first batch, after [`Mapper::rest`] and after a
-    /// fault that may have broken it.
+    /// Absent before the first batch, after [`Mapper::rest`], after a fault
+    /// that may have broken it and when it was worn.
     instance: Option<Instance>,
 }
 
@@ -42,14 +43,27 @@ impl Mapper {
         // the instance, which is then stuck in a call, goes with it.
         let mut instance = match self.instance.take() {
             Some(instance) => instance,
-            None => self.script.instance(self.log.clone()).await?,
+            None => start(&self.script, self.log.clone()).await?,
         };
         let state = StateCall::in_lane(&self.state, self.lane, self.script.limits().state_bytes);
         let outcome = run(&self.script, &mut instance, batch, state).await;
         if outcome.as_ref().err().is_none_or(ScriptFault::spares_the_instance) {
-            self.instance = Some(instance);
+            match instance.worn() {
+                None => self.instance = Some(instance),
+                Some(worn) => {
+                    event::InstanceRecycled { script: self.script.name(), reason: worn.word() }.emit()
+                }
+            }
         }
         outcome
+    }
+
+    /// Makes the instance, so that the first batch need not wait for it. What
+    /// goes wrong shows again with that batch.
+    pub async fn begin(&mut self) {
+        if self.instance.is_none() {
+            self.instance = start(&self.script, self.log.clone()).await.ok();
+        }
     }
 
     /// Gives the memory of the instance back. The next batch makes a new one.
@@ -71,28 +85,30 @@ impl Script {
         if batch.is_empty() {
             return Ok(Mapping::default());
         }
-        let mut instance = self.instance(Log::silent()).await?;
+        let mut instance = start(self, Log::silent()).await?;
         let state = StateCall::apart(state, self.limits().state_bytes, before);
         run(self, &mut instance, batch, state).await
     }
-
-    async fn instance(&self, log: Log) -> Result<Instance, ScriptFault> {
-        self.start(log).await.map_err(|error| match error {
-            StartError::Instantiate(error) => ScriptFault::Start(error.root_cause().to_string()),
-            StartError::Fault(fault) => ScriptFault::Start(format!("in `configure`: {fault}")),
-            StartError::Refused(text) => ScriptFault::Start(format!("it refused its settings: {text}")),
-        })
-    }
 }
 
-async fn run(
+/// An instance for a mapping, or why none could be had.
+pub(super) async fn start(script: &Script, log: Log) -> Result<Instance, ScriptFault> {
+    script.start(log).await.map_err(|error| match error {
+        StartError::Instantiate(error) => ScriptFault::Start(error.root_cause().to_string()),
+        StartError::Fault(fault) => ScriptFault::Start(format!("in `configure`: {fault}")),
+        StartError::Refused(text) => ScriptFault::Start(format!("it refused its settings: {text}")),
+    })
+}
+
+/// One call in this instance.
+pub(super) async fn run(
     script: &Script,
     instance: &mut Instance,
     batch: &[Message],
     state: StateCall,
 ) -> Result<Mapping, ScriptFault> {
     let limits = script.limits();
-    let (raw, state) = instance.transform(batch, state, limits.time_of(batch.len())).await?;
+    let (raw, state) = instance.transform(batch, state, limits).await?;
     let mapping = mapping::check(raw, batch.len(), limits).map_err(ScriptFault::Contract)?;
     let (before, written) = state.map(StateCall::commit).unwrap_or_default();
     Ok(Mapping { before, written, ..mapping })

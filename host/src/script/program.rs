@@ -4,13 +4,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use tokio::sync;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, HasSelf, Linker};
 
 use super::bindings::{self, MapperPre};
 use super::fault::one_line;
 use super::instance::Host;
-use super::lift;
 use super::load::LoadError;
 use super::version::Version;
 
@@ -26,7 +26,7 @@ pub(super) struct Programs {
     places: Mutex<HashMap<(Version, bool), Arc<Place>>>,
 }
 
-type Place = Mutex<Weak<Program>>;
+type Place = sync::Mutex<Weak<Program>>;
 
 /// What a component must export, as the contract writes it.
 const EXPORTS: [(&str, &str); 2] = [
@@ -37,6 +37,18 @@ const EXPORTS: [(&str, &str); 2] = [
 // ----- impl Program -----
 
 impl Program {
+    /// Links code for the first of these engines that it fits.
+    pub(super) fn link(engines: &[wasmtime::Engine], code: &[u8]) -> Result<Self, LoadError> {
+        let mut failure = None;
+        for engine in engines {
+            match component(engine, code) {
+                Ok(component) => return Ok(Self { pre: link(engine, &component)? }),
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(LoadError::Invalid(failure.map_or_else(String::new, |error| chain(&error))))
+    }
+
     pub(super) fn pre(&self) -> &MapperPre<Host> {
         &self.pre
     }
@@ -45,15 +57,13 @@ impl Program {
 // ----- impl Programs -----
 
 impl Programs {
-    /// The program of these bytes, compiled now if nobody uses it yet, for the
-    /// first of the engines that it fits. `roomy` tells the choices of engines
-    /// apart. Blocks.
-    pub(super) fn get<'e>(
+    /// The program of that version, made now if nobody uses it yet. `roomy`
+    /// tells the choices of engines apart.
+    pub(super) async fn get(
         &self,
         version: &Version,
         roomy: bool,
-        engines: impl Iterator<Item = &'e wasmtime::Engine>,
-        wasm: &[u8],
+        make: impl Future<Output = Result<Program, LoadError>>,
     ) -> Result<Arc<Program>, LoadError> {
         let place = {
             let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
@@ -63,30 +73,27 @@ impl Programs {
             });
             places.entry((version.clone(), roomy)).or_default().clone()
         };
-        let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut place = place.lock().await;
         if let Some(program) = place.upgrade() {
             return Ok(program);
         }
-        let program = Arc::new(Program { pre: compile(engines, wasm)? });
+        let program = Arc::new(make.await?);
         *place = Arc::downgrade(&program);
         Ok(program)
     }
 }
 
-/// Lifts, compiles and links for the first of these engines that it fits.
-fn compile<'e>(
-    engines: impl Iterator<Item = &'e wasmtime::Engine>,
-    wasm: &[u8],
-) -> Result<MapperPre<Host>, LoadError> {
-    let bytes = lift::component(wasm)?;
-    let mut failure = None;
-    for engine in engines {
-        match Component::new(engine, &bytes) {
-            Ok(component) => return link(engine, &component),
-            Err(error) => failure = Some(error),
-        }
-    }
-    Err(LoadError::Invalid(failure.map_or_else(String::new, |error| chain(&error))))
+/// The component that code was compiled from, for one engine.
+#[allow(unsafe_code)]
+fn component(engine: &wasmtime::Engine, code: &[u8]) -> wasmtime::Result<Component> {
+    // SAFETY: the code must be what a compiler of this version of wasmtime has
+    // written. It comes from `compile` only: from the compiler in this process
+    // or in a child that runs the same program, or from a file that one of them
+    // has left in a folder for this user alone, whose SHA-256 was verified when
+    // it was read. It lies in memory that nobody else has: a mapped file could
+    // be written to after it was verified. What users hand in is never taken
+    // for code (`lift::look_at`).
+    unsafe { Component::deserialize(engine, code) }
 }
 
 fn link(engine: &wasmtime::Engine, component: &Component) -> Result<MapperPre<Host>, LoadError> {
@@ -108,7 +115,7 @@ fn link(engine: &wasmtime::Engine, component: &Component) -> Result<MapperPre<Ho
         .map_err(|error| LoadError::Invalid(chain(&error)))?;
     let pre = linker.instantiate_pre(component).map_err(|error| {
         LoadError::Contract(format!(
-            "{}; the gateway offers sluicegate:mapper/log@0.1.0 and sluicegate:mapper/state@0.1.0 only",
+            "{}; the gateway offers the interfaces log, state and table of sluicegate:mapper@0.1.0 only",
             chain(&error)
         ))
     })?;

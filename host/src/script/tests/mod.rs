@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod hostile;
 mod loading;
+mod lookups;
+mod pure;
 mod running;
 mod stateful;
 
@@ -40,7 +43,7 @@ pub(crate) fn transform(body: &str) -> Vec<u8> {
 }
 
 /// `transform` of a script that delivers every payload unchanged.
-const PASS: &str = "(call $pass (local.get $batch) (local.get $n))";
+pub(crate) const PASS: &str = "(call $pass (local.get $batch) (local.get $n))";
 
 async fn load_with(wasm: Vec<u8>, limits: Limits) -> Result<Script, LoadError> {
     Script::load(engine(), Recipe { settings: json!({"a": 1}), limits, ..Recipe::new("test", wasm) }).await

@@ -6,6 +6,8 @@
 (import "sluicegate:mapper/state@0.1.0" "get" (func $get (param i32 i32 i32)))
 (import "sluicegate:mapper/state@0.1.0" "set" (func $set (param i32 i32 i32 i32)))
 (import "sluicegate:mapper/state@0.1.0" "delete" (func $delete (param i32 i32)))
+(import "sluicegate:mapper/table@0.1.0" "get" (func $lookup (param i32 i32 i32 i32 i32)))
+(import "sluicegate:mapper/table@0.1.0" "names" (func $tables (param i32)))
 (memory (export "memory") 4)
 (global $top (mut i32) (i32.const 4096))
 
