@@ -1,34 +1,22 @@
-//! The official adapters, embedded in the binary: for each a compiled script
-//! and what its manifest `adapter.toml` says.
+//! The official adapters, embedded in the binary: packages like any other.
 
 use std::sync::LazyLock;
 
-use serde::Deserialize;
-use serde_json::Value;
+use bytes::Bytes;
+
+use super::cases::Case;
+use super::manifest::Manifest;
+use super::package::Package;
 
 /// An official adapter.
 #[derive(Clone, Debug)]
 pub struct Adapter {
     /// What its manifest says.
     pub manifest: Manifest,
-    /// The WebAssembly module.
-    pub wasm: &'static [u8],
-}
-
-/// What `adapter.toml` says.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields)]
-pub struct Manifest {
-    /// As `[script] adapter` names it.
-    pub name: String,
-    /// Version of the adapter.
-    pub version: String,
-    /// What it does, in one sentence.
-    pub description: String,
-    /// The `[destination] type`s that it maps for.
-    pub destinations: Vec<String>,
-    /// JSON Schema of `[script.settings]`, with descriptions and defaults.
-    pub settings: Value,
+    /// The package.
+    pub wasm: Bytes,
+    /// Its cases.
+    pub cases: Vec<Case>,
 }
 
 /// All official adapters.
@@ -43,7 +31,7 @@ pub fn official(name: &str) -> Option<&'static Adapter> {
 
 /// The first adapter that maps for a destination of that type.
 pub fn for_destination(destination: &str) -> Option<&'static Adapter> {
-    ADAPTERS.iter().find(|adapter| adapter.manifest.destinations.iter().any(|d| d == destination))
+    ADAPTERS.iter().find(|adapter| adapter.manifest.serves(destination))
 }
 
 /// Their names, with commas, for texts that say what there is.
@@ -52,16 +40,17 @@ pub fn names() -> String {
     names.join(", ")
 }
 
-/// Name, module and manifest of each, written by the build script.
-const EMBEDDED: &[(&str, &[u8], &str)] = include!(concat!(env!("OUT_DIR"), "/adapters.rs"));
+/// Name and package of each, written by the build script.
+const EMBEDDED: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/adapters.rs"));
 
 static ADAPTERS: LazyLock<Vec<Adapter>> = LazyLock::new(|| {
     EMBEDDED
         .iter()
-        .map(|(name, wasm, manifest)| match toml::from_str(manifest) {
-            Ok(manifest) => Adapter { manifest, wasm },
+        .map(|(name, wasm)| match Package::parse(Bytes::from_static(wasm)) {
+            Ok(Package { manifest: Some(manifest), wasm, cases }) => Adapter { manifest, wasm, cases },
             // Fixed at build time; the test below has read every one of them.
-            Err(error) => panic!("scripts/{name}/adapter.toml: {error}"),
+            Ok(_) => panic!("scripts/{name} has no manifest"),
+            Err(error) => panic!("scripts/{name}: {error}"),
         })
         .collect()
 });
@@ -73,14 +62,13 @@ mod tests {
 
     #[test]
     fn every_manifest_can_be_read_and_names_its_folder() {
-        for ((folder, wasm, _), adapter) in EMBEDDED.iter().zip(all()) {
+        for ((folder, wasm), adapter) in EMBEDDED.iter().zip(all()) {
             assert_eq!(adapter.manifest.name, *folder);
             assert!(wasm.starts_with(b"\0asm"));
             assert!(!adapter.manifest.description.is_empty());
-            let settings = &adapter.manifest.settings;
-            assert_eq!(settings["type"], "object", "{folder}");
-            for (key, property) in settings["properties"].as_object().unwrap() {
-                assert!(property["description"].is_string(), "{folder}: {key} has no description");
+            assert!(adapter.manifest.version.major >= 1, "{folder} is official");
+            for (key, property) in adapter.manifest.settings.properties() {
+                assert!(property.description.is_some(), "{folder}: {key} has no description");
             }
         }
         assert_eq!(names(), "aws-shadow, thingsboard-gateway, wialon-retranslator, http-json, mqtt-json");
