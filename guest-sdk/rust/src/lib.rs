@@ -25,7 +25,7 @@
 //! ```
 //!
 //! The contract is `guest-sdk/wit/mapper.wit`. Scripts are pure: the same
-//! messages, settings and state give the same deliveries.
+//! messages, settings, tables and state give the same deliveries.
 
 #[doc(hidden)]
 pub mod bindings;
@@ -39,6 +39,7 @@ mod notation;
 mod script;
 mod settings;
 pub mod state;
+pub mod table;
 mod template;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;

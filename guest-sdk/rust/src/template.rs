@@ -1,12 +1,14 @@
 //! Templates such as `fleet/{ident}/up`: `{name}` puts in a field of the
 //! message, `{topic[N]}` level N of the topic that it came on (the first is 0),
-//! `{{` and `}}` stand for braces.
+//! `{table[name]}` what a lookup table has for that field (or, as
+//! `{table[topic[N]]}`, for that level), `{{` and `}}` stand for braces.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use serde::Deserialize;
 
-use crate::{Message, Reject, Result};
+use crate::{Message, Reject, Result, table};
 
 /// A template, parsed when the settings are.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -19,8 +21,39 @@ pub struct Template {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
     Literal(String),
+    Key(Key),
+    /// What a table has for a key.
+    Lookup {
+        table: String,
+        key: Key,
+    },
+}
+
+/// What a message says itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Key {
     Field(String),
     TopicLevel(usize),
+}
+
+/// As it stands in a template.
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Literal(text) => f.write_str(text),
+            Self::Key(key) => key.fmt(f),
+            Self::Lookup { table, key } => write!(f, "{table}[{key}]"),
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Field(name) => f.write_str(name),
+            Self::TopicLevel(level) => write!(f, "topic[{level}]"),
+        }
+    }
 }
 
 impl TryFrom<String> for Template {
@@ -33,14 +66,15 @@ impl TryFrom<String> for Template {
 }
 
 impl Template {
-    /// Parses a template, for defaults in code.
+    /// Parses a template, for defaults in code. A table that the stream does
+    /// not define is an error.
     pub fn new(text: &str) -> Result<Self, String> {
         text.to_owned().try_into()
     }
 
     /// The template `{name}`, for defaults.
     pub fn field(name: &str) -> Self {
-        Self { text: format!("{{{name}}}"), parts: vec![Part::Field(name.to_owned())] }
+        Self { text: format!("{{{name}}}"), parts: vec![Part::Key(Key::Field(name.to_owned()))] }
     }
 
     /// As it was written.
@@ -52,7 +86,7 @@ impl Template {
     pub fn literals(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter_map(|part| match part {
             Part::Literal(text) => Some(text.as_str()),
-            Part::Field(_) | Part::TopicLevel(_) => None,
+            Part::Key(_) | Part::Lookup { .. } => None,
         })
     }
 
@@ -104,41 +138,57 @@ impl Template {
     ) -> Result<String> {
         let mut filled = String::with_capacity(self.text.len() + 24);
         for part in &self.parts {
-            let value =
-                match part {
-                    Part::Literal(text) => {
-                        filled.push_str(text);
-                        continue;
-                    }
-                    Part::Field(name) => self.value(message, name)?,
-                    Part::TopicLevel(level) => Cow::Borrowed(
-                        message.topic().split('/').nth(*level).filter(|text| !text.is_empty()).ok_or_else(
-                            || self.fault(&format!("topic[{level}]"), "is missing in the topic"),
-                        )?,
-                    ),
-                };
+            let value = match part {
+                Part::Literal(text) => {
+                    filled.push_str(text);
+                    continue;
+                }
+                Part::Key(key) => self.key(message, key)?,
+                Part::Lookup { table, key } => Cow::Owned(self.lookup(message, table, key, part)?),
+            };
             if !value.chars().all(&allowed) {
-                let name = match part {
-                    Part::TopicLevel(level) => format!("topic[{level}]"),
-                    Part::Field(name) | Part::Literal(name) => name.clone(),
-                };
-                return Err(self.fault(&name, &format!("is {value:?}, expected {expected}")));
+                return Err(self.fault(part, &format!("is {value:?}, expected {expected}")));
             }
             filled.push_str(&value);
         }
         Ok(filled)
     }
 
-    fn value<'a>(&self, message: &Message<'a>, name: &str) -> Result<Cow<'a, str>> {
-        let value = message.present(name).ok_or_else(|| self.fault(name, "is missing in the message"))?;
-        match value.as_text() {
-            Some(text) if text.is_empty() => Err(self.fault(name, "is empty")),
-            Some(text) => Ok(text),
-            None => Err(self.fault(name, &format!("is {}, expected a string or a number", value.kind()))),
+    fn key<'a>(&self, message: &Message<'a>, key: &Key) -> Result<Cow<'a, str>> {
+        match key {
+            Key::Field(name) => {
+                let value = message.present(name);
+                let value = value.ok_or_else(|| self.fault(key, "is missing in the message"))?;
+                match value.as_text() {
+                    Some(text) if text.is_empty() => Err(self.fault(key, "is empty")),
+                    Some(text) => Ok(text),
+                    None => {
+                        let what = format!("is {}, expected a string or a number", value.kind());
+                        Err(self.fault(key, &what))
+                    }
+                }
+            }
+            Key::TopicLevel(level) => {
+                let level = message.topic().split('/').nth(*level).filter(|text| !text.is_empty());
+                level.map(Cow::Borrowed).ok_or_else(|| self.fault(key, "is missing in the topic"))
+            }
         }
     }
 
-    fn fault(&self, name: &str, what: &str) -> Reject {
+    fn lookup(&self, message: &Message<'_>, table: &str, key: &Key, part: &Part) -> Result<String> {
+        let key = self.key(message, key)?;
+        match table::get(table, &key) {
+            Some(value) if value.is_empty() => {
+                Err(self.fault(part, &format!("is empty for the key {key:?}")))
+            }
+            Some(value) => Ok(value),
+            None => {
+                Err(Reject::new(format!("template `{}`: the table `{table}` has no key {key:?}", self.text)))
+            }
+        }
+    }
+
+    fn fault(&self, name: impl fmt::Display, what: &str) -> Reject {
         Reject::new(format!("template `{}`: `{name}` {what}", self.text))
     }
 }
@@ -163,13 +213,7 @@ fn parse(text: &str) -> Result<Vec<Part>, String> {
         if !literal.is_empty() {
             parts.push(Part::Literal(std::mem::take(&mut literal)));
         }
-        let level = name.strip_prefix("topic[").and_then(|n| n.strip_suffix(']'));
-        parts.push(match level {
-            Some(level) => Part::TopicLevel(
-                level.parse().map_err(|_| format!("`{{{name}}}`: expected a number between the brackets"))?,
-            ),
-            None => Part::Field(name.to_owned()),
-        });
+        parts.push(placeholder(name)?);
         rest = after;
     }
     literal.push_str(rest);
@@ -177,6 +221,36 @@ fn parse(text: &str) -> Result<Vec<Part>, String> {
         parts.push(Part::Literal(literal));
     }
     Ok(parts)
+}
+
+/// What stands between the braces.
+fn placeholder(name: &str) -> Result<Part, String> {
+    let (table, inner) = match name.strip_suffix(']').and_then(|name| name.split_once('[')) {
+        None | Some(("topic", _)) => return Ok(Part::Key(key(name)?)),
+        Some(found) => found,
+    };
+    if table.trim().is_empty() || inner.trim().is_empty() {
+        return Err(format!("`{{{name}}}`: expected a table and a field, for example `{{names[ident]}}`"));
+    }
+    table::check(table).map_err(|error| format!("`{{{name}}}`: {error}"))?;
+    match key(inner)? {
+        Key::Field(field) if field.ends_with(']') => {
+            Err(format!("`{{{name}}}`: expected a field or a level of the topic in the brackets"))
+        }
+        key => Ok(Part::Lookup { table: table.to_owned(), key }),
+    }
+}
+
+fn key(name: &str) -> Result<Key, String> {
+    match name.strip_prefix("topic[").and_then(|level| level.strip_suffix(']')) {
+        None => Ok(Key::Field(name.to_owned())),
+        Some(level) => {
+            let level = level.parse();
+            level
+                .map(Key::TopicLevel)
+                .map_err(|_| format!("`{{{name}}}`: expected a number between the brackets"))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -239,7 +313,51 @@ mod tests {
             ("a}", Err("`}` without `{`; write `}}` for a brace")),
             ("{}", Err("`{}` names no field, expected for example `{ident}`")),
             ("{topic[x]}", Err("`{topic[x]}`: expected a number between the brackets")),
+            ("{names[ident]}", Ok("Truck 7")),
+            ("a/{names[position.speed]}/{names[b]}", Ok("a/fast/on")),
+            ("{names[topic[4]]}", Ok("seven")),
+            (
+                "{names[n]}",
+                Err("template `{names[n]}`: the table `names` has no key \"12345678901234567890\""),
+            ),
+            ("{names[gone]}", Err("template `{names[gone]}`: `gone` is missing in the message")),
+            ("{names[e]}", Err("template `{names[e]}`: `e` is empty")),
+            ("{names[o]}", Err("template `{names[o]}`: `o` is an object, expected a string or a number")),
+            ("{names[topic[9]]}", Err("template `{names[topic[9]]}`: `topic[9]` is missing in the topic")),
+            (
+                "{names[dollar]}",
+                Err("template `{names[dollar]}`: `names[dollar]` is empty for the key \"$\""),
+            ),
+            (
+                "{names[slash]}",
+                Err(
+                    "template `{names[slash]}`: `names[slash]` is \"x/+\", expected a value without `/`, `+`, `#` and control characters",
+                ),
+            ),
+            (
+                "{name[ident]}",
+                Err(
+                    "`{name[ident]}`: there is no table `name`, expected `[tables.name]` in the stream's file; there is `names`",
+                ),
+            ),
+            ("{names[]}", Err("`{names[]}`: expected a table and a field, for example `{names[ident]}`")),
+            ("{[ident]}", Err("`{[ident]}`: expected a table and a field, for example `{names[ident]}`")),
+            (
+                "{names[names[ident]]}",
+                Err("`{names[names[ident]]}`: expected a field or a level of the topic in the brackets"),
+            ),
+            ("{names[topic[x]]}", Err("`{topic[x]}`: expected a number between the brackets")),
         ];
+        table::clear();
+        let rows = [
+            ("86\u{e9}", "Truck 7"),
+            ("5.50", "fast"),
+            ("true", "on"),
+            ("7", "seven"),
+            ("a/b", "x/+"),
+            ("$", ""),
+        ];
+        table::define("names", rows);
         for (template, expected) in table {
             let expected = expected.map(str::to_owned).map_err(str::to_owned);
             assert_eq!(render(template, payload), expected, "{template}");

@@ -5,16 +5,18 @@
 //! cases/<name>/input.jsonl     one payload a line; its bytes are the payload
 //!              input-2.jsonl   later batches, by the same instance
 //!              settings.json   `{}` where it is missing
+//!              tables/T.csv    the lookup table T; first column key, second value
 //!              expected.jsonl  deliveries, then rejections, then filtered
 //! ```
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::json::quoted;
-use crate::{BatchScript, Delivery, Instance, Mapping, RawMessage, state};
+use crate::{BatchScript, Delivery, Instance, Mapping, RawMessage, state, table};
 
 /// On which topic the message of a case comes.
 pub const TOPIC: &str = "flespi/message/gw/devices/1";
@@ -66,6 +68,7 @@ fn run_case<S: BatchScript>(case: &Path) -> Result<(), String> {
 /// What `sluicegate map` prints for a case.
 fn map_case<S: BatchScript>(case: &Path) -> Result<String, String> {
     state::clear();
+    define_tables(&case.join("tables"))?;
     let settings = match std::fs::read_to_string(case.join("settings.json")) {
         Ok(settings) => settings,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => "{}".to_owned(),
@@ -88,6 +91,36 @@ fn map_case<S: BatchScript>(case: &Path) -> Result<String, String> {
         first += batch.len();
     }
     Ok(printed)
+}
+
+/// The tables of a case; a case without the folder has none.
+fn define_tables(folder: &Path) -> Result<(), String> {
+    table::clear();
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(format!("tables: {error}")),
+    };
+    for entry in entries {
+        let path = entry.map_err(|error| format!("tables: {error}"))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let Some(table) = name.strip_suffix(".csv") else {
+            return Err(format!("tables/{name}: expected a file NAME.csv"));
+        };
+        table::define(table, rows(&path).map_err(|error| format!("tables/{name}: {error}"))?);
+    }
+    Ok(())
+}
+
+/// The rows of a table's file, read as the gateway does.
+fn rows(file: &Path) -> Result<HashMap<String, String>, csv::Error> {
+    let mut rows = HashMap::new();
+    for record in csv::Reader::from_path(file)?.into_records() {
+        let record = record?;
+        let field = |column: usize| record.get(column).unwrap_or_default().trim().to_owned();
+        rows.insert(field(0), field(1));
+    }
+    Ok(rows)
 }
 
 /// Each line is a payload; the last may lack its line end.

@@ -5,38 +5,57 @@
 //! [`Script::lane`] gives each lane its own [`Mapper`], which keeps one
 //! instance, replaces it after a fault and holds the script to its
 //! [`Limits`]. What the script asks of the gateway is in `guest-sdk/wit`:
-//! a log and a key-value [`State`], nothing else.
+//! a log, a key-value [`State`] and lookup [`Tables`], nothing else.
+//!
+//! A [`Package`] is a script as its author ships it: with a manifest, which
+//! says what its settings may be, and cases, which say what it does.
 //!
 //! This module knows nothing of journal, stream or destination: a mapping
 //! carries positions in the batch, and what they mean is the caller's affair.
 
 pub mod adapter;
+mod anatomy;
 mod bindings;
+pub mod cases;
+pub mod compile;
 mod engine;
 mod fault;
 mod imports;
 mod instance;
 mod lift;
 mod limits;
+pub mod lines;
 mod load;
+pub mod manifest;
 mod mapper;
 mod mapping;
+pub mod package;
 mod program;
+pub mod purity;
+pub mod schema;
+mod sections;
 mod state;
+mod tables;
 #[cfg(test)]
 pub(crate) mod tests;
 mod version;
+mod wear;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use anatomy::Anatomy;
 pub use engine::{Engine, EngineError};
 pub use fault::ScriptFault;
+pub use lift::MAX_SIZE;
 pub use limits::Limits;
 pub use load::{LoadError, Recipe, Script};
+pub use manifest::Manifest;
 pub use mapper::Mapper;
+pub use package::{Package, PackageError};
 pub use state::{BeforeImage, State, Written};
+pub use tables::{Columns, Table, TableError, TableProblem, TableSettings, Tables};
 pub use version::Version;
 
 /// Where the lines go that a script logs. They arrive already limited in rate

@@ -92,19 +92,6 @@ impl State {
         Self::default()
     }
 
-    /// A state with these values.
-    pub fn of(values: Vec<(String, Bytes)>) -> Self {
-        let state = Self::new();
-        state.fill(0, values);
-        state
-    }
-
-    /// The committed values.
-    pub fn values(&self) -> Vec<(String, Bytes)> {
-        let table = self.lock();
-        table.slots.iter().filter_map(|(key, slot)| Some((key.clone(), slot.value.clone()?))).collect()
-    }
-
     /// The committed value of a key.
     pub fn get(&self, key: &str) -> Option<Bytes> {
         self.lock().slots.get(key)?.value.clone()
@@ -123,6 +110,17 @@ impl State {
     /// Bytes that count towards the limit.
     pub fn size(&self) -> usize {
         self.lock().bytes
+    }
+
+    /// A state of its own with the same values, and no owners.
+    pub fn copy(&self) -> Self {
+        let table = self.lock();
+        let mut copy = Table { epoch: table.epoch, ..Table::default() };
+        for (key, slot) in table.slots.iter().filter(|(_, slot)| slot.value.is_some()) {
+            copy.bytes += cost(key) + slot.value.as_ref().map_or(0, Bytes::len);
+            copy.slots.insert(key.clone(), Slot { owner: None, value: slot.value.clone() });
+        }
+        Self { table: Arc::new(Mutex::new(copy)) }
     }
 
     /// No lane owns a key any more. To be called when the lanes have drained,

@@ -1,11 +1,11 @@
-//! Which script it is: the hash of its bytes.
+//! Which script, or which tables: a hash.
 
 use std::fmt;
 
 use sha2::{Digest, Sha256};
 
-/// SHA-256 of a script's bytes as they were read (before lifting). Shown as
-/// its first twelve hexadecimal digits.
+/// SHA-256: of a script's bytes as they were read (before lifting), or of what
+/// is in tables. Shown as its first twelve hexadecimal digits.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Version([u8; 32]);
 
@@ -13,6 +13,15 @@ impl Version {
     /// The version of these bytes.
     pub fn of(wasm: &[u8]) -> Self {
         Self(Sha256::digest(wasm).into())
+    }
+
+    pub(super) fn of_hash(hash: Sha256) -> Self {
+        Self(hash.finalize().into())
+    }
+
+    /// The hash itself, to make part of another.
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
     }
 
     /// All 64 hexadecimal digits.
