@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{BATCH, Link};
 use super::route::Router;
+use super::routes::Routes;
 use super::split;
 use super::status::BusStatus;
 use crate::journal::{Append, Journal, Ticket};
@@ -149,7 +150,7 @@ impl Intake {
 pub(super) async fn feed(
     mut arrivals: mpsc::Receiver<Arrival>,
     settling: mpsc::Sender<Settling>,
-    router: Arc<Router>,
+    routes: Routes,
     journal: Journal,
     status: Arc<BusStatus>,
     stopping: CancellationToken,
@@ -173,6 +174,7 @@ pub(super) async fn feed(
             {
                 batch.push(next);
             }
+            let router = routes.current();
             let Some(settled) = batch.append(&router, &journal, &status, &stopping).await else { continue };
             // Has room by construction; an error means that the bus is being stopped.
             if settling.send(settled).await.is_err() {

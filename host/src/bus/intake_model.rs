@@ -112,7 +112,7 @@ impl World {
         let reader = journal.reader(STREAM, ReadRules::default());
         let status = Arc::new(BusStatus::default());
         let stopping = CancellationToken::new();
-        let router = Arc::new(Router::new(vec![stream(0, &["wanted"])]));
+        let router = Routes::new(Router::new(vec![stream(0, &["wanted"])]));
         let (intake, outlets) = queues(plan.window, plan.bytes, 1_000, status.clone(), stopping.clone());
         let (settle, settling) = outlets.settling;
         let feeding =

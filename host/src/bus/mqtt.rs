@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::connection::{self, End, Link, Login, explain};
 use super::intake::{self, Intake};
 use super::route::Router;
+use super::routes::{Changes, Routes};
 use super::session::{Arrival, Session};
 use super::status::BusStatus;
 use crate::backoff::Backoff;
@@ -67,13 +68,13 @@ pub async fn try_login(settings: &BusSettings) -> Result<(), String> {
 }
 
 /// Brings messages from the bus to the journal until it is stopped. The broker
-/// inside has to run already.
+/// inside has to run already. What is subscribed follows `routes`.
 ///
 /// `data` is the data folder, for `bus-filters.json`.
 pub async fn run(
     settings: BusSettings,
     data: PathBuf,
-    router: Arc<Router>,
+    routes: Routes,
     journal: Journal,
     status: Arc<BusStatus>,
     stop: Stop,
@@ -94,7 +95,7 @@ pub async fn run(
     );
     let (settling, settled) = outlets.settling;
     let (arrivals, reading) = (outlets.arrivals, stop.reading.clone());
-    let feeder = intake::feed(arrivals, settling, router.clone(), journal, status.clone(), reading);
+    let feeder = intake::feed(arrivals, settling, routes.clone(), journal, status.clone(), reading);
     let feeder = tokio::spawn(feeder);
     let mut acknowledger = tokio::spawn(intake::acknowledge(settled, status.clone(), stop.settling.clone()));
 
@@ -105,7 +106,9 @@ pub async fn run(
         BusSource::Embedded { .. } => Session::unknown(&settings.client_id, &url.to_string()),
     };
     let mut supervisor = Supervisor {
-        wanted: wanted(&router, settings.share.as_deref()),
+        changes: routes.changes(),
+        wanted: Vec::new(),
+        router: 0,
         settings,
         url,
         path,
@@ -139,7 +142,10 @@ struct Supervisor {
     settings: BusSettings,
     url: MqttUrl,
     path: PathBuf,
+    changes: Changes,
+    /// The filters of the router that was seen last, and its number.
     wanted: Vec<(String, usize)>,
+    router: u64,
     session: Session,
     intake: Intake,
     capacity: usize,
@@ -153,6 +159,14 @@ struct Supervisor {
 struct Reading {
     link: Arc<Link>,
     reader: JoinHandle<ConnectionError>,
+}
+
+/// What there is to do while all is well.
+enum Next {
+    /// The router is another one.
+    Routes,
+    /// What was refused is tried again.
+    Refused,
 }
 
 /// How waiting for something on a connection ended.
@@ -190,6 +204,7 @@ impl Supervisor {
 
     /// One connection from login to end. `open` holds it meanwhile.
     async fn one_connection(&mut self, open: &mut Option<Reading>, stop: &CancellationToken) -> Waited<()> {
+        self.look_at_routes();
         let login = Login { settings: &self.settings, url: &self.url };
         let (link, eventloop) = match login.open(self.capacity) {
             Ok(opened) => opened,
@@ -223,44 +238,73 @@ impl Supervisor {
         self.connected(connack.session_present, &refused);
 
         match reading.wait(unsubscribe(&link, unwanted), &self.url, stop).await {
-            Waited::Done(removed) => {
-                removed.iter().for_each(|filter| self.session.removed(filter));
-                self.save().await;
-            }
+            Waited::Done(removed) => self.removed(&removed).await,
             Waited::Ended(end) => return Waited::Ended(end),
             Waited::Stopped => return Waited::Stopped,
         }
 
         loop {
-            let again = async {
-                if refused.is_empty() {
-                    std::future::pending::<()>().await;
+            let next = async {
+                tokio::select! {
+                    () = self.changes.next() => Next::Routes,
+                    () = sleep(RETRY_REFUSED), if !refused.is_empty() => Next::Refused,
                 }
-                sleep(RETRY_REFUSED).await;
-                let filters: Vec<_> = self
-                    .wanted
-                    .iter()
-                    .filter(|(f, _)| refused.iter().any(|r| r.filter == *f))
-                    .cloned()
-                    .collect();
-                subscribe(&link, &filters, with_ids).await
             };
-            match reading.wait(again, &self.url, stop).await {
-                Waited::Done(Some(still)) => {
-                    refused = still;
-                    self.status.set_connected(refused.iter().map(Refused::to_string).collect());
+            let filters = match reading.wait(next, &self.url, stop).await {
+                Waited::Done(Next::Routes) => {
+                    let before = std::mem::take(&mut self.wanted);
+                    self.look_at_routes();
+                    refused.retain(|r| self.wanted.iter().any(|(f, _)| *f == r.filter));
+                    // With its identifier: one that is new is subscribed anew.
+                    self.wanted.iter().filter(|w| !before.contains(w)).cloned().collect::<Vec<_>>()
                 }
+                Waited::Done(Next::Refused) => {
+                    let again = std::mem::take(&mut refused);
+                    let again = |filter: &String| again.iter().any(|r| r.filter == *filter);
+                    self.wanted.iter().filter(|(f, _)| again(f)).cloned().collect()
+                }
+                Waited::Ended(end) => return Waited::Ended(end),
+                Waited::Stopped => return Waited::Stopped,
+            };
+            // Before SUBSCRIBE, as at a CONNACK.
+            let unwanted = self.session.want(&self.filters());
+            self.save().await;
+            match reading.wait(subscribe(&link, &filters, with_ids), &self.url, stop).await {
+                Waited::Done(Some(still)) => refused.extend(still),
                 Waited::Done(None) => return Waited::Ended(reading.end(&self.url).await),
+                Waited::Ended(end) => return Waited::Ended(end),
+                Waited::Stopped => return Waited::Stopped,
+            }
+            self.status.set_connected(refused.iter().map(Refused::to_string).collect());
+            match reading.wait(unsubscribe(&link, unwanted), &self.url, stop).await {
+                Waited::Done(removed) => self.removed(&removed).await,
                 Waited::Ended(end) => return Waited::Ended(end),
                 Waited::Stopped => return Waited::Stopped,
             }
         }
     }
 
+    /// Takes over what is to be subscribed from now on.
+    fn look_at_routes(&mut self) {
+        let (number, router) = self.changes.current();
+        self.router = number;
+        self.wanted = wanted(&router, self.settings.share.as_deref());
+    }
+
+    fn filters(&self) -> Vec<String> {
+        self.wanted.iter().map(|(filter, _)| filter.clone()).collect()
+    }
+
+    /// Everything is subscribed, and these are no longer.
+    async fn removed(&mut self, filters: &[String]) {
+        filters.iter().for_each(|filter| self.session.removed(filter));
+        self.save().await;
+        self.changes.subscribed(self.router);
+    }
+
     /// Compares the CONNACK with what was expected; the filters to remove.
     async fn arrived(&mut self, connack: &ConnAck) -> Vec<String> {
-        let wanted: Vec<String> = self.wanted.iter().map(|(filter, _)| filter.clone()).collect();
-        let Arrival { lost, unwanted } = self.session.arrive(connack.session_present, &wanted);
+        let Arrival { lost, unwanted } = self.session.arrive(connack.session_present, &self.filters());
         if lost {
             self.status.sessions_lost.add(1);
             tracing::error!(

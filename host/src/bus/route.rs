@@ -38,7 +38,8 @@ pub struct Subscription {
     pub id: usize,
 }
 
-/// Maps messages to streams. Does not change while the gateway runs.
+/// Maps messages to streams. Does not change; another one takes its place
+/// ([`super::Routes`]).
 pub struct Router {
     subscriptions: Vec<Subscription>,
     /// Beside `subscriptions`: whose filter it is, as indexes into `streams`.

@@ -42,13 +42,20 @@ impl Session {
     /// A CONNACK came; `wanted` are about to be subscribed. From now on the
     /// session is expected, with at most these filters in it.
     pub(super) fn arrive(&mut self, present: bool, wanted: &[String]) -> Arrival {
-        let known = self.filters.take();
-        let lost = known.is_some() && !present;
-        let mut filters = if present { known.unwrap_or_default() } else { BTreeSet::new() };
+        let lost = self.filters.is_some() && !present;
+        if !present {
+            self.filters = None;
+        }
+        Arrival { lost, unwanted: self.want(wanted) }
+    }
+
+    /// From now on `wanted` are wanted, and about to be subscribed. The filters
+    /// that the session may hold and nobody wants.
+    pub(super) fn want(&mut self, wanted: &[String]) -> Vec<String> {
+        let filters = self.filters.get_or_insert_default();
         let unwanted = filters.iter().filter(|filter| !wanted.contains(filter)).cloned().collect();
         filters.extend(wanted.iter().cloned());
-        self.filters = Some(filters);
-        Arrival { lost, unwanted }
+        unwanted
     }
 
     /// The broker has confirmed that a filter is gone.
@@ -125,6 +132,16 @@ mod tests {
         assert_eq!(session.arrive(true, &texts(&["b"])).unwanted, ["a"]);
         session.removed("a");
         assert_eq!(session.arrive(true, &texts(&["b"])).unwanted, Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_wanted_may_change_within_a_connection() {
+        let mut session = Session::unknown("id", "mqtt://h:1883");
+        session.arrive(false, &texts(&["a", "b"]));
+        assert_eq!(session.want(&texts(&["b", "c"])), ["a"]);
+        assert_eq!(session.want(&texts(&["b", "a"])), ["c"], "wanted again before it was removed");
+        session.removed("c");
+        assert_eq!(session.arrive(true, &texts(&["a"])), Arrival { lost: false, unwanted: texts(&["b"]) });
     }
 
     #[tokio::test]

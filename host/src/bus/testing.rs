@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use super::{BusSnapshot, BusStatus, KeyRule, Route, Router, Stop, TopicFilter, run};
+use super::{BusSnapshot, BusStatus, KeyRule, Route, Router, Routes, Stop, TopicFilter, run};
 use crate::config::{BusSettings, BusSource, MqttUrl, TlsSettings};
 use crate::journal::{Journal, Outcome, Pending, ReadRules, Reader, Settlement, StreamIndex};
 
@@ -199,6 +199,7 @@ pub(super) struct Gateway {
     pub(super) stop: Stop,
     pub(super) journal: Journal,
     pub(super) readers: Vec<Reader>,
+    pub(super) routes: Routes,
     task: JoinHandle<()>,
 }
 
@@ -208,16 +209,16 @@ impl Gateway {
         let readers = streams.iter().map(|s| journal.reader(s.stream, ReadRules::default())).collect();
         let status = Arc::new(BusStatus::default());
         let stop = Stop::default();
-        let router = Arc::new(Router::new(streams));
+        let routes = Routes::new(Router::new(streams));
         let task = tokio::spawn(run(
             settings,
             data.path().to_owned(),
-            router,
+            routes.clone(),
             journal.clone(),
             status.clone(),
             stop.clone(),
         ));
-        Self { status, stop, journal, readers, task }
+        Self { status, stop, journal, readers, routes, task }
     }
 
     /// The next pending message of a stream.

@@ -126,10 +126,7 @@ impl Journal {
             loaded_messages: LOADED_MESSAGES,
             loaded_bytes: LOADED_BYTES,
         };
-        let streams = streams
-            .into_iter()
-            .map(|s| StreamOptions { name: s.name, quota: s.quota, live_first: s.live_first })
-            .collect();
+        let streams = streams.into_iter().map(StreamOptions::from).collect();
         Ok(Self(Backend::Disk(writer::start(Arc::new(folder), options, streams, settings.sync)?)))
     }
 
@@ -151,6 +148,33 @@ impl Journal {
             }
             #[cfg(test)]
             Backend::Memory(_) => {}
+        }
+    }
+
+    /// From now on these streams have a file, with these quotas; durable when
+    /// it returns. One that is new gets a number, one whose file is gone is kept
+    /// for 24 hours as at a start, and goes on where it was if it comes back
+    /// within them. A stream that is no longer among them must not be read any
+    /// more. After an error some of it may have been done: it is to be said again.
+    pub async fn set_streams(&self, streams: Vec<StreamQuota>) -> Result<(), JournalError> {
+        match &self.0 {
+            Backend::Disk(front) => {
+                front.set_streams(streams.into_iter().map(StreamOptions::from).collect()).await
+            }
+            #[cfg(test)]
+            Backend::Memory(_) => {
+                Err(JournalError(format!("the streams stay the same in memory: {streams:?}")))
+            }
+        }
+    }
+
+    /// Hands out anew what a stream has read and not settled: its reader has
+    /// gone, and another one comes. What was settled before is settled.
+    pub async fn take_back(&self, stream: StreamIndex) -> Result<(), JournalError> {
+        match &self.0 {
+            Backend::Disk(front) => front.take_back(stream).await,
+            #[cfg(test)]
+            Backend::Memory(_) => Err(JournalError(format!("nothing is taken back in memory: {stream:?}"))),
         }
     }
 
@@ -511,6 +535,12 @@ async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done.map_err(|e| failed(&e)),
         Err(error) => Err(failed(&error)),
+    }
+}
+
+impl From<StreamQuota> for StreamOptions {
+    fn from(stream: StreamQuota) -> Self {
+        Self { name: stream.name, quota: stream.quota, live_first: stream.live_first }
     }
 }
 

@@ -58,6 +58,9 @@ struct Inner {
     first_settlement: Option<Instant>,
     commands: VecDeque<Command>,
     streams: BTreeMap<u32, StreamFront>,
+    /// The streams with a file: what the store is opened for, should it have
+    /// to be opened again.
+    with_file: Vec<StreamOptions>,
     orphans: Vec<(String, StreamIndex, u64)>,
     index: Option<Arc<Index>>,
     /// Appends that wait for room, and bytes of the largest of them.
@@ -101,7 +104,6 @@ struct Writer {
     store: Option<Store>,
     disk: Arc<dyn Disk>,
     options: Options,
-    streams: Vec<StreamOptions>,
     sync: SyncMode,
     last_commit: Option<Instant>,
     last_tick: Instant,
@@ -120,13 +122,12 @@ pub(super) fn start(
     sync: SyncMode,
 ) -> Result<Arc<Front>, OpenError> {
     let store = Store::open(disk.clone(), options.clone(), &streams)?;
-    let front = Arc::new(Front::new(&store));
+    let front = Arc::new(Front::new(&store, streams));
     let mut writer = Writer {
         front: front.clone(),
         store: None,
         disk,
         options,
-        streams,
         sync,
         last_commit: None,
         last_tick: Instant::now(),
@@ -146,27 +147,7 @@ pub(super) fn start(
 // === impl Front ===
 
 impl Front {
-    fn new(store: &Store) -> Self {
-        let quota =
-            |index| store.quota(index).unwrap_or(Quota { max_backlog: u64::MAX, on_full: OnFull::default() });
-        let streams = store.running().map(|(name, index)| {
-            let record = store.record(index);
-            let front = StreamFront {
-                name: name.to_owned(),
-                live: VecDeque::new(),
-                waited: VecDeque::new(),
-                again: VecDeque::new(),
-                again_rate: None,
-                arrived: Arc::default(),
-                books: Books::default(),
-                backlog: 0,
-                quota: quota(index),
-                alarm: 0,
-                generation: 0,
-                paused: watch::Sender::new(record.is_some_and(|r| r.paused)),
-            };
-            (index.0, front)
-        });
+    fn new(store: &Store, streams: Vec<StreamOptions>) -> Self {
         let inner = Inner {
             appends: Vec::new(),
             append_messages: 0,
@@ -174,7 +155,8 @@ impl Front {
             settlements: Vec::new(),
             first_settlement: None,
             commands: VecDeque::new(),
-            streams: streams.collect(),
+            streams: BTreeMap::new(),
+            with_file: streams,
             orphans: Vec::new(),
             index: Some(store.index()),
             waiting: 0,
@@ -189,7 +171,58 @@ impl Front {
             closing: false,
             closed: false,
         };
-        Self { inner: Mutex::new(inner), work: Condvar::new(), room: Notify::new(), id: store.id() }
+        let front =
+            Self { inner: Mutex::new(inner), work: Condvar::new(), room: Notify::new(), id: store.id() };
+        front.follow(store);
+        front
+    }
+
+    /// Has the streams that the store has, and no other. To be called before
+    /// anything is handed out.
+    fn follow(&self, store: &Store) {
+        let mut inner = self.lock();
+        inner.streams.retain(|index, _| store.quota(StreamIndex(*index)).is_some());
+        for (name, index) in store.running() {
+            let Some(quota) = store.quota(index) else { continue };
+            let known = inner.streams.entry(index.0).or_insert_with(|| StreamFront::new(name, quota));
+            known.quota = quota;
+            known.show(store, index);
+        }
+        inner.show_orphans(store);
+        drop(inner);
+        // A stream that held the bus back may have gone, or may hold more.
+        self.room.notify_waiters();
+    }
+
+    /// From now on these streams have a file.
+    pub(super) async fn set_streams(
+        self: &Arc<Self>,
+        streams: Vec<StreamOptions>,
+    ) -> Result<(), JournalError> {
+        self.lock().with_file.clone_from(&streams);
+        let front = self.clone();
+        let set = self.run(move |store| {
+            store.set_streams(&streams)?;
+            front.follow(store);
+            Ok(((), Vec::new()))
+        });
+        set.await
+    }
+
+    /// What a stream was handed and has not settled is handed out anew.
+    pub(super) async fn take_back(self: &Arc<Self>, stream: StreamIndex) -> Result<(), JournalError> {
+        let front = self.clone();
+        let taken = self.run(move |store| {
+            // Only this thread hands out, so nothing comes between the two.
+            store.take_back(stream);
+            if let Some(known) = front.lock().streams.get_mut(&stream.0) {
+                known.live.clear();
+                known.waited.clear();
+                known.again.clear();
+            }
+            Ok(((), Vec::new()))
+        });
+        taken.await
     }
 
     pub(super) fn id(&self) -> [u8; 16] {
@@ -413,6 +446,10 @@ impl Inner {
         }
     }
 
+    fn show_orphans(&mut self, store: &Store) {
+        self.orphans = store.orphans().map(|(name, index, since)| (name.to_owned(), index, since)).collect();
+    }
+
     fn put(&mut self, handed: Handed) {
         let Some(stream) = self.streams.get_mut(&handed.stream.0) else { return };
         match handed.lot {
@@ -427,6 +464,33 @@ impl Inner {
 // === impl StreamFront ===
 
 impl StreamFront {
+    fn new(name: &str, quota: Quota) -> Self {
+        Self {
+            name: name.to_owned(),
+            live: VecDeque::new(),
+            waited: VecDeque::new(),
+            again: VecDeque::new(),
+            again_rate: None,
+            arrived: Arc::default(),
+            books: Books::default(),
+            backlog: 0,
+            quota,
+            alarm: 0,
+            generation: 0,
+            paused: watch::Sender::new(false),
+        }
+    }
+
+    /// Shows what is durable now.
+    fn show(&mut self, store: &Store, index: StreamIndex) {
+        (self.books, self.backlog) = store.books(index);
+        if let Some(record) = store.record(index) {
+            self.generation = record.generation;
+            self.again_rate = record.again_rate;
+            self.paused.send_if_modified(|paused| std::mem::replace(paused, record.paused) != record.paused);
+        }
+    }
+
     /// Whether its quota keeps the bus waiting.
     fn blocks(&self) -> bool {
         self.quota.on_full == OnFull::Block && self.backlog >= self.quota.max_backlog
@@ -629,16 +693,8 @@ impl Writer {
     fn publish(&self, store: &Store) {
         let mut inner = self.front.lock();
         for (index, stream) in &mut inner.streams {
-            let (books, backlog) = store.books(StreamIndex(*index));
-            stream.books = books;
-            stream.backlog = backlog;
-            if let Some(record) = store.record(StreamIndex(*index)) {
-                stream.generation = record.generation;
-                stream.again_rate = record.again_rate;
-                stream
-                    .paused
-                    .send_if_modified(|paused| std::mem::replace(paused, record.paused) != record.paused);
-            }
+            stream.show(store, StreamIndex(*index));
+            let backlog = stream.backlog;
             let alarm = alarm(backlog, stream.quota.max_backlog);
             if alarm > stream.alarm {
                 let (limit, stream) = (stream.quota.max_backlog, Some(&*stream.name));
@@ -646,7 +702,7 @@ impl Writer {
             }
             stream.alarm = alarm;
         }
-        inner.orphans = store.orphans().map(|(name, index, since)| (name.to_owned(), index, since)).collect();
+        inner.show_orphans(store);
         inner.used = store.used();
         inner.room = store.room();
         let unsettled =
@@ -674,8 +730,10 @@ impl Writer {
             inner.index = None;
         }
         loop {
-            match Store::open(self.disk.clone(), self.options.clone(), &self.streams) {
+            let with_file = self.front.lock().with_file.clone();
+            match Store::open(self.disk.clone(), self.options.clone(), &with_file) {
                 Ok(mut store) => {
+                    self.front.follow(&store);
                     let resumed = match &memory {
                         Some(before) => store.resume(before, &settlements),
                         None => Ok(Vec::new()),

@@ -35,13 +35,12 @@ async fn a_journal_that_is_closed_while_it_is_broken_acknowledges_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let disk: Arc<dyn Disk> = Arc::new(Folder::make(folder.path().to_owned()).unwrap());
     let store = Store::open(disk.clone(), options(64 << 20), &one_stream()).unwrap();
-    let front = Arc::new(Front::new(&store));
+    let front = Arc::new(Front::new(&store, one_stream()));
     let writer = Writer {
         front: front.clone(),
         store: None,
         disk,
         options: options(64 << 20),
-        streams: one_stream(),
         sync: SyncMode::Always,
         last_commit: None,
         last_tick: Instant::now(),

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use rumqttc::{ConnAckProperties, ConnectReturnCode, DisconnectReasonCode, Packet};
 use tempfile::{TempDir, tempdir};
 
-use super::super::testing::{Broker, Gateway, publish, settings, soon, stream};
+use super::super::testing::{Broker, Gateway, Peer, publish, settings, soon, stream};
 use super::*;
 use crate::bus::KeyRule;
 use crate::bus::embedded::{self, EmbeddedError};
@@ -280,6 +280,109 @@ async fn a_filter_that_nobody_wants_any_more_is_unsubscribed_after_the_new_ones(
     let mut peer = broker.subscribed(true, 1).await;
     peer.publish(1, "x", "unwanted", &[]).await;
     assert_eq!(peer.puback().await, 1);
+}
+
+/// A gateway with two streams in its journal, of which the first is routed.
+async fn a_router_that_grows() -> (Broker, Gateway, TempDir, Peer) {
+    let broker = Broker::start().await;
+    let data = tempdir().unwrap();
+    let gateway =
+        Gateway::start(settings(broker.source()), vec![stream(0, &["a/+"]), stream(1, &["b"])], &data);
+    let peer = broker.subscribed(false, 2).await;
+    gateway.until(|s| s.connected).await;
+    soon(gateway.routes.subscribed()).await;
+    (broker, gateway, data, peer)
+}
+
+fn written(data: &TempDir) -> String {
+    std::fs::read_to_string(data.path().join("bus-filters.json")).unwrap()
+}
+
+#[tokio::test]
+async fn a_new_router_subscribes_what_is_new_and_then_unsubscribes_what_is_gone() {
+    let (broker, mut gateway, data, mut peer) = a_router_that_grows().await;
+    gateway.routes.replace(Router::new(vec![stream(0, &["a/+"]), stream(1, &["c"])]));
+    let subscribe = peer.subscribe().await;
+    assert_eq!(subscribe.filters[0].path, "c", "and nothing that was subscribed already");
+    assert!(written(&data).contains("\"c\"") && written(&data).contains("\"b\""), "before SUBSCRIBE");
+    // What the new subscription brings may overtake its SUBACK.
+    let id = subscribe.properties.as_ref().and_then(|p| p.id).unwrap();
+    peer.publish(1, "c", "early", &[id]).await;
+    let (text, early) = gateway.text(1).await;
+    assert_eq!(text, "early");
+    peer.suback(&subscribe, SubscribeReasonCode::Success(QoS::AtLeastOnce)).await;
+    gateway.settle(1, &early);
+    assert_eq!(peer.puback().await, 1);
+    assert_eq!(peer.unsubscribe().await, ["b"]);
+    soon(gateway.routes.subscribed()).await;
+    assert!(!written(&data).contains("\"b\""));
+
+    drop(peer);
+    let mut peer = broker.login(true).await;
+    let filters: Vec<String> = peer.subscribes(2).await.into_iter().map(|(filter, _)| filter).collect();
+    assert_eq!(filters, ["a/+", "c"]);
+    peer.publish(1, "x", "unwanted", &[]).await;
+    assert_eq!(peer.puback().await, 1, "nothing is left to unsubscribe");
+}
+
+#[tokio::test]
+async fn what_was_queued_for_a_subscription_that_is_gone_goes_to_all_that_match() {
+    let (_broker, mut gateway, _data, mut peer) = a_router_that_grows().await;
+    let before = gateway.routes.current();
+    let id = |router: &Router, filter: &str| {
+        router.subscriptions().iter().find(|s| s.filter.as_str() == filter).unwrap().id
+    };
+    let gone = id(&before, "a/+");
+    gateway.routes.replace(Router::new(vec![stream(0, &["a/1"]), stream(1, &["a/1", "b"])]));
+    peer.publish(1, "a/1", "queued before", &[gone]).await;
+    let both = [gateway.text(0).await, gateway.text(1).await];
+    assert_eq!(peer.subscribes(1).await[0].0, "a/1");
+    assert_eq!(peer.unsubscribe().await, ["a/+"]);
+    for (stream, (text, pending)) in (0..).zip(both) {
+        assert_eq!(text, "queued before");
+        gateway.settle(stream, &pending);
+    }
+    assert_eq!(peer.puback().await, 1);
+}
+
+#[tokio::test]
+async fn a_router_that_comes_while_there_is_no_connection_is_subscribed_by_the_next() {
+    let (broker, gateway, data, peer) = a_router_that_grows().await;
+    drop(peer);
+    gateway.until(|s| !s.connected).await;
+    gateway.routes.replace(Router::new(vec![stream(0, &["d"])]));
+    let mut peer = broker.login(true).await;
+    let filters: Vec<String> = peer.subscribes(1).await.into_iter().map(|(filter, _)| filter).collect();
+    assert_eq!(filters, ["d"]);
+    assert_eq!(peer.unsubscribe().await, ["a/+"]);
+    assert_eq!(peer.unsubscribe().await, ["b"]);
+    soon(gateway.routes.subscribed()).await;
+    assert!(!written(&data).contains("a/+"));
+}
+
+/// The connection ends between SUBSCRIBE and SUBACK of a filter that is new.
+#[tokio::test]
+async fn a_subscription_that_is_cut_off_is_made_by_the_next_connection() {
+    let (broker, gateway, _data, mut peer) = a_router_that_grows().await;
+    gateway.routes.replace(Router::new(vec![stream(0, &["a/+", "c"])]));
+    assert_eq!(peer.subscribe().await.filters[0].path, "c");
+    drop(peer);
+    let mut peer = broker.subscribed(true, 2).await;
+    assert_eq!(peer.unsubscribe().await, ["b"]);
+    soon(gateway.routes.subscribed()).await;
+}
+
+#[tokio::test]
+async fn a_refused_filter_that_nobody_wants_any_more_is_no_trouble() {
+    let (_broker, gateway, _data, mut peer) = a_router_that_grows().await;
+    gateway.routes.replace(Router::new(vec![stream(0, &["a/+"]), stream(1, &["c"])]));
+    let refused = peer.subscribe().await;
+    peer.suback(&refused, SubscribeReasonCode::NotAuthorized).await;
+    assert_eq!(peer.unsubscribe().await, ["b"]);
+    gateway.until(|s| s.refused_filters == ["c: NotAuthorized"]).await;
+    gateway.routes.replace(Router::new(vec![stream(0, &["a/+"])]));
+    assert_eq!(peer.unsubscribe().await, ["c"]);
+    gateway.until(|s| s.refused_filters.is_empty()).await;
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ mod open;
 mod read;
 mod rewind;
 mod space;
+mod streams;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -4,21 +4,19 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use redb::Durability;
-use tracing::{error, info, warn};
+use tracing::error;
 
 use super::read::Cache;
 use super::{Handed, Lot, Options, Result, Rows, Segment, Store, StoreError, Stream, StreamOptions, pending};
 use crate::bus::unix_millis;
 use crate::journal::disk::Disk;
-use crate::journal::index::{FORMAT, Index, Queue, Snapshot, StreamRecord};
+use crate::journal::index::{FORMAT, Index, Queue, Snapshot};
 use crate::journal::rows::Row;
 use crate::journal::{Position, Settlement, StreamIndex};
 
 const INDEX: &str = "index.redb";
 /// What redb may keep of its file in memory.
 const INDEX_CACHE: usize = 32 * 1024 * 1024;
-/// How long the rows of a stream without a file are kept.
-const ORPHANED_FOR: u64 = 24 * 60 * 60 * 1000;
 
 /// Why there is no journal.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +104,9 @@ impl Store {
         };
         store.load(&snapshot)?;
         drop(snapshot);
-        store.adopt(streams)?;
+        store.set_streams(streams)?;
+        store.tell_of_orphans();
+        store.forget_orphans(unix_millis())?;
         store.clear_leftovers()?;
         store.find_damage()?;
         Ok(store)
@@ -141,6 +141,10 @@ impl Store {
         self.next_chunk = self.next_chunk.max(memory.next_chunk);
         self.next_letter = self.next_letter.max(memory.next_letter);
         for (&index, queues) in &memory.given {
+            if self.streams.get(&index).is_none_or(|s| s.options.is_none()) {
+                // Its file has gone meanwhile, and with it its reader.
+                continue;
+            }
             for (queue, loaded) in [Queue::Live, Queue::Again].into_iter().zip(queues) {
                 let mut lost = Vec::new();
                 for (&chunk, had) in loaded {
@@ -173,78 +177,17 @@ impl Store {
         }
         for (name, record) in snapshot.streams()? {
             let counts = snapshot.counts(record.index)?;
-            let rows = || Rows { behind: true, ..Rows::default() };
             let stream = Stream {
                 name,
                 counts,
                 queued: counts.queued(),
                 options: None,
-                live: rows(),
-                again: rows(),
+                live: Rows::on_the_disk(),
+                again: Rows::on_the_disk(),
                 dirty: false,
                 record,
             };
             self.streams.insert(stream.record.index, stream);
-        }
-        Ok(())
-    }
-
-    /// Gives every stream with a file its number; the others are orphans.
-    fn adopt(&mut self, wanted: &[StreamOptions]) -> Result<()> {
-        let now = unix_millis();
-        for options in wanted {
-            let known = self.streams.values_mut().find(|s| s.name == options.name);
-            if let Some(stream) = known {
-                stream.record.orphaned_since = None;
-                stream.options = Some(options.clone());
-                continue;
-            }
-            let index = self.next_stream;
-            self.next_stream += 1;
-            let record =
-                StreamRecord { index, paused: false, generation: 0, again_rate: None, orphaned_since: None };
-            let stream = Stream {
-                name: options.name.clone(),
-                record,
-                counts: Default::default(),
-                queued: 0,
-                options: Some(options.clone()),
-                live: Rows::default(),
-                again: Rows::default(),
-                dirty: false,
-            };
-            self.streams.insert(index, stream);
-        }
-        for stream in self.streams.values_mut().filter(|s| s.options.is_none()) {
-            let since = *stream.record.orphaned_since.get_or_insert(now);
-            warn!(
-                stream = stream.name,
-                queued = stream.queued,
-                since,
-                "the journal has messages of a stream that has no file any more: they are kept 24 h"
-            );
-        }
-        let records: Vec<_> = self.streams.values().map(|s| (s.name.clone(), s.record.clone())).collect();
-        let (id, next_stream) = (self.id, self.next_stream);
-        self.index.write(Durability::Immediate, |tables| {
-            tables.set_number("format", FORMAT)?;
-            tables.meta.insert("id", id.as_slice())?;
-            tables.set_number("next_stream", next_stream.into())?;
-            records.iter().try_for_each(|(name, record)| tables.set_stream(name, record))
-        })?;
-        self.forget_orphans(now)
-    }
-
-    /// Forgets streams that have had no file for too long.
-    pub(super) fn forget_orphans(&mut self, now: u64) -> Result<()> {
-        let expired: Vec<_> = self
-            .orphans()
-            .filter(|(_, _, since)| since.saturating_add(ORPHANED_FOR) <= now)
-            .map(|(name, index, _)| (name.to_owned(), index))
-            .collect();
-        for (name, index) in expired {
-            info!(stream = name, "forgotten: it has had no file for 24 h");
-            self.forget(index)?;
         }
         Ok(())
     }

@@ -61,6 +61,10 @@ enum Step {
     },
     Pause(bool),
     Forget,
+    /// Only these of the three streams have a file.
+    Streams([bool; 3]),
+    /// The reader of one of them goes, and another one comes.
+    TakeBack(u32),
     Sweep,
     MakeRoom,
 }
@@ -80,6 +84,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(|as_is| Step::Replay { as_is }),
         1 => any::<bool>().prop_map(Step::Pause),
         1 => Just(Step::Forget),
+        2 => prop::array::uniform3(prop::bool::weighted(0.7)).prop_map(Step::Streams),
+        1 => (0u32..3).prop_map(Step::TakeBack),
         1 => Just(Step::Sweep),
         1 => Just(Step::MakeRoom),
     ]
@@ -89,11 +95,15 @@ fn step() -> impl Strategy<Value = Step> {
 /// messages are handed out, so that all are behind at times. The number 3 is
 /// of a stream that has no file any more.
 fn open_three(disk: &SimDisk) -> Store {
-    let mut three = streams(&["a", "b", "c"]);
+    let options = Options { loaded_messages: 6, ..options() };
+    Store::open(Arc::new(disk.clone()), options, &three()).unwrap()
+}
+
+fn three() -> [StreamOptions; 3] {
+    let mut three = <[StreamOptions; 3]>::try_from(streams(&["a", "b", "c"])).unwrap();
     three[1].quota.max_backlog = SMALL_QUOTA;
     three[2].live_first = true;
-    let options = Options { loaded_messages: 6, ..options() };
-    Store::open(Arc::new(disk.clone()), options, &three).unwrap()
+    three
 }
 
 const SMALL_QUOTA: u64 = 3000;
@@ -212,6 +222,17 @@ impl Run {
             Step::Forget => {
                 bench.store.forget(StreamIndex(3))?;
                 world.forgotten = true;
+                return Ok(());
+            }
+            Step::Streams(with_file) => {
+                let there = three().into_iter().zip(with_file).filter(|(_, there)| **there);
+                bench.store.set_streams(&there.map(|(options, _)| options).collect::<Vec<_>>())?;
+                bench.given.retain(|(stream, _)| with_file.get(*stream as usize) != Some(&false));
+                return Ok(());
+            }
+            Step::TakeBack(stream) => {
+                bench.store.take_back(StreamIndex(*stream));
+                bench.given.retain(|(given, _)| given != stream);
                 return Ok(());
             }
             Step::Sweep => return bench.store.sweep(),

@@ -300,3 +300,74 @@ fn a_stream_counts_its_own_bytes_and_not_those_of_its_neighbours() {
     bench.settle_all(1, Outcome::Delivered);
     assert_eq!((backlog(&bench, 0), backlog(&bench, 1)), (0, 0));
 }
+
+#[test]
+fn a_stream_that_goes_and_comes_back_goes_on_where_it_was() {
+    let mut bench = Bench::new(&["a", "b"]);
+    bench.append(&["1", "2", "3"], &[0, 1]);
+    let first = bench.given[0].1.position;
+    bench.settle(0, ended(first, Outcome::Delivered));
+    bench.store.set_streams(&streams(&["b", "c"])).unwrap();
+    bench.given.retain(|(stream, _)| *stream != 0);
+    assert_eq!(bench.store.orphans().map(|(name, _, _)| name).collect::<Vec<_>>(), ["a"]);
+    assert!(bench.store.running().eq([("b", StreamIndex(1)), ("c", StreamIndex(2))]));
+    // What is still routed to it waits with the rest.
+    bench.append(&["4"], &[0, 1, 2]);
+    assert_eq!((bench.texts(0).len(), bench.texts(2)), (0, vec!["4".to_owned()]));
+    // A settlement that its lanes left behind still counts.
+    bench.settle(0, ended(Position { index: 1, ..first }, Outcome::Filtered));
+    bench.store.set_streams(&streams(&["a", "b", "c"])).unwrap();
+    assert_eq!(bench.store.orphans().count(), 0);
+    bench.read_on();
+    assert_eq!(bench.texts(0), ["3", "4"]);
+    assert_eq!(bench.texts(1), ["1", "2", "3", "4"], "nobody else gets anything again");
+    let books = bench.books(0);
+    assert_eq!((books.read, books.delivered, books.filtered, books.queued), (4, 1, 1, 2));
+    bench.restart(&["a", "b"]);
+    assert_eq!(bench.texts(0), ["3", "4"]);
+    assert_eq!(bench.store.orphans().map(|(name, _, _)| name).collect::<Vec<_>>(), ["c"]);
+}
+
+#[test]
+fn a_stream_that_was_gone_for_too_long_is_a_new_one() {
+    let mut bench = Bench::new(&["a", "b"]);
+    bench.append(&["1"], &[0, 1]);
+    bench.store.set_streams(&streams(&["b"])).unwrap();
+    let day = 24 * 60 * 60 * 1000;
+    bench.store.forget_orphans(crate::bus::unix_millis() + day / 2).unwrap();
+    assert_eq!(bench.store.orphans().count(), 1);
+    bench.store.forget_orphans(crate::bus::unix_millis() + day).unwrap();
+    assert_eq!(bench.store.orphans().count(), 0);
+    bench.store.set_streams(&streams(&["a", "b"])).unwrap();
+    assert!(bench.store.running().eq([("b", StreamIndex(1)), ("a", StreamIndex(2))]));
+    bench.check();
+}
+
+#[test]
+fn what_a_reader_left_is_given_to_the_next_in_order() {
+    let mut bench = Bench::new(&["a", "b"]);
+    bench.append(&["1", "2", "3"], &[0, 1]);
+    let second = bench.given[1].1.position;
+    bench.settle(0, ended(second, Outcome::Delivered));
+    bench.store.take_back(StreamIndex(0));
+    bench.given.retain(|(stream, _)| *stream != 0);
+    bench.append(&["4"], &[0]);
+    assert_eq!(bench.texts(0), ["1", "3", "4"]);
+    assert_eq!(bench.texts(1), ["1", "2", "3"]);
+    bench.settle_all(0, Outcome::Delivered);
+    assert_eq!((bench.books(0).delivered, bench.books(0).queued), (4, 0));
+}
+
+#[test]
+fn a_quota_may_change_while_the_store_is_open() {
+    let mut bench = Bench::new(&["a"]);
+    bench.append(&[&"x".repeat(500)], &[0]);
+    let mut small = streams(&["a"]);
+    small[0].quota.max_backlog = 2000;
+    bench.store.set_streams(&small).unwrap();
+    assert_eq!(bench.store.quota(StreamIndex(0)).map(|q| q.max_backlog), Some(2000));
+    for _ in 0..10 {
+        bench.append(&[&"x".repeat(500)], &[0]);
+    }
+    assert!(bench.books(0).expired > 0, "{:?}", bench.books(0));
+}
