@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
+use super::Source;
 use super::error::{ConfigError, Meanwhile, Place};
 use super::section::sounds_secret;
 
@@ -107,6 +108,11 @@ impl<'a> Document<'a> {
     /// The file's text at `span`.
     pub fn source(&self, span: &Span) -> &'a str {
         self.text.get(span.clone()).unwrap_or_default()
+    }
+
+    /// All of its text.
+    pub fn whole(&self) -> Source {
+        Source::new(self.text)
     }
 
     /// A path that the file names: relative to the folder of the file.

@@ -55,6 +55,8 @@ pub enum Meanwhile {
     StreamRetries(String),
     /// The gateway runs and tries again until the bus lets it in.
     BusRetries,
+    /// Nothing of the change is taken over.
+    NothingChanges,
 }
 
 /// All errors of a configuration; at least one.
@@ -111,6 +113,7 @@ impl fmt::Display for Meanwhile {
             Self::StreamRetries(stream) => {
                 write!(f, "stream `{stream}` sends nothing and tries again for ever, the others run")
             }
+            Self::NothingChanges => f.write_str("nothing is changed, what runs goes on as it is"),
             Self::BusRetries => f.write_str("the gateway receives nothing and tries again for ever"),
         }
     }

@@ -13,7 +13,7 @@ use super::read_stream::{is_stream_name, read_stream};
 use super::section::{Section, io_reason};
 use super::{
     AdminSettings, BusSettings, Config, ConfigError, ConfigErrors, JournalSettings, Meanwhile,
-    RateLimitGroups, StreamEntry,
+    RateLimitGroups, ReloadSettings, Source, StreamEntry, changed_keys,
 };
 
 /// Where `sluicegate.toml` is looked for if nobody says where it is.
@@ -46,8 +46,8 @@ impl Config {
         }
         let streams = streams.unwrap_or_default();
         if errors.is_empty() {
-            let Main { bus, admin, data, journal, rate_limit_groups } = main;
-            return Ok(Self { path, bus, admin, data, journal, rate_limit_groups, streams });
+            let Main { source, bus, admin, data, journal, rate_limit_groups, reload } = main;
+            return Ok(Self { path, source, bus, admin, data, journal, rate_limit_groups, reload, streams });
         }
         for entry in streams {
             if let StreamEntry::Unusable { errors: of_stream, .. } = entry {
@@ -58,6 +58,45 @@ impl Config {
             error.meanwhile = Meanwhile::NothingRuns;
         }
         Err(ConfigErrors(errors))
+    }
+
+    /// Reads the stream files as they are now, for this configuration: what
+    /// `sluicegate.toml` says meanwhile is left aside. The files that they name
+    /// are opened as well.
+    pub fn check_streams(&self) -> Result<Vec<StreamEntry>, Box<ConfigError>> {
+        let env = |name: &str| std::env::var(name).ok();
+        read_streams(&self.path, &self.main(), Surroundings { env: &env, thorough: true })
+    }
+
+    /// Reads a stream's file of which the text is known.
+    pub fn read_stream(&self, name: &str, path: &Path, text: &str) -> StreamEntry {
+        let env = |name: &str| std::env::var(name).ok();
+        let surroundings = Surroundings { env: &env, thorough: false };
+        read_stream_text(name.to_owned(), path, Ok(text.to_owned()), &self.main(), surroundings)
+    }
+
+    /// The keys of `sluicegate.toml` that differ now from this configuration,
+    /// or all that is wrong with it.
+    pub fn changed_since(&self) -> Result<Vec<String>, ConfigErrors> {
+        let env = |name: &str| std::env::var(name).ok();
+        let (main, errors) = read_main(&self.path, Surroundings { env: &env, thorough: true });
+        if errors.is_empty() {
+            Ok(changed_keys(self.source.expose(), main.source.expose()))
+        } else {
+            Err(ConfigErrors(errors))
+        }
+    }
+
+    fn main(&self) -> Main {
+        Main {
+            source: self.source.clone(),
+            bus: self.bus.clone(),
+            admin: self.admin.clone(),
+            data: self.data.clone(),
+            journal: self.journal.clone(),
+            rate_limit_groups: self.rate_limit_groups.clone(),
+            reload: self.reload,
+        }
     }
 
     /// Every error of every unusable stream.
@@ -114,6 +153,8 @@ fn find(
 
 /// `sluicegate.toml` without the streams.
 pub struct Main {
+    /// All of it.
+    pub source: Source,
     /// `[bus]`.
     pub bus: BusSettings,
     /// `[admin]`.
@@ -124,6 +165,8 @@ pub struct Main {
     pub journal: JournalSettings,
     /// `[rate_limit_groups]`.
     pub rate_limit_groups: RateLimitGroups,
+    /// `[reload]`.
+    pub reload: ReloadSettings,
 }
 
 /// Reads `sluicegate.toml`. What is wrong has a stand-in, so that the streams
@@ -156,6 +199,8 @@ fn read_main(path: &Path, surroundings: Surroundings<'_>) -> (Main, Vec<ConfigEr
         data,
         bus,
         admin: AdminSettings::read(root.section("admin")),
+        reload: ReloadSettings::read(root.section("reload")),
+        source: doc.whole(),
     };
     root.finish();
     (main, doc.into_errors())
@@ -186,8 +231,18 @@ fn read_streams(
 }
 
 fn read_stream_file(name: String, path: &Path, main: &Main, surroundings: Surroundings<'_>) -> StreamEntry {
+    read_stream_text(name, path, std::fs::read_to_string(path), main, surroundings)
+}
+
+fn read_stream_text(
+    name: String,
+    path: &Path,
+    text: io::Result<String>,
+    main: &Main,
+    surroundings: Surroundings<'_>,
+) -> StreamEntry {
     let meanwhile = Meanwhile::OthersRun(name.clone());
-    let (text, unreadable) = match std::fs::read_to_string(path) {
+    let (text, unreadable) = match text {
         Ok(text) => (text, None),
         Err(error) => (String::new(), Some(error)),
     };

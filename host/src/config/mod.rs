@@ -4,14 +4,19 @@
 //! `streams` beside it one file a stream. Everything that is wrong is reported
 //! at once; an unusable stream leaves the others alone.
 
+mod accepted;
 mod bus;
 mod document;
 mod error;
 mod journal;
+mod keys;
 mod load;
 mod rate;
 mod read_delivery;
+mod read_script;
 mod read_stream;
+mod read_tables;
+mod reload;
 pub(crate) mod section;
 mod stream;
 pub mod tls;
@@ -21,25 +26,30 @@ mod values;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use accepted::{Accepted, AcceptedError, Note};
 pub use bus::{AdminSettings, BusSettings, BusSource};
 pub use error::{ConfigError, ConfigErrors, Meanwhile, Place};
 pub use journal::{JournalSettings, SyncMode};
+pub use keys::changed_keys;
 pub(crate) use rate::RATE;
 pub use rate::{Rate, RateLimitGroups};
 #[cfg(test)]
 pub(crate) use read_stream::ADAPTERS;
 pub(crate) use read_stream::Lanes;
+pub use reload::{ReloadSettings, StreamFiles};
 pub use stream::{
     DeliverySettings, DestinationSettings, ScriptLimits, ScriptSettings, ScriptSource, Selection,
     StreamSettings,
 };
-pub use values::{ClientIdentity, MqttUrl, Secret, TlsSettings};
+pub use values::{ClientIdentity, MqttUrl, Secret, Source, TlsSettings};
 
 /// Everything that the files say.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// `sluicegate.toml` itself.
     pub path: PathBuf,
+    /// Its text.
+    pub source: Source,
     /// Where messages come from.
     pub bus: BusSettings,
     /// The admin listener (default `127.0.0.1:8080`); none with `listen = "off"`.
@@ -50,6 +60,8 @@ pub struct Config {
     pub journal: JournalSettings,
     /// Rates that streams share.
     pub rate_limit_groups: RateLimitGroups,
+    /// How changes come in while the gateway runs.
+    pub reload: ReloadSettings,
     /// One entry a file in `streams`, in the order of their names.
     pub streams: Vec<StreamEntry>,
 }
@@ -66,6 +78,16 @@ pub enum StreamEntry {
         /// All that is wrong with it, at least one.
         errors: Vec<ConfigError>,
     },
+}
+
+impl StreamEntry {
+    /// The stream's name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Ready(settings) => &settings.name,
+            Self::Unusable { name, .. } => name,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,21 +1,19 @@
 //! One stream's file: how it is read.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use serde_json::{Map, Number, Value};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::document::{Document, Span};
 use super::load::Main;
 use super::read_delivery::read_delivery;
-use super::section::{Given, Section, io_reason, listed, nearest};
+use super::read_script::read_script;
+use super::section::{Section, io_reason, listed, nearest};
 use super::{
-    BusSettings, BusSource, DestinationSettings, ScriptLimits, ScriptSettings, ScriptSource, Selection,
-    StreamSettings,
+    BusSettings, BusSource, DestinationSettings, ScriptSettings, ScriptSource, Selection, StreamSettings,
 };
 use crate::bus::{KeyRule, TopicFilter};
 use crate::destination::aws_iot::AwsIotSettings;
@@ -67,7 +65,7 @@ pub fn read_stream(
     let key = root.parsed("key", KEY, KeyRule::new).map_or(KeyRule::Topic, |given| given.value);
     let selection = read_selection(&mut root, &key);
     let (mut destination, kind) = read_type(&mut root);
-    let script = read_script(root.section("script"), kind);
+    let script = read_script(root.section("script"), &root.section("tables"), kind);
     let delivery = read_delivery(root.section("delivery"), kind, main);
     let lanes = Lanes {
         client_id: format!("{}-{name}", bus.client_id),
@@ -92,6 +90,7 @@ pub fn read_stream(
     doc.is_good().then(|| StreamSettings {
         name: name.to_owned(),
         path: path.to_owned(),
+        source: doc.whole(),
         topics,
         key,
         selection,
@@ -255,120 +254,6 @@ fn read_destination(kind: &str, section: &mut Section<'_>, lanes: &Lanes) -> Opt
         "http" => DestinationSettings::Http(HttpSettings::read(section)?),
         _ => DestinationSettings::Mqtt(MqttSettings::read(section, lanes)?),
     })
-}
-
-fn read_script(mut script: Section<'_>, kind: Option<&str>) -> Option<ScriptSettings> {
-    let source = read_source(&mut script, kind);
-    let settings = read_settings(script.section("settings"));
-    let mut limits = script.section("limits");
-    let millis = Duration::from_millis;
-    let settings = ScriptSettings {
-        source: source.clone().unwrap_or(ScriptSource::Official(String::new())),
-        settings,
-        limits: ScriptLimits {
-            time: limits.duration("time", millis(10)..=millis(60_000)),
-            memory: limits
-                .size("memory", 1 << 20..=1 << 30)
-                .map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
-        },
-    };
-    limits.finish();
-    script.finish();
-    source.map(|_| settings)
-}
-
-fn read_source(script: &mut Section<'_>, kind: Option<&str>) -> Option<ScriptSource> {
-    let doc = script.doc();
-    let adapters: Vec<&str> = ADAPTERS.iter().map(|(_, adapter)| *adapter).collect();
-    let both = script.value("adapter").is_some() && script.value("path").is_some();
-    let expected = format!("one of {}; or `path` with a .wasm file", listed(&adapters));
-    let adapter = script.text("adapter", &expected);
-    let path: Option<Given<PathBuf>> = script.path("path", "a .wasm file, relative to this file");
-    if both {
-        doc.error(
-            script.value_span("path"),
-            "`adapter` and `path` together",
-            "an official adapter, or a file of your own",
-        );
-        return None;
-    }
-    if let Some(path) = path {
-        if doc.surroundings().thorough && !path.value.is_file() {
-            let what = format!("there is no file {}", path.value.display());
-            doc.error(Some(path.span), what, "a .wasm file, relative to this file");
-        }
-        return Some(ScriptSource::File(path.value));
-    }
-    if let Some(adapter) = adapter {
-        let Some((its_kind, _)) = ADAPTERS.iter().find(|(_, name)| *name == adapter.value) else {
-            let what = format!("there is no official adapter \"{}\"", adapter.value.escape_debug());
-            let expected = match nearest(adapter.value, &adapters) {
-                Some(near) => format!("perhaps `{near}`; {expected}"),
-                None => expected,
-            };
-            doc.error(Some(adapter.span), what, expected);
-            return None;
-        };
-        if let Some(kind) = kind.filter(|kind| kind != its_kind) {
-            let what = format!("the adapter `{}` is for destinations of type `{its_kind}`", adapter.value);
-            let fitting = ADAPTERS.iter().find(|(k, _)| *k == kind).map_or("", |(_, adapter)| adapter);
-            doc.error(
-                Some(adapter.span),
-                what,
-                format!("`{fitting}` for type `{kind}`, or a script of your own"),
-            );
-        }
-        return Some(ScriptSource::Official(adapter.value.to_owned()));
-    }
-    if script.value("adapter").is_some() || script.value("path").is_some() {
-        return None;
-    }
-    let official = ADAPTERS.iter().find(|(k, _)| Some(*k) == kind);
-    official.map(|(_, adapter)| ScriptSource::Official((*adapter).to_owned()))
-}
-
-/// `[script.settings]` as JSON. Which keys there are is the script's affair.
-fn read_settings(section: Section<'_>) -> Value {
-    let mut object = Map::new();
-    for (key, value) in section.entries() {
-        object.insert(key.value.to_owned(), to_json(section.doc(), value));
-    }
-    Value::Object(object)
-}
-
-fn to_json(doc: &Document<'_>, value: &Spanned<DeValue<'_>>) -> Value {
-    let wrong = |what: &str, expected: &str| {
-        doc.error(Some(value.span()), what, expected);
-        Value::Null
-    };
-    match value.get_ref() {
-        DeValue::String(text) => Value::String(text.to_string()),
-        DeValue::Boolean(flag) => Value::Bool(*flag),
-        DeValue::Datetime(date) => Value::String(date.to_string()),
-        DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
-            Ok(number) => Value::Number(number.into()),
-            Err(_) => {
-                wrong("a number beyond 64 bits in the settings of the script", "text, if it is no quantity")
-            }
-        },
-        DeValue::Float(number) => match number.as_str().parse().ok().and_then(Number::from_f64) {
-            Some(number) => Value::Number(number),
-            None => wrong("`inf` or `nan` in the settings of the script", "a number that JSON can carry"),
-        },
-        DeValue::Array(array) => Value::Array(array.iter().map(|entry| to_json(doc, entry)).collect()),
-        DeValue::Table(table) => {
-            let mut entries = table.iter().map(|(k, v)| (k.get_ref().as_ref(), v.get_ref()));
-            if let (Some(("env" | "file", DeValue::String(_))), None) = (entries.next(), entries.next()) {
-                return wrong(
-                    "a reference to a secret in the settings of the script",
-                    "no secrets here: scripts get none; logins belong into [destination]",
-                );
-            }
-            Value::Object(
-                table.iter().map(|(k, v)| (k.get_ref().as_ref().to_owned(), to_json(doc, v))).collect(),
-            )
-        }
-    }
 }
 
 /// The official adapter for MQTT needs a topic from somewhere.

@@ -118,6 +118,21 @@ impl<'d> Section<'d> {
         Section { doc: self.doc, name, span, table, known: Vec::new(), absence_reported: false }
     }
 
+    /// The tables below this one, whose names are free.
+    pub fn sections(&self) -> impl Iterator<Item = (Given<&'d str>, Section<'d>)> {
+        self.entries().filter_map(|(key, value)| {
+            let name = format!("{}.{}", self.name, key.value);
+            let DeValue::Table(table) = value.get_ref() else {
+                let expected = format!("a table: `[{name}]`");
+                self.wrong_type(key.value, value.span(), value.get_ref(), &expected);
+                return None;
+            };
+            let span = Some(key.span.clone());
+            let (doc, table, known) = (self.doc, Some(table), Vec::new());
+            Some((key, Section { doc, name, span, table, known, absence_reported: false }))
+        })
+    }
+
     /// A table that has to be there.
     pub fn table(&mut self, key: &'static str, expected: &str) -> Section<'d> {
         if self.value(key).is_none() {

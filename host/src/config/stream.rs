@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Rate;
+use super::{Rate, Source};
 use crate::bus::{KeyRule, TopicFilter};
 use crate::destination::aws_iot::AwsIotSettings;
 use crate::destination::http::HttpSettings;
@@ -14,6 +14,7 @@ use crate::destination::mqtt::MqttSettings;
 use crate::destination::thingsboard::ThingsBoardSettings;
 use crate::destination::wialon::WialonSettings;
 use crate::journal::{OnFull, Quota};
+use crate::script::TableSettings;
 
 /// What one stream's file says, checked.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub struct StreamSettings {
     pub name: String,
     /// The file.
     pub path: PathBuf,
+    /// Its text.
+    pub source: Source,
     /// What it subscribes to: at least one, no two overlap.
     pub topics: Vec<TopicFilter>,
     /// What order is kept by.
@@ -37,7 +40,7 @@ pub struct StreamSettings {
 }
 
 /// Which keys a stream serves.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
     /// These and no others.
     Only(Arc<HashSet<String>>),
@@ -50,10 +53,16 @@ pub enum Selection {
 pub struct ScriptSettings {
     /// Where its component is.
     pub source: ScriptSource,
-    /// `[script.settings]` as a JSON object; an empty one if the file has none.
+    /// The first number of the version that an official adapter is pinned to,
+    /// by `adapter = "aws-shadow@1"`.
+    pub pin: Option<u32>,
+    /// `[script.settings]` as a JSON object, without the defaults; an empty one
+    /// if the file has none.
     pub settings: serde_json::Value,
     /// `[script.limits]`; none: the default of the engine.
     pub limits: ScriptLimits,
+    /// `[tables.NAME]`: what it may look up, in the order of the file.
+    pub tables: Vec<TableSettings>,
 }
 
 /// Where a script's component is.
@@ -61,7 +70,7 @@ pub struct ScriptSettings {
 pub enum ScriptSource {
     /// An official adapter by its name, embedded in the binary.
     Official(String),
-    /// A file.
+    /// A `.wasm` file, or the folder of an adapter.
     File(PathBuf),
 }
 
@@ -72,6 +81,12 @@ pub struct ScriptLimits {
     pub time: Option<Duration>,
     /// Memory of one instance, in bytes.
     pub memory: Option<usize>,
+    /// Bytes that one call may return.
+    pub output: Option<usize>,
+    /// Bytes that the stream's state may hold.
+    pub state: Option<usize>,
+    /// Lines of a lane that reach the log each second.
+    pub log_lines: Option<u32>,
 }
 
 /// The destination of a stream.

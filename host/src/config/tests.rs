@@ -7,6 +7,7 @@ use super::*;
 use crate::bus::KeyRule;
 use crate::destination::http::HttpMethod;
 use crate::journal::{OnFull, Quota};
+use crate::script::{Columns, TableSettings};
 
 const MAIN: &str = "[bus]\nurl = \"mqtt://127.0.0.1:1883\"\nclient_id = \"sluicegate-1\"\n";
 
@@ -117,6 +118,9 @@ fn a_stream_to_aws() {
         [script.limits]
         time = "100ms"
         memory = "16MiB"
+        output = "1MiB"
+        state = "4MiB"
+        log_lines = 5
         [destination]
         type = "aws-iot"
         url = "mqtts://example-ats.iot.eu-central-1.amazonaws.com:443"
@@ -146,7 +150,13 @@ fn a_stream_to_aws() {
         settings.script.settings.to_string(),
         r#"{"thing_name":"{ident}","max_document":4096,"fields":["ident","position.*"]}"#
     );
-    let limits = ScriptLimits { time: Some(Duration::from_millis(100)), memory: Some(16 << 20) };
+    let limits = ScriptLimits {
+        time: Some(Duration::from_millis(100)),
+        memory: Some(16 << 20),
+        output: Some(1 << 20),
+        state: Some(4 << 20),
+        log_lines: Some(5),
+    };
     assert_eq!(settings.script.limits, limits);
     assert_eq!((settings.delivery.lanes, settings.delivery.batch_messages), (4, 128));
     let DestinationSettings::AwsIot(aws) = &settings.destination else { panic!("{settings:?}") };
@@ -244,5 +254,27 @@ fn a_key_of_another_certificate_is_told_at_the_key() {
     assert!(
         errors[0].contains("a.toml:7:7: ") && errors[0].contains("keys may not be consistent"),
         "{errors:?}"
+    );
+}
+
+#[test]
+fn tables_are_named_with_their_files_and_columns() {
+    let stream = "topics = [\"a\"]\n[destination]\ntype = \"wialon\"\n\
+                  [tables.imei_to_id]\nfile = \"gone/x.csv\"\n\
+                  [tables.owners]\nfile = \"../y.csv\"\nkey = \"id\"\nvalue = \"owner\"\n";
+    // They are read with the script, so that one that comes late is found.
+    let (folder, config) = read(&[("sluicegate.toml", MAIN), ("streams/a.toml", stream)]);
+    let file = |path: &str| folder.path().join("streams").join(path);
+    let columns = Columns { key: Some("id".to_owned()), value: Some("owner".to_owned()) };
+    assert_eq!(
+        only_stream(&config).script.tables,
+        [
+            TableSettings {
+                name: "imei_to_id".to_owned(),
+                file: file("gone/x.csv"),
+                columns: Columns::default()
+            },
+            TableSettings { name: "owners".to_owned(), file: file("../y.csv"), columns },
+        ]
     );
 }

@@ -2,25 +2,29 @@
 
 use std::sync::Arc;
 
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::error;
 
-use crate::bus::{self, BusStatus, Router, Stop};
-use crate::cli::operate::{Operated, Operations};
+use super::streams::{ChangeError, Streams};
+use crate::bus::{self, BusStatus, Router, Routes, Stop};
+use crate::cli::operate::answer::Plan;
+use crate::cli::operate::{OperateError, Operations};
 use crate::cli::wiring;
-use crate::config::{Config, StreamEntry};
+use crate::config::{Accepted, Config, Note};
 use crate::journal::{Books, Journal, OpenError, StreamIndex};
-use crate::script::{Engine, EngineError};
-use crate::stream::{self, StreamStatus};
+use crate::script::EngineError;
+use crate::script::compile::Compilation;
+use crate::stream::StreamStatus;
+use crate::watch::Watch;
 
-/// What the admin listener shows.
+/// What the admin listener shows and changes.
 pub struct Gateway {
     /// The journal with the books.
     pub journal: Journal,
     /// The connection to the bus.
     pub bus: Arc<BusStatus>,
-    /// Every stream that has a file, in the order of the names.
-    pub streams: Vec<Arc<StreamStatus>>,
+    /// Every stream that has a file.
+    pub streams: Streams,
     /// What an operator may do with them.
     pub operations: Operations,
 }
@@ -32,9 +36,35 @@ impl Gateway {
         index.map(|index| self.journal.books(index)).unwrap_or_default()
     }
 
+    /// How every stream that has a file is doing, in the order of the names.
+    pub fn statuses(&self) -> Vec<Arc<StreamStatus>> {
+        self.streams.statuses()
+    }
+
     /// The name of a stream by its number.
     pub fn stream_name(&self, index: StreamIndex) -> Option<String> {
-        self.streams.iter().find(|s| s.index() == Some(index)).map(|s| s.name().to_owned())
+        self.statuses().iter().find(|s| s.index() == Some(index)).map(|s| s.name().to_owned())
+    }
+
+    /// What an apply would change.
+    pub async fn plan(&self) -> Result<Plan, OperateError> {
+        self.streams.plan().await.map_err(|wrong| OperateError::NotNow(wrong.to_string()))
+    }
+
+    /// Takes over the stream files as they are now, all of them or nothing.
+    /// Goes on to its end when the future is dropped.
+    pub async fn take_over(self: &Arc<Self>) -> Result<Plan, ChangeError> {
+        let gateway = self.clone();
+        let applying = tokio::spawn(async move {
+            let changed = || gateway.operations.set_streams(gateway.streams.operated());
+            gateway.streams.apply(changed).await
+        });
+        applying.await.unwrap_or_else(|failed| Err(ChangeError::Failed(failed.to_string())))
+    }
+
+    /// The same for an operator.
+    pub async fn apply(self: &Arc<Self>) -> Result<Plan, OperateError> {
+        self.take_over().await.map_err(|wrong| OperateError::NotNow(wrong.to_string()))
     }
 }
 
@@ -42,9 +72,7 @@ impl Gateway {
 pub struct Started {
     /// For the admin listener.
     pub gateway: Arc<Gateway>,
-    streams: JoinSet<()>,
-    stop_streams: CancellationToken,
-    router: Router,
+    routes: Routes,
 }
 
 /// Why nothing runs.
@@ -61,63 +89,47 @@ pub enum StartError {
     Scripts(#[from] std::io::Error),
 }
 
-/// Starts the streams of a configuration.
-pub async fn start_streams(config: &Config) -> Result<Started, StartError> {
-    let lanes = config.streams.iter().map(|s| match s {
-        StreamEntry::Ready(settings) => settings.delivery.lanes.max(1),
-        StreamEntry::Unusable { .. } => 0,
-    });
-    // Twice the lanes: splitting a refused delivery needs an instance of its own.
-    let engine = Engine::new(lanes.sum::<u32>().saturating_mul(2).max(16))?;
+/// Starts the streams of a configuration and keeps what is `accepted` with
+/// that.
+pub async fn start_streams(
+    config: &Config,
+    accepted: Accepted,
+    notes: Vec<Note>,
+    watch: Watch,
+) -> Result<Started, StartError> {
+    let engine = Streams::engine(config, Compilation::apart().cached_in(config.data.join("cache")))?;
     let journal = wiring::open_journal(config).await?;
-    let groups = wiring::rate_limit_groups(&config.rate_limit_groups);
-    let scripts = wiring::scripts(config).await?;
-    let stop_streams = CancellationToken::new();
-    let mut streams = JoinSet::new();
-    let mut statuses = Vec::with_capacity(config.streams.len());
-    let mut routes = Vec::new();
-    let mut operated = Vec::with_capacity(config.streams.len());
-    for entry in &config.streams {
-        match entry {
-            StreamEntry::Ready(settings) => {
-                // Every stream that is ready was named when it was opened.
-                let Some(index) = journal.stream(&settings.name) else { continue };
-                let status = Arc::new(StreamStatus::new(&settings.name, index));
-                statuses.push(status.clone());
-                routes.push(wiring::route(index, settings));
-                operated.push(Operated::new(index, settings, Some(status.clone())));
-                let (stream, _) = wiring::stream(index, settings, &groups, &scripts, status);
-                streams.spawn(stream::run(stream, engine.clone(), journal.clone(), stop_streams.clone()));
-            }
-            StreamEntry::Unusable { name, errors } => {
-                let reasons: Vec<String> = errors.iter().map(|e| e.summary()).collect();
-                operated.push(Operated::unusable(name, errors));
-                statuses.push(Arc::new(StreamStatus::unusable(name, reasons.join("; "))));
-            }
-        }
+    let scripts = wiring::scripts(config, watch).await?;
+    let versions = scripts.versions.clone();
+    let data = config.data.clone();
+    // Only now that the data folder is known to be ours.
+    let saved = tokio::task::spawn_blocking(move || accepted.save(&data)).await;
+    if let Ok(Err(error)) = saved {
+        error!(%error, "what runs now is not kept: the next start may run what was accepted before");
     }
-    let operations = Operations::new(journal.clone(), operated);
-    let gateway = Arc::new(Gateway { journal, bus: Arc::default(), streams: statuses, operations });
-    Ok(Started { gateway, streams, stop_streams, router: Router::new(routes) })
+    let routes = Routes::new(Router::new(Vec::new()));
+    let streams = Streams::start(config.clone(), engine, scripts, journal.clone(), routes.clone(), notes);
+    let operations = Operations::new(journal.clone(), streams.operated(), versions);
+    let gateway = Arc::new(Gateway { journal, bus: Arc::default(), streams, operations });
+    Ok(Started { gateway, routes })
 }
 
 impl Started {
     /// Takes messages from the bus until `stop`; then reads no more, lets the
     /// streams settle what is in flight, and acknowledges that.
-    pub async fn run(mut self, config: &Config, stop: CancellationToken) {
+    pub async fn run(self, config: &Config, stop: CancellationToken) {
         let settling = CancellationToken::new();
         let bus = bus::run(
             config.bus.clone(),
             config.data.clone(),
-            Arc::new(self.router),
+            self.routes,
             self.gateway.journal.clone(),
             self.gateway.bus.clone(),
             Stop { reading: stop.clone(), settling: settling.clone() },
         );
         let streams = async {
             stop.cancelled().await;
-            self.stop_streams.cancel();
-            while self.streams.join_next().await.is_some() {}
+            self.gateway.streams.shut_down().await;
             settling.cancel();
         };
         tokio::join!(bus, streams);

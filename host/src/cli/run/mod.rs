@@ -2,7 +2,9 @@
 
 mod admin;
 mod checker;
+mod follow;
 mod gateway;
+mod streams;
 mod sums;
 
 use std::process::ExitCode;
@@ -11,13 +13,14 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::bus::embedded;
 use crate::cli::ConfigArg;
 use crate::cli::operate::token::AdminToken;
-use crate::config::{BusSource, Config, StreamEntry};
+use crate::config::{Accepted, BusSource, Config, Note, StreamEntry, StreamFiles};
 use crate::telemetry::{self, Metrics};
+use crate::watch::Watch;
 
 /// How long the end waits for what the admin listener is answering.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
@@ -28,15 +31,26 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 /// flight and ends. A stream that cannot run is listed as blocked while the
 /// others run; only an unusable sluicegate.toml ends the command at once.
 ///
+/// A stream runs as its file was last accepted: by `sluicegate apply`, or at
+/// the start that found the file first. A file that was changed since, or
+/// cannot be used any more, is named in the log and in `sluicegate streams`.
+///
 /// Exit status: 0 after a clean stop, 1 where it could not start.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
   sluicegate run
+  sluicegate run --apply
   SLUICEGATE_LOG=debug sluicegate run --config /etc/sluicegate/sluicegate.toml")]
 pub struct RunArgs {
     #[command(flatten)]
     config: ConfigArg,
+    /// Accept the stream files as they are now
+    ///
+    /// For containers, whose files are the truth. A file that cannot be used is not accepted: its stream runs
+    /// as it was accepted before, if it was. The same with `[reload] streams = "watch"`.
+    #[arg(long)]
+    apply: bool,
 }
 
 /// Runs the command.
@@ -51,7 +65,7 @@ pub async fn run(args: RunArgs) -> ExitCode {
 }
 
 async fn gateway_until_signal(args: RunArgs) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let config = Config::load(args.config.config.as_deref())?;
+    let mut config = Config::load(args.config.config.as_deref())?;
     telemetry::init_logs()?;
     let metrics = Metrics::install()?;
     tokio::fs::create_dir_all(&config.data)
@@ -67,13 +81,20 @@ async fn gateway_until_signal(args: RunArgs) -> Result<(), Box<dyn std::error::E
     if let BusSource::Embedded { listen } = &config.bus.source {
         embedded::start(*listen, config.bus.max_packet).await?;
     }
-    report(&config);
+    let accepted = Accepted::load(&config.data).unwrap_or_else(|error| {
+        error!(%error, "it cannot be known what ran last: the stream files are accepted as they are");
+        Accepted::default()
+    });
+    let take_over = args.apply || config.reload.streams == StreamFiles::Watch;
+    let (accepted, notes) = config.settle(&accepted, take_over);
+    report(&config, &notes);
     if matches!(config.bus.source, BusSource::Mqtt(_)) {
         abort_on_panic();
     }
 
     let stop = CancellationToken::new();
-    let started = gateway::start_streams(&config).await?;
+    let watch = Watch::new();
+    let started = gateway::start_streams(&config, accepted, notes, watch.clone()).await?;
     let admin = admin.map(|(listener, token)| {
         tokio::spawn(admin::serve(listener, started.gateway.clone(), metrics, token, stop.clone()))
     });
@@ -89,7 +110,12 @@ async fn gateway_until_signal(args: RunArgs) -> Result<(), Box<dyn std::error::E
     });
     let sums = tokio::spawn(sums::log(gateway.clone()));
     let checker = tokio::spawn(checker::run(gateway.clone()));
+    let follow = (config.reload.streams == StreamFiles::Watch)
+        .then(|| tokio::spawn(follow::run(gateway.clone(), watch)));
     started.run(&config, stop).await;
+    if let Some(follow) = follow {
+        follow.abort();
+    }
     signals.abort();
     sums.abort();
     checker.abort();
@@ -115,7 +141,7 @@ fn abort_on_panic() {
 }
 
 /// The first lines of the log: what is going to happen.
-fn report(config: &Config) {
+fn report(config: &Config, notes: &[Note]) {
     let ready = config.streams.iter().filter(|s| matches!(s, StreamEntry::Ready(_))).count();
     let admin = config.admin.as_ref().map(|a| a.listen.to_string());
     let bus = match &config.bus.source {
@@ -136,6 +162,9 @@ fn report(config: &Config) {
                 warn!(stream = name, "blocked, its file cannot be used while the others run:\n{error}");
             }
         }
+    }
+    for Note { stream, text } in notes {
+        warn!(stream, "runs as it was last accepted: {text}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! The sums that the log gets between changes of state.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,12 +18,18 @@ const EVERY: Duration = Duration::from_secs(60);
 pub async fn log(gateway: Arc<Gateway>) {
     let mut ticks = interval_at(Instant::now() + EVERY, EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut before: Vec<Books> = gateway.streams.iter().map(|s| gateway.books(s)).collect();
+    let books = || -> BTreeMap<String, Books> {
+        gateway.statuses().iter().map(|s| (s.name().to_owned(), gateway.books(s))).collect()
+    };
+    let mut before = books();
     loop {
         ticks.tick().await;
-        for (status, before) in gateway.streams.iter().zip(&mut before) {
-            let now = gateway.books(status);
-            if now != *before {
+        for status in gateway.statuses() {
+            let now = gateway.books(&status);
+            // One that was forgotten and is new begins with nothing.
+            let known = before.get(status.name()).copied();
+            let before = known.filter(|before| before.read <= now.read).unwrap_or_default();
+            if now != before {
                 info!(
                     stream = status.name(),
                     state = status.state().word(),
@@ -36,9 +43,9 @@ pub async fn log(gateway: Arc<Gateway>) {
                     "in the last {} s",
                     EVERY.as_secs()
                 );
-                *before = now;
             }
         }
+        before = books();
     }
 }
 

@@ -11,9 +11,10 @@ use url::form_urlencoded;
 
 use super::{Problem, Shared};
 use crate::cli::operate::answer::{
-    DropRequest, Forgotten, Letter, LetterFilter, Letters, Paused, ReplayRequest, RewindRequest, Rewound,
-    Taken,
+    DropRequest, Forgotten, Letter, LetterFilter, Letters, Messages, Paused, Plan, ReplayRequest,
+    RewindRequest, Rewound, RollbackRequest, ScriptChange, Taken, Versions,
 };
+use crate::cli::operate::script::USUAL_MESSAGES;
 
 type Answer<T> = Result<Json<T>, Problem>;
 /// A body as it came, or why it did not.
@@ -62,6 +63,58 @@ pub(super) async fn rewind(
     Ok(Json(shared.gateway.operations.rewind(&name, request).await?))
 }
 
+pub(super) async fn reload(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    body: Body,
+) -> Answer<ScriptChange> {
+    no_body(body)?;
+    Ok(Json(shared.gateway.operations.reload(&name).await?))
+}
+
+pub(super) async fn update(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    body: Body,
+) -> Answer<ScriptChange> {
+    no_body(body)?;
+    Ok(Json(shared.gateway.operations.update(&name).await?))
+}
+
+pub(super) async fn roll_back(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    body: Body,
+) -> Answer<ScriptChange> {
+    let body = received(body)?;
+    let RollbackRequest { to } = match body.is_empty() {
+        true => RollbackRequest { to: None },
+        false => json(Ok(body))?,
+    };
+    Ok(Json(shared.gateway.operations.roll_back(&name, to).await?))
+}
+
+/// The body is a script as it is; none: what the stream's source has now.
+pub(super) async fn compare(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    body: Body,
+) -> Answer<ScriptChange> {
+    let wasm = received(body)?;
+    let wasm = Some(wasm).filter(|wasm| !wasm.is_empty());
+    Ok(Json(shared.gateway.operations.compare(&name, wasm).await?))
+}
+
+pub(super) async fn versions(State(shared): State<Shared>, Path(name): Path<String>) -> Answer<Versions> {
+    Ok(Json(shared.gateway.operations.versions(&name).await?))
+}
+
+pub(super) async fn messages(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Answer<Messages> {
+    let [stream, key, last] = parameters(query.as_deref().unwrap_or_default(), ["stream", "key", "last"])?;
+    let last = number("last", last)?.unwrap_or(USUAL_MESSAGES);
+    Ok(Json(shared.gateway.operations.messages(stream.as_deref(), key, last).await?))
+}
+
 pub(super) async fn forget(
     State(shared): State<Shared>,
     Path(name): Path<String>,
@@ -69,6 +122,16 @@ pub(super) async fn forget(
 ) -> Answer<Forgotten> {
     no_body(body)?;
     Ok(Json(shared.gateway.operations.forget(&name).await?))
+}
+
+pub(super) async fn plan(State(shared): State<Shared>, body: Body) -> Answer<Plan> {
+    no_body(body)?;
+    Ok(Json(shared.gateway.plan().await?))
+}
+
+pub(super) async fn apply(State(shared): State<Shared>, body: Body) -> Answer<Plan> {
+    no_body(body)?;
+    Ok(Json(shared.gateway.apply().await?))
 }
 
 pub(super) async fn dead_letters(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Answer<Letters> {
@@ -96,9 +159,13 @@ fn wrong(text: String) -> Problem {
     Problem(StatusCode::BAD_REQUEST, text)
 }
 
+fn received(body: Body) -> Result<Bytes, Problem> {
+    body.map_err(|rejection| Problem(rejection.status(), rejection.body_text()))
+}
+
 fn json<T: DeserializeOwned>(body: Body) -> Result<T, Problem> {
-    let body = body.map_err(|rejection| Problem(rejection.status(), rejection.body_text()))?;
-    serde_json::from_slice(&body).map_err(|error| wrong(format!("the body: {error}; expected a JSON object")))
+    serde_json::from_slice(&received(body)?)
+        .map_err(|error| wrong(format!("the body: {error}; expected a JSON object")))
 }
 
 fn no_body(body: Body) -> Result<(), Problem> {
@@ -108,32 +175,30 @@ fn no_body(body: Body) -> Result<(), Problem> {
     }
 }
 
-/// `stream`, `reason`, `since` and `limit`, each at most once.
 fn filter(query: &str) -> Result<LetterFilter, Problem> {
-    let mut filter = LetterFilter::default();
-    let mut limit = None;
+    let [stream, reason, since, limit] = parameters(query, ["stream", "reason", "since", "limit"])?;
+    Ok(LetterFilter { stream, reason, since, limit: number("limit", limit)?, ..LetterFilter::default() })
+}
+
+/// What the query says of these, each at most once, and of nothing else.
+fn parameters<const N: usize>(query: &str, known: [&str; N]) -> Result<[Option<String>; N], Problem> {
+    let mut values = [const { None }; N];
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-        let field = match &*name {
-            "stream" => &mut filter.stream,
-            "reason" => &mut filter.reason,
-            "since" => &mut filter.since,
-            "limit" => &mut limit,
-            _ => {
-                let name = name.escape_debug();
-                return Err(wrong(format!(
-                    "unknown `{name}`; expected `stream`, `reason`, `since`, `limit`"
-                )));
-            }
+        let named = known.iter().zip(&mut values).find(|(known, _)| **known == name);
+        let Some((_, place)) = named else {
+            let known = known.map(|known| format!("`{known}`")).join(", ");
+            return Err(wrong(format!("unknown `{}`; expected {known}", name.escape_debug())));
         };
-        if field.replace(value.into_owned()).is_some() {
+        if place.replace(value.into_owned()).is_some() {
             return Err(wrong(format!("`{name}` is there twice; expected it once")));
         }
     }
-    if let Some(limit) = limit {
-        let number = limit
-            .parse()
-            .map_err(|_| wrong(format!("`limit` is `{}`; expected a number", limit.escape_debug())))?;
-        filter.limit = Some(number);
-    }
-    Ok(filter)
+    Ok(values)
+}
+
+fn number(name: &str, text: Option<String>) -> Result<Option<usize>, Problem> {
+    let parse = |text: String| {
+        text.parse().map_err(|_| wrong(format!("`{name}` is `{}`; expected a number", text.escape_debug())))
+    };
+    text.map(parse).transpose()
 }

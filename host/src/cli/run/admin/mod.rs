@@ -5,6 +5,7 @@
 //! loopback host: a page in somebody's browser that rebinds its own name to
 //! 127.0.0.1 gets nothing.
 
+mod by_stream;
 mod calls;
 mod pages;
 #[cfg(test)]
@@ -26,10 +27,13 @@ use super::gateway::Gateway;
 use crate::cli::operate::OperateError;
 use crate::cli::operate::answer::Refusal;
 use crate::cli::operate::token::AdminToken;
+use crate::script;
 use crate::telemetry::Metrics;
 
 /// Bytes of a request's body: the ids of thousands of dead letters.
 const MOST_BODY: usize = 256 << 10;
+/// Bytes of a script.
+const MOST_SCRIPT: usize = script::MAX_SIZE;
 
 /// Why the listener cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +86,14 @@ fn app(shared: Shared) -> Router {
         .route("/streams/{name}/pause", post(calls::pause))
         .route("/streams/{name}/resume", post(calls::resume))
         .route("/streams/{name}/rewind", post(calls::rewind))
+        .route("/streams/{name}/reload", post(calls::reload))
+        .route("/streams/{name}/update", post(calls::update))
+        .route("/streams/{name}/rollback", post(calls::roll_back))
+        .route("/streams/{name}/versions", get(calls::versions))
+        .route("/streams/{name}/compare", post(calls::compare).layer(DefaultBodyLimit::max(MOST_SCRIPT)))
+        .route("/messages", get(calls::messages))
+        .route("/plan", post(calls::plan))
+        .route("/apply", post(calls::apply))
         .route("/dead-letters", get(calls::dead_letters))
         .route("/dead-letters/{id}", get(calls::dead_letter))
         .route("/dead-letters/replay", post(calls::replay))

@@ -5,12 +5,9 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use serde::Serialize;
 
-use super::super::gateway::Gateway;
-use super::Shared;
+use super::{Shared, by_stream};
 use crate::bus::{BusSnapshot, unix_millis};
 use crate::cli::operate::answer::{self, JournalLine, ScriptLine, StreamLine};
-use crate::stream::StreamStatus;
-use crate::telemetry::histogram;
 
 /// `/readyz`.
 #[derive(Serialize)]
@@ -38,7 +35,8 @@ pub(super) async fn readyz(State(shared): State<Shared>) -> Response {
     let bus = gateway.bus.snapshot();
     let full = holding.full || bus.held_back;
     let holder = holding.holder.filter(|_| full).and_then(|h| gateway.stream_name(h));
-    let loading = gateway.streams.iter().filter(|s| s.script().is_none());
+    let statuses = gateway.statuses();
+    let loading = statuses.iter().filter(|s| s.script().is_none());
     let mut waiting_for: Vec<String> = loading
         .map(|s| match s.state().reason() {
             Some(reason) => format!("{}: {reason}", s.name()),
@@ -53,7 +51,7 @@ pub(super) async fn readyz(State(shared): State<Shared>) -> Response {
     }
     // Streams that cannot be loaded are reported but do not take the gateway
     // out of service: the others run.
-    let starting = gateway.streams.iter().any(|s| s.script().is_none() && s.state().reason().is_none());
+    let starting = statuses.iter().any(|s| s.script().is_none() && s.state().reason().is_none());
     let ready = bus.connected && !starting && !full && holding.broken.is_none();
     let (bytes, max_bytes) = holding.bytes;
     let journal = Fill { messages: holding.messages, bytes, max_bytes, full, holder };
@@ -67,7 +65,7 @@ pub(super) async fn streams(State(shared): State<Shared>) -> Json<Vec<StreamLine
     let holding = gateway.journal.holding();
     let full = holding.full || gateway.bus.snapshot().held_back;
     let now = unix_millis();
-    let lines = gateway.streams.iter().map(|status| {
+    let lines = gateway.statuses().into_iter().map(|status| {
         let state = status.state();
         let script = status.script().map(|(name, version)| ScriptLine { name, version });
         StreamLine {
@@ -79,7 +77,9 @@ pub(super) async fn streams(State(shared): State<Shared>) -> Json<Vec<StreamLine
             retries: status.retries(),
             holds_bus: full && holding.holder.is_some() && holding.holder == status.index(),
             last_error: status.last_error(),
-            ..StreamLine::of_books(status.name(), &gateway.books(status), now)
+            note: gateway.streams.note(status.name()),
+            refused: status.refused(),
+            ..StreamLine::of_books(status.name(), &gateway.books(&status), now)
         }
     });
     Json(lines.collect())
@@ -90,11 +90,9 @@ pub(super) async fn journal(State(shared): State<Shared>) -> Json<JournalLine> {
 }
 
 pub(super) async fn metrics(State(shared): State<Shared>) -> Response {
-    for status in &shared.gateway.streams {
-        measure(&shared.gateway, status);
-    }
-    let holding = shared.gateway.journal.holding();
-    shared.gateway.bus.measure();
+    let gateway = &shared.gateway;
+    let holding = gateway.journal.holding();
+    gateway.bus.measure();
     metrics::gauge!("sluicegate_journal_messages").set(holding.messages as f64);
     metrics::gauge!("sluicegate_journal_bytes").set(holding.bytes.0 as f64);
     metrics::gauge!("sluicegate_journal_max_bytes").set(holding.bytes.1 as f64);
@@ -103,49 +101,6 @@ pub(super) async fn metrics(State(shared): State<Shared>) -> Response {
     metrics::gauge!("sluicegate_journal_alarm_percent")
         .set(f64::from(answer::alarm(&holding).unwrap_or_default()));
     let content_type = (header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8");
-    let streams = shared.gateway.streams.iter().filter(|s| s.index().is_some());
-    let ack_latency = histogram::render(
-        "sluicegate_ack_latency_seconds",
-        "From receipt of a message to its settlement as delivered, by stream",
-        streams.map(|s| (s.name(), s.ack_latency())),
-    );
-    ([content_type], shared.metrics.render() + &ack_latency).into_response()
-}
-
-/// The books are counted in the journal; here they only become metrics.
-fn measure(gateway: &Gateway, status: &StreamStatus) {
-    let books = gateway.books(status);
-    let stream = || status.name().to_owned();
-    metrics::counter!("sluicegate_messages_read_total", "stream" => stream()).absolute(books.read);
-    let outcomes = [
-        ("delivered", books.delivered),
-        ("filtered", books.filtered),
-        ("expired", books.expired),
-        ("superseded", books.superseded),
-        ("dead_lettered", books.dead_lettered),
-    ];
-    for (outcome, count) in outcomes {
-        metrics::counter!("sluicegate_messages_total", "stream" => stream(), "outcome" => outcome)
-            .absolute(count);
-    }
-    metrics::gauge!("sluicegate_messages_queued", "stream" => stream()).set(books.queued as f64);
-    metrics::gauge!("sluicegate_lag_seconds", "stream" => stream()).set(answer::lag(&books, unix_millis()));
-    metrics::gauge!("sluicegate_books_balance", "stream" => stream())
-        .set(f64::from(u8::from(books.balance())));
-    if let Some(index) = status.index() {
-        let backlog = gateway.journal.backlog(index);
-        metrics::gauge!("sluicegate_backlog_bytes", "stream" => stream()).set(backlog.bytes as f64);
-        metrics::gauge!("sluicegate_backlog_max_bytes", "stream" => stream()).set(backlog.max_bytes as f64);
-        metrics::gauge!("sluicegate_backlog_alarm_percent", "stream" => stream()).set(backlog.alarm as f64);
-    }
-    metrics::counter!("sluicegate_delivery_retries_total", "stream" => stream()).absolute(status.retries());
-    let now = status.state().word();
-    for word in ["starting", "running", "paused", "retrying", "blocked", "stopped"] {
-        metrics::gauge!("sluicegate_stream_state", "stream" => stream(), "state" => word)
-            .set(f64::from(u8::from(word == now)));
-    }
-    for (code, now) in status.codes() {
-        metrics::gauge!("sluicegate_stream_blocked", "stream" => stream(), "code" => code)
-            .set(f64::from(u8::from(now)));
-    }
+    let text = shared.metrics.render() + &by_stream::render(gateway);
+    ([content_type], text).into_response()
 }

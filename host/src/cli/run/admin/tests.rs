@@ -9,6 +9,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 
+use super::super::streams::Streams;
 use super::*;
 use crate::cli::operate::answer::{LetterFilter, RewindRequest};
 use crate::cli::operate::testing::Site;
@@ -38,10 +39,11 @@ impl Admin {
             }
             StreamEntry::Unusable { name, .. } => StreamStatus::unusable(name, "no topics".to_owned()),
         });
+        let statuses = streams.map(Arc::new).collect();
         let gateway = Arc::new(Gateway {
             journal: site.journal.clone(),
             bus: Arc::default(),
-            streams: streams.map(Arc::new).collect(),
+            streams: Streams::listed(site.config.clone(), site.journal.clone(), statuses),
             operations: site.operations(),
         });
         let token = AdminToken::read_or_make(&site.config.data).unwrap();
@@ -108,6 +110,14 @@ async fn what_changes_or_shows_messages_needs_the_token() {
         (Method::POST, "/streams/yard/resume"),
         (Method::POST, "/streams/yard/rewind"),
         (Method::DELETE, "/streams/yard"),
+        (Method::POST, "/streams/yard/reload"),
+        (Method::POST, "/streams/yard/update"),
+        (Method::POST, "/streams/yard/rollback"),
+        (Method::POST, "/streams/yard/compare"),
+        (Method::GET, "/streams/yard/versions"),
+        (Method::GET, "/messages"),
+        (Method::POST, "/plan"),
+        (Method::POST, "/apply"),
         (Method::GET, "/dead-letters"),
         (Method::GET, "/dead-letters/0"),
         (Method::POST, "/dead-letters/replay"),
@@ -182,6 +192,13 @@ async fn bodies_are_checked() {
         ("/streams/yard/rewind", "{\"to\":\"1h\",\"to\":\"2h\"}", 400, "duplicate field `to`"),
         ("/streams/yard/rewind", "{}", 400, "missing field `to`"),
         ("/streams/yard/rewind", "{\"to\":\"1h\"}", 409, "memory"),
+        ("/streams/yard/reload", "{}", 400, "expected none"),
+        ("/streams/yarn/reload", "", 404, "did you mean `yard`?"),
+        ("/streams/yard/update", "", 409, "no gateway runs"),
+        ("/streams/yard/rollback", "", 409, "no gateway runs"),
+        ("/streams/yard/rollback", "1", 400, "expected a JSON object"),
+        ("/streams/yard/rollback", "{\"version\":\"1\"}", 400, "unknown field `version`"),
+        ("/streams/yard/compare", "x", 409, "no gateway runs"),
         ("/dead-letters/replay", "{}", 400, "missing field `filter`"),
         ("/dead-letters/replay", "{\"filter\":{\"id\":1}}", 400, "unknown field `id`"),
         ("/dead-letters/replay", "{\"filter\":{},\"as_is\":true}", 409, "memory"),
@@ -199,6 +216,29 @@ async fn bodies_are_checked() {
         assert_eq!(found, status);
         assert!(!error(&answer).is_empty());
     }
+}
+
+#[tokio::test]
+async fn a_plan_of_files_that_are_wrong_says_all_of_it() {
+    let admin = Admin::start().await;
+    for path in ["/plan", "/apply"] {
+        let (status, answer) = admin.with_token(Method::POST, path, "").await;
+        assert_eq!(status, 409, "{answer}");
+        for words in [
+            "streams/broken.toml:1:10: `topics` is empty",
+            "meanwhile: nothing is changed, what runs goes on as it is",
+        ] {
+            assert!(error(&answer).contains(words), "{words}: {answer}");
+        }
+        let (status, answer) = admin.with_token(Method::POST, path, "{}").await;
+        assert!(status == 400 && error(&answer).contains("expected none"), "{answer}");
+    }
+    std::fs::remove_file(admin.site.config.stream_folder().join("broken.toml")).unwrap();
+    let (status, answer) = admin.with_token(Method::POST, "/plan", "").await;
+    let line = |stream: &str, change: &str| json!({ "stream": stream, "change": change, "keys": [] });
+    let streams = [line("broken", "orphaned"), line("fleet-to-web", "unchanged"), line("yard", "unchanged")];
+    let expected = json!({ "applied": false, "streams": streams, "restart": [], "waiting": null });
+    assert_eq!((status, answer), (200, expected));
 }
 
 #[tokio::test]
@@ -241,6 +281,32 @@ async fn dead_letters_are_listed_and_shown() {
 }
 
 #[tokio::test]
+async fn the_latest_messages_are_shown() {
+    let admin = Admin::start().await;
+    let of = async |query: &str| {
+        let (status, answer) = admin.with_token(Method::GET, &format!("/messages{query}"), "").await;
+        assert_eq!(status, 200, "{answer}");
+        let messages = answer["messages"].as_array().unwrap().clone();
+        messages.into_iter().map(|message| message["topic"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(of("?stream=yard").await, ["yard"]);
+    // Without the field that its key is, a message has its topic as key.
+    assert_eq!(of("?stream=yard&key=yard").await, ["yard"]);
+    assert_eq!(of("?stream=yard&key=7").await, [""; 0]);
+    assert_eq!(of("?stream=fleet-to-web").await, [""; 0]);
+    assert_eq!(of("?key=yard&last=5").await, ["yard"]);
+    for (query, status, words) in [
+        ("?stream=yarn", 404, "did you mean `yard`?"),
+        ("?last=0", 400, "expected 1 to 1000"),
+        ("?last=x", 400, "`last` is `x`; expected a number"),
+        ("?keys=1", 400, "unknown `keys`; expected `stream`, `key`, `last`"),
+    ] {
+        let (found, answer) = admin.with_token(Method::GET, &format!("/messages{query}"), "").await;
+        assert!(found == status && error(&answer).contains(words), "{query}: {found} {answer}");
+    }
+}
+
+#[tokio::test]
 async fn the_commands_find_the_gateway_and_its_token() {
     let admin = Admin::start().await;
     let target = admin.target().await;
@@ -249,6 +315,8 @@ async fn the_commands_find_the_gateway_and_its_token() {
     assert!(target.pause("yard", true).await.unwrap().paused);
     assert!(*admin.site.journal.paused(StreamIndex(1)).borrow());
     assert!(!target.pause("yard", false).await.unwrap().paused);
+    assert_eq!(target.versions("yard").await.unwrap().versions, []);
+    assert_eq!(target.messages(Some("yard"), None, 3).await.unwrap().messages.len(), 1);
     let filter = LetterFilter { reason: Some("400 Bad Request: no".to_owned()), ..LetterFilter::default() };
     let found = target.dead_letters(&filter).await.unwrap();
     assert_eq!(found.dead_letters, [target.dead_letter(0).await.unwrap()]);
@@ -264,6 +332,10 @@ async fn the_commands_find_the_gateway_and_its_token() {
         (target.pause("a/b c", true).await.map(drop), "no stream `a/b c`"),
         (target.rewind("yard", request).await.map(drop), "no rewind in memory"),
         (target.forget("yard").await.map(drop), "has a file"),
+        (target.reload("yard").await.map(drop), "no gateway runs"),
+        (target.update("yard").await.map(drop), "no gateway runs"),
+        (target.roll_back("yard", None).await.map(drop), "no gateway runs"),
+        (target.compare("yard", Some(Bytes::from_static(b"x"))).await.map(drop), "no gateway runs"),
         (target.replay(&filter, true).await.map(drop), "no replay in memory"),
         (target.drop_dead_letters(&filter).await.map(drop), "nothing is dropped in memory"),
     ];
