@@ -9,12 +9,11 @@ use futures_util::stream::{self, StreamExt};
 use super::table::{Cell, Column, Table};
 use super::{ConfigArg, wiring};
 use crate::bus;
-use crate::config::{
-    BusSource, Config, ConfigError, Meanwhile, ScriptSettings, ScriptSource, Selection, StreamEntry,
-    StreamSettings,
-};
+use crate::config::{BusSource, Config, ConfigError, Meanwhile, Selection, StreamEntry, StreamSettings};
 use crate::destination::{Destination, Fault};
-use crate::script::{Engine, LoadError, Recipe, Script, adapter};
+use crate::script::compile::Compilation;
+use crate::script::schema::{SettingsError, Step};
+use crate::script::{Engine, LoadError, Package, Script, Tables};
 
 /// Scripts that are compiled, or destinations that are tried, at a time.
 const AT_A_TIME: usize = 8;
@@ -60,7 +59,7 @@ pub async fn check(args: CheckArgs) -> ExitCode {
         }
     };
     // Never two instances of a script at a time here, so the fewest will do.
-    let engine = match Engine::new(2 * u32::try_from(AT_A_TIME).unwrap_or(u32::MAX)) {
+    let engine = match Engine::with(2 * u32::try_from(AT_A_TIME).unwrap_or(u32::MAX), Compilation::apart()) {
         Ok(engine) => engine,
         Err(error) => {
             eprintln!("sluicegate: scripts cannot run on this machine: {error}");
@@ -107,52 +106,66 @@ async fn find<'c>(entry: &'c StreamEntry, engine: &Engine, connect: bool) -> Fin
 }
 
 /// Loads the stream's script with its settings.
-async fn try_script(settings: &StreamSettings, engine: &Engine) -> Option<ConfigError> {
+pub(super) async fn try_script(settings: &StreamSettings, engine: &Engine) -> Vec<ConfigError> {
     let script = &settings.script;
     let error = |keys: &[&str], what: String, expected: String| {
         let meanwhile = Meanwhile::OthersRun(settings.name.clone());
         ConfigError::found_later(&settings.path, keys, what, expected, meanwhile)
     };
     const WASM: &str = "a WebAssembly component or module that keeps the contract sluicegate:mapper";
-    let wasm = match wiring::read_script(&script.source) {
-        Ok(wasm) => wasm,
-        Err(reason) => return Some(error(&["script"], reason, WASM.to_owned())),
+    let package = match wiring::read_package(&script.source, settings.destination.type_name()) {
+        Ok(package) => package,
+        Err(reason) => return vec![error(&["script"], reason, WASM.to_owned())],
+    };
+    // They could be read a moment ago, or the stream would not be here.
+    let tables = match Tables::read(&script.tables) {
+        Ok(tables) => tables,
+        Err(wrong) => return vec![error(&["tables", &wrong.table], wrong.what(), wrong.expected())],
     };
     let name = wiring::script_name(&script.source);
-    let (settings, limits) = (script.settings.clone(), wiring::limits(script));
-    let recipe = Recipe { settings, limits, ..Recipe::new(&name, wasm) };
-    let loaded = Script::load(engine, recipe).await;
-    match loaded.err()? {
+    let limits = wiring::limits(script);
+    let recipe = match wiring::recipe(&package, &name, &script.settings, limits, tables) {
+        Ok(recipe) => recipe,
+        Err(SettingsError(faults)) => {
+            return faults
+                .iter()
+                .map(|fault| {
+                    let keys = fault.path.iter().map_while(|step| match step {
+                        Step::Key(key) => Some(key.as_str()),
+                        Step::Entry(_) => None,
+                    });
+                    let keys: Vec<&str> = ["script", "settings"].into_iter().chain(keys).collect();
+                    error(&keys, fault.what(), fault.expected())
+                })
+                .collect();
+        }
+    };
+    let Err(failed) = Script::load(engine, recipe).await else { return Vec::new() };
+    vec![match failed {
         LoadError::Settings(reason) => {
             // The script says which setting it means, if it means one.
             let named = script.settings.as_object().into_iter().flat_map(|settings| settings.keys());
             let named = named.map(String::as_str).find(|key| reason.contains(&format!("`{key}`")));
             let keys: Vec<&str> = ["script", "settings"].into_iter().chain(named).collect();
-            Some(error(
+            error(
                 &keys,
                 format!("the script `{name}` refuses its settings: {reason}"),
-                known_settings(script),
-            ))
+                known_settings(&package),
+            )
         }
-        other => {
-            Some(error(&["script"], format!("the script `{name}` cannot be used: {other}"), WASM.to_owned()))
-        }
-    }
+        other => error(&["script"], format!("the script `{name}` cannot be used: {other}"), WASM.to_owned()),
+    }]
 }
 
 /// The settings that a script has, as far as it tells.
-fn known_settings(script: &ScriptSettings) -> String {
-    let manifest = match &script.source {
-        ScriptSource::Official(name) => adapter::official(name).map(|adapter| &adapter.manifest),
-        ScriptSource::File(_) => None,
-    };
-    let properties = manifest.and_then(|m| m.settings.get("properties")).and_then(|p| p.as_object());
-    match (manifest, properties) {
-        (Some(manifest), Some(properties)) => {
-            let names: Vec<String> = properties.keys().map(|key| format!("`{key}`")).collect();
+fn known_settings(package: &Package) -> String {
+    match &package.manifest {
+        Some(manifest) => {
+            let names: Vec<String> =
+                manifest.settings.properties().map(|(key, _)| format!("`{key}`")).collect();
             format!("the settings of `{}` are {}", manifest.name, names.join(", "))
         }
-        _ => "settings that the script accepts".to_owned(),
+        None => "settings that the script accepts".to_owned(),
     }
 }
 
@@ -253,8 +266,8 @@ fn row(settings: &StreamSettings) -> Vec<Cell> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::config::ADAPTERS;
+    use crate::script::adapter;
 
     /// The configuration knows the adapters by name only.
     #[test]

@@ -1,13 +1,21 @@
 //! The command line: one file or folder per command.
 
+pub mod apply;
+pub mod build;
 pub mod check;
+pub mod compile_script;
 pub mod dead_letters;
 pub mod demo;
+pub mod diff;
+mod differences;
+pub mod inspect;
 pub mod map;
+pub mod new;
 mod operate;
 pub mod run;
 pub mod streams;
 mod table;
+pub mod test;
 mod wiring;
 
 use std::io::{self, Write};
@@ -35,10 +43,19 @@ pub struct Cli {
 enum Command {
     Run(run::RunArgs),
     Check(check::CheckArgs),
+    Plan(apply::PlanArgs),
+    Apply(apply::ApplyArgs),
+    Diff(diff::DiffArgs),
     Map(map::MapArgs),
     Demo(demo::DemoArgs),
+    New(new::NewArgs),
+    Build(build::BuildArgs),
+    Inspect(inspect::InspectArgs),
+    Test(test::TestArgs),
     Streams(streams::StreamsArgs),
     DeadLetters(dead_letters::DeadLettersArgs),
+    #[command(hide = true)]
+    CompileScript(compile_script::CompileScriptArgs),
 }
 
 /// Where the configuration is, for every command that needs one.
@@ -65,6 +82,10 @@ impl Cli {
 
     /// Runs the command to its end and says what the program's exit status is.
     pub fn run(self) -> ExitCode {
+        // It may take little, and the runtime's threads are no use to it.
+        if let Command::CompileScript(args) = &self.command {
+            return compile_script::run(args);
+        }
         let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => {
@@ -76,10 +97,18 @@ impl Cli {
             match self.command {
                 Command::Run(args) => run::run(args).await,
                 Command::Check(args) => check::check(args).await,
+                Command::Plan(args) => apply::plan(args).await,
+                Command::Apply(args) => apply::apply(args).await,
+                Command::Diff(args) => diff::run(&args).await,
                 Command::Map(args) => map::run(&args).await,
                 Command::Demo(args) => demo::run(args).await,
+                Command::New(args) => new::run(&args),
+                Command::Build(args) => build::run(&args),
+                Command::Inspect(args) => inspect::run(&args).await,
+                Command::Test(args) => test::run(&args).await,
                 Command::Streams(args) => streams::run(args).await,
                 Command::DeadLetters(args) => dead_letters::run(args).await,
+                Command::CompileScript(args) => compile_script::run(&args),
             }
         })
     }

@@ -1,9 +1,10 @@
 //! From settings to the parts that run: the one place that knows both.
 
 use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
+use serde_json::Value;
 
 use crate::bus::Route;
 use crate::config::{
@@ -17,9 +18,11 @@ use crate::destination::mqtt::MqttDestination;
 use crate::destination::thingsboard::ThingsBoardDestination;
 use crate::destination::wialon::WialonDestination;
 use crate::journal::{Journal, OnFull, OpenError, Quota, ReadRules, StreamIndex, StreamQuota};
-use crate::script::{Limits, Recipe, adapter};
+use crate::script::schema::SettingsError;
+use crate::script::{Limits, Package, PackageError, Recipe, Tables};
 use crate::stream::reload::versions::Versions;
 use crate::stream::{self, Pressure, RateLimit, RateLimits, ReloadHandle, ReloadRules, Stream, StreamStatus};
+use crate::watch::Watch;
 
 /// The destination that the settings describe.
 pub fn destination(settings: &DestinationSettings) -> Arc<dyn Destination> {
@@ -56,6 +59,9 @@ pub fn limits(settings: &ScriptSettings) -> Limits {
     Limits {
         time: settings.limits.time.unwrap_or(defaults.time),
         memory: settings.limits.memory.unwrap_or(defaults.memory),
+        output_bytes: settings.limits.output.unwrap_or(defaults.output_bytes),
+        state_bytes: settings.limits.state.unwrap_or(defaults.state_bytes),
+        log_lines_per_second: settings.limits.log_lines.unwrap_or(defaults.log_lines_per_second),
         ..defaults
     }
 }
@@ -70,29 +76,95 @@ pub fn script_name(source: &ScriptSource) -> String {
     }
 }
 
-/// The bytes of a script; an error for a person.
-pub fn read_script(source: &ScriptSource) -> Result<Bytes, String> {
-    match source {
-        ScriptSource::Official(name) => match adapter::official(name) {
-            Some(adapter) => Ok(adapter.wasm.into()),
-            None => Err(format!("there is no official adapter `{name}`")),
-        },
-        ScriptSource::File(path) => {
-            std::fs::read(path).map(Into::into).map_err(|e| format!("{}: {e}", path.display()))
+/// The script with what its author says of it, for destinations of type
+/// `kind`; an error for a person. Blocks.
+pub fn read_package(source: &ScriptSource, kind: &str) -> Result<Package, String> {
+    let package = match source {
+        ScriptSource::Official(name) => {
+            Package::official(name).ok_or_else(|| format!("there is no official adapter `{name}`"))?
         }
+        ScriptSource::File(path) => package_at(path)?,
+    };
+    serving(package, source, kind)
+}
+
+/// The package, if it is one for destinations of type `kind`.
+fn serving(package: Package, source: &ScriptSource, kind: &str) -> Result<Package, String> {
+    match &package.manifest {
+        Some(manifest) if !manifest.serves(kind) => Err(format!(
+            "{source}: the adapter `{}` is for destinations of type {}, not `{kind}`",
+            manifest.name,
+            manifest.destinations.iter().map(|kind| format!("`{kind}`")).collect::<Vec<_>>().join(", ")
+        )),
+        _ => Ok(package),
     }
 }
 
-/// Opens the journal for every stream that has a file: one whose file is wrong
-/// keeps its messages, too.
-pub async fn open_journal(config: &Config) -> Result<Journal, OpenError> {
-    let quota = |name: &str, delivery: &DeliverySettings| StreamQuota {
-        name: name.to_owned(),
-        quota: delivery.quota,
-        live_first: delivery.live_first,
-    };
-    let streams = config.streams.iter().map(|entry| match entry {
-        StreamEntry::Ready(stream) => quota(&stream.name, &stream.delivery),
+/// Whether an official adapter is of the version that a stream is pinned to:
+/// after an upgrade the binary may bring along another one.
+fn check_pin(package: &Package, pin: Option<u32>) -> Result<(), String> {
+    match (pin, &package.manifest) {
+        (Some(pin), Some(manifest)) if manifest.version.major != pin => Err(format!(
+            "there is no `{name}@{pin}` here: this gateway has version {} of it",
+            manifest.version,
+            name = manifest.name
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// A path that says the same wherever the gateway is started: what a stream's
+/// script is known by. Not to be opened: behind a link `..` leads elsewhere.
+fn spelled(path: &Path) -> PathBuf {
+    let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut spelled = PathBuf::new();
+    for part in whole.components() {
+        if part == Component::ParentDir {
+            spelled.pop();
+        } else {
+            spelled.push(part);
+        }
+    }
+    spelled
+}
+
+/// What is to be loaded of a package: its settings checked and complete.
+pub fn recipe(
+    package: &Package,
+    name: &str,
+    settings: &Value,
+    limits: Limits,
+    tables: Tables,
+) -> Result<Recipe, SettingsError> {
+    Ok(Recipe {
+        settings: package.settings(settings)?,
+        limits,
+        tables,
+        state_version: package.state_version(),
+        ..Recipe::new(name, package.wasm.clone())
+    })
+}
+
+/// The package in a file or folder; the error names it. Blocks.
+pub fn package_at(path: &Path) -> Result<Package, String> {
+    Package::read(path).map_err(|error| match error {
+        // They name the file already.
+        PackageError::Unreadable { .. } | PackageError::Folder(_) | PackageError::NotBuilt { .. } => {
+            error.to_string()
+        }
+        error => format!("{}: {error}", path.display()),
+    })
+}
+
+/// What the journal has to know of streams that have a file: one whose file is
+/// wrong keeps its messages, too.
+pub fn quotas<'a>(streams: impl IntoIterator<Item = &'a StreamEntry>) -> Vec<StreamQuota> {
+    let quota = |entry: &StreamEntry| match entry {
+        StreamEntry::Ready(stream) => StreamQuota {
+            name: stream.name.clone(),
+            quota: stream.delivery.quota,
+            live_first: stream.delivery.live_first,
+        },
         // What its file says about a limit is not known: nothing expires, and
         // nothing comes in that could be too much.
         StreamEntry::Unusable { name, .. } => StreamQuota {
@@ -100,8 +172,13 @@ pub async fn open_journal(config: &Config) -> Result<Journal, OpenError> {
             quota: Quota { max_backlog: u64::MAX, on_full: OnFull::Block },
             live_first: false,
         },
-    });
-    let streams = streams.collect();
+    };
+    streams.into_iter().map(quota).collect()
+}
+
+/// Opens the journal for the streams of a configuration.
+pub async fn open_journal(config: &Config) -> Result<Journal, OpenError> {
+    let streams = quotas(&config.streams);
     let settings = config.journal.clone();
     match tokio::task::spawn_blocking(move || Journal::open(&settings, streams)).await {
         Ok(opened) => opened,
@@ -165,7 +242,7 @@ pub fn stream(
         batch: (settings.delivery.batch_messages, settings.delivery.batch_bytes),
         pressure: pressure(&settings.delivery, groups),
         destination: destination(&settings.destination),
-        script: script_source(&settings.script, scripts),
+        script: script_source(settings, scripts),
         takes: Arc::new(move |message| route.takes(message)),
         orders,
         status,
@@ -180,32 +257,59 @@ pub struct Scripts {
     pub versions: Option<Versions>,
     /// What a new one has to stand.
     pub rules: ReloadRules,
+    /// Notices that their files have changed.
+    pub watch: Watch,
 }
 
 /// The accepted scripts in the data folder.
-pub async fn scripts(config: &Config) -> std::io::Result<Scripts> {
+pub async fn versions(config: &Config) -> std::io::Result<Versions> {
     let folder = config.data.join("scripts");
     let opened = tokio::task::spawn_blocking(move || Versions::open(folder)).await;
-    let versions = opened.unwrap_or_else(|failed| Err(std::io::Error::other(failed)))?;
-    Ok(Scripts { versions: Some(versions), rules: ReloadRules::default() })
+    opened.unwrap_or_else(|failed| Err(std::io::Error::other(failed)))
 }
 
-fn script_source(settings: &ScriptSettings, scripts: &Scripts) -> stream::ScriptSource {
-    let source = settings.source.clone();
-    let name = script_name(&source);
-    let (limits, settings) = (limits(settings), settings.settings.clone());
+/// What the scripts of these streams share.
+pub async fn scripts(config: &Config, watch: Watch) -> std::io::Result<Scripts> {
+    let versions = versions(config).await?;
+    Ok(Scripts { versions: Some(versions), rules: config.reload.rules, watch })
+}
+
+fn script_source(stream: &StreamSettings, scripts: &Scripts) -> stream::ScriptSource {
+    let settings = &stream.script;
+    let kind = stream.destination.type_name();
+    let (source, read) = (settings.source.clone(), settings.source.clone());
+    let (name, limits, tables) = (script_name(&source), limits(settings), settings.tables.clone());
+    let (settings, pin) = (settings.settings.clone(), settings.pin);
+    let script = match &source {
+        ScriptSource::Official(_) => None,
+        ScriptSource::File(path) => Some(path.clone()),
+    };
     stream::ScriptSource {
+        paths: script.into_iter().chain(tables.iter().map(|table| table.file.clone())).collect(),
         origin: match &source {
             ScriptSource::Official(name) => format!("adapter {name}"),
-            ScriptSource::File(path) => path.display().to_string(),
+            ScriptSource::File(path) => spelled(path).display().to_string(),
         },
         // What the binary brings along changes with the binary, and then only
         // when somebody says so.
         follow: matches!(source, ScriptSource::File(_)),
-        read: Box::new(move || read_script(&source)),
-        recipe: Box::new(move |wasm| {
-            Ok(Recipe { settings: settings.clone(), limits: limits.clone(), ..Recipe::new(&name, wasm) })
+        read: Box::new(move || {
+            let package = read_package(&read, kind)?;
+            check_pin(&package, pin)?;
+            Ok(package.wasm)
         }),
+        recipe: Box::new(move |wasm, running| {
+            let package = Package::parse(wasm).map_err(|error| format!("{source}: {error}"))?;
+            let package = serving(package, &source, kind)?;
+            let tables = match running {
+                Some(tables) => tables,
+                None => Tables::read(&tables).map_err(|error| error.to_string())?,
+            };
+            let name = package.manifest.as_ref().map_or(&name, |manifest| &manifest.name);
+            recipe(&package, name, &settings, limits.clone(), tables)
+                .map_err(|error| format!("{source}: {error}"))
+        }),
+        watch: Some(scripts.watch.clone()),
         versions: scripts.versions.clone(),
         rules: scripts.rules,
     }

@@ -11,9 +11,11 @@ pub enum Code {
     Configuration,
     /// The script's file cannot be read.
     ScriptMissing,
-    /// The script's file is there, and is no script.
+    /// The script's file is there, and is no script; or a table of it cannot be
+    /// used.
     ScriptInvalid,
-    /// Ten messages in a row failed in the script, or no instance of it starts.
+    /// Ten messages in a row failed in the script, no instance of it starts, or
+    /// it asks for a table that the stream does not define.
     ScriptFault,
     /// Two lanes use one key of the script's state.
     StateConflict,
@@ -69,8 +71,11 @@ impl From<&ScriptFault> for Code {
             ScriptFault::Trap(_)
             | ScriptFault::Time(_)
             | ScriptFault::Memory(_)
+            | ScriptFault::HostCalls(_)
+            | ScriptFault::HostBytes(_)
             | ScriptFault::Contract(_)
             | ScriptFault::Failed(_)
+            | ScriptFault::UnknownTable { .. }
             | ScriptFault::Start(_) => Self::ScriptFault,
         }
     }

@@ -232,11 +232,16 @@ impl MapStep {
     /// One call of the newest script.
     async fn call(&mut self, batch: &[Arc<Entry>]) -> Result<Mapping, ScriptFault> {
         let shared = self.shared.clone();
+        let asked = Instant::now();
         let _in_use = shared.slot.in_use().await;
         if self.editions.has_changed().unwrap_or(false) {
             self.edition = self.editions.borrow_and_update().clone();
             self.mapper = shared.mapper(self.lane, &self.edition.script);
+            self.mapper.begin().await;
             self.failing = 0;
+            let script = self.edition.script.label();
+            event::ScriptTakenUp { stream: &shared.name, lane: self.lane, script, paused: asked.elapsed() }
+                .emit();
         }
         let messages: Vec<_> = batch.iter().map(|e| e.message.clone()).collect();
         match batch.first().map(|e| e.way()) {

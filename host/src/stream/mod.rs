@@ -101,11 +101,13 @@ impl Default for Pressure {
     }
 }
 
-/// Runs a stream until `stop`, then lets what is in flight settle.
+/// Runs a stream until `stop`, then lets what is in flight settle. What has
+/// not settled then is the next reader's, after [`Journal::take_back`].
 pub async fn run(stream: Stream, engine: Engine, journal: Journal, stop: CancellationToken) {
     let Stream { name, index, key, lanes, batch, pressure, destination, script, takes, orders, status } =
         stream;
     let mut reloader = Reloader {
+        changes: script.changes(),
         stream: name.clone(),
         engine,
         journal: journal.clone(),
@@ -114,6 +116,8 @@ pub async fn run(stream: Stream, engine: Engine, journal: Journal, stop: Cancell
         source: Arc::new(script),
         orders,
     };
+    // It may have run before, with other settings.
+    status.set_stream(State::Starting);
     let loaded = async {
         let script = reloader.first().await;
         load_state(&journal, index, &status).await;

@@ -45,8 +45,11 @@ struct Clearing<'a>(&'a Memory);
 // === impl Memory ===
 
 impl Memory {
-    /// Takes over what the journal has. To be called before the first mapping.
+    /// Takes over what the journal has, and nothing of lanes that were before:
+    /// what they wrote for messages that did not settle is mapped again. To be
+    /// called before the first mapping.
     pub(super) async fn load(&self, journal: &Journal, stream: StreamIndex) -> Result<(), JournalError> {
+        self.state.clear();
         loop {
             let epoch = self.state.epoch();
             if self.state.fill(epoch, journal.state(stream).await?) {

@@ -6,6 +6,7 @@
 mod durable;
 mod pressure;
 mod reload;
+mod reload_model;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
@@ -188,15 +189,25 @@ async fn start_here(
     limits: Limits,
 ) -> Running {
     let wasm = Bytes::from(scripts::transform(transform));
+    // Beforehand: another test may be compiling the same bytes, and a paused
+    // clock would run on while this one waits for it.
+    let recipe = Recipe { limits: limits.clone(), ..Recipe::new("pass", wasm.clone()) };
+    let loaded = Script::load(scripts::engine(), recipe).await;
     let source = ScriptSource {
         origin: "test".to_owned(),
+        paths: Vec::new(),
         read: Box::new(move || Ok(wasm.clone())),
-        recipe: Box::new(move |wasm| Ok(Recipe { limits: limits.clone(), ..Recipe::new("pass", wasm) })),
+        recipe: Box::new(move |wasm, _| Ok(Recipe { limits: limits.clone(), ..Recipe::new("pass", wasm) })),
         follow: false,
+        watch: None,
         versions: None,
         rules: ReloadRules::default(),
     };
-    start_stream(journal, pressure, source, far, lanes)
+    let running = start_stream(journal, pressure, source, far, lanes);
+    if loaded.is_ok() {
+        until(|| running.status.script().is_some()).await;
+    }
+    running
 }
 
 fn start_stream(

@@ -2,11 +2,13 @@
 //! the gateway may use them.
 
 use std::fmt;
+use std::path::Path;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use metrics::counter;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// Target of the lines that hold dead letters.
 pub(super) const DEAD_LETTER: &str = "sluicegate::dead_letter";
@@ -96,6 +98,29 @@ pub struct ScriptReplaced<'a> {
     pub differing: usize,
 }
 
+/// A lane maps with another version from now on.
+pub struct ScriptTakenUp<'a> {
+    /// The stream.
+    pub stream: &'a str,
+    /// Number of the lane.
+    pub lane: u32,
+    /// Name and version.
+    pub script: &'a str,
+    /// How much longer a batch has waited for it than for the one before.
+    pub paused: Duration,
+}
+
+/// The binary brings along another version of an adapter than the one that
+/// runs.
+pub struct ScriptUpdateWaits<'a> {
+    /// The stream.
+    pub stream: &'a str,
+    /// Name and version of what runs.
+    pub running: &'a str,
+    /// Of what it brings along.
+    pub waiting: &'a str,
+}
+
 /// A new version of a script was not taken: the one before goes on.
 pub struct ScriptRefused<'a> {
     /// The stream.
@@ -114,6 +139,34 @@ pub struct ScriptRolledBack<'a> {
     pub to: &'a str,
     /// How it failed; none: an operator has said so.
     pub because: Option<&'a str>,
+}
+
+/// A script was compiled, or the compiler would not.
+pub struct ScriptCompiled<'a> {
+    /// Its version.
+    pub version: &'a dyn fmt::Display,
+    /// Bytes of its file.
+    pub bytes: usize,
+    /// How long it took.
+    pub took: Duration,
+    /// Why there is no code.
+    pub error: Option<&'a dyn fmt::Display>,
+}
+
+/// Compiled code that was kept is not what was written.
+pub struct CompiledCodeSpoiled<'a> {
+    /// The file, which is gone now.
+    pub path: &'a Path,
+    /// What is wrong with it.
+    pub reason: &'a str,
+}
+
+/// An instance of a script has made place for a fresh one.
+pub struct InstanceRecycled<'a> {
+    /// Name of the script.
+    pub script: &'a str,
+    /// What it had too many of: `calls` or `memory`.
+    pub reason: &'static str,
 }
 
 impl StateChanged<'_> {
@@ -198,6 +251,28 @@ impl ScriptReplaced<'_> {
     }
 }
 
+impl ScriptTakenUp<'_> {
+    /// Logs, for `make bench` and the curious.
+    pub fn emit(self) {
+        let Self { stream, lane, script, paused } = self;
+        debug!(stream, lane, script, paused_us = paused.as_micros(), "a lane maps with another version");
+    }
+}
+
+impl ScriptUpdateWaits<'_> {
+    /// Logs.
+    pub fn emit(self) {
+        let Self { stream, running, waiting } = self;
+        info!(
+            stream,
+            running,
+            waiting,
+            "this binary has another version of the adapter: `sluicegate streams update {stream}` shows what it \
+             changes"
+        );
+    }
+}
+
 impl ScriptRefused<'_> {
     /// Logs and counts.
     pub fn emit(self) {
@@ -224,6 +299,40 @@ impl ScriptRolledBack<'_> {
 fn count_reload(stream: &str, outcome: &'static str) {
     counter!("sluicegate_script_reloads_total", "stream" => stream.to_owned(), "outcome" => outcome)
         .increment(1);
+}
+
+impl ScriptCompiled<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        let Self { version, bytes, took, error } = self;
+        let outcome = if error.is_none() { "compiled" } else { "refused" };
+        counter!("sluicegate_script_compilations_total", "outcome" => outcome).increment(1);
+        let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        match error {
+            None => debug!(%version, bytes, milliseconds, "script compiled"),
+            // The stream that wants it says so as well, each time that it asks.
+            Some(error) => debug!(%version, bytes, milliseconds, %error, "script not compiled"),
+        }
+    }
+}
+
+impl CompiledCodeSpoiled<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        counter!("sluicegate_script_cache_spoiled_total").increment(1);
+        let Self { path, reason } = self;
+        warn!(path = %path.display(), reason, "compiled code was spoiled and is compiled anew");
+    }
+}
+
+impl InstanceRecycled<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        let Self { script, reason } = self;
+        counter!("sluicegate_script_recycled_total", "script" => script.to_owned(), "reason" => reason)
+            .increment(1);
+        debug!(script, reason, "instance worn, a fresh one goes on");
+    }
 }
 
 /// Text as it is, other bytes as `base64:...`.

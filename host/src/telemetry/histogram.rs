@@ -6,6 +6,8 @@
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::exposition::escaped;
+
 /// Upper bounds in milliseconds, inclusive, from 1 ms to 1 h.
 const BOUNDS: [u64; 20] = [
     1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000,
@@ -50,7 +52,7 @@ impl Histogram {
 pub fn render<'a>(name: &str, help: &str, streams: impl Iterator<Item = (&'a str, &'a Histogram)>) -> String {
     let mut text = format!("# HELP {name} {help}\n# TYPE {name} histogram\n");
     for (stream, histogram) in streams {
-        let stream = stream.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let stream = escaped(stream);
         let mut count = 0;
         let bounds = BOUNDS.iter().map(|bound| seconds(*bound)).chain(["+Inf".to_owned()]);
         // Writing to a string does not fail.

@@ -34,20 +34,23 @@ impl Metrics {
 
 fn describe() {
     use metrics::{describe_counter, describe_gauge};
-    describe_counter!("sluicegate_messages_read_total", "Messages that entered the journal, by stream");
-    describe_counter!("sluicegate_messages_total", "Messages settled, by stream and outcome");
-    describe_gauge!("sluicegate_messages_queued", "Messages not settled yet, by stream");
-    describe_gauge!("sluicegate_lag_seconds", "Age of the oldest message not settled yet, by stream");
-    describe_gauge!("sluicegate_stream_state", "1 for the state that the stream is in");
-    describe_gauge!("sluicegate_stream_blocked", "1 while the stream is blocked for that reason");
-    describe_gauge!(
-        "sluicegate_books_balance",
-        "1 while read equals the sum of outcomes and queue, by stream"
-    );
-    describe_counter!("sluicegate_delivery_retries_total", "Deliveries sent again, by stream");
     describe_counter!("sluicegate_stream_state_changes_total", "Changes of state, by stream and new state");
     describe_counter!("sluicegate_dead_letters_total", "Messages that became dead letters, by stream");
     describe_counter!("sluicegate_script_faults_total", "Traps, time-outs and broken contracts, by stream");
+    describe_counter!(
+        "sluicegate_script_reloads_total",
+        "New versions of scripts, by stream and outcome: replaced, refused, rolled-back"
+    );
+    describe_counter!("sluicegate_script_compilations_total", "Scripts compiled, or refused by the compiler");
+    describe_counter!(
+        "sluicegate_script_cache_hits_total",
+        "Scripts whose code was found in the data folder"
+    );
+    describe_counter!("sluicegate_script_cache_spoiled_total", "Files of kept code that were not whole");
+    describe_counter!(
+        "sluicegate_script_recycled_total",
+        "Instances replaced after many calls or with much memory, by script and reason"
+    );
     describe_gauge!("sluicegate_bus_connected", "1 while connected to the bus and subscribed");
     describe_gauge!("sluicegate_bus_held_back", "1 while the bus waits for room in the window");
     describe_counter!("sluicegate_bus_received_total", "Publishes received from the bus, copies included");
@@ -64,12 +67,6 @@ fn describe() {
     describe_gauge!(
         "sluicegate_books_differences",
         "Differences between books and pending marks, at the last check"
-    );
-    describe_gauge!("sluicegate_backlog_bytes", "Bytes of the messages queued, by stream");
-    describe_gauge!("sluicegate_backlog_max_bytes", "Bytes that may be queued, by stream");
-    describe_gauge!(
-        "sluicegate_backlog_alarm_percent",
-        "50 or 80 once so much of it is used, else 0, by stream"
     );
     describe_gauge!("sluicegate_journal_broken", "1 while nothing can be appended because of the disk");
     describe_gauge!(

@@ -2,6 +2,7 @@
 //! line and moves the counter together, so that they cannot disagree.
 
 pub mod event;
+pub mod exposition;
 pub mod histogram;
 mod logs;
 mod metrics;

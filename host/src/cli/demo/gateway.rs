@@ -63,6 +63,7 @@ pub struct StreamLine {
     queued: u64,
     lag: f64,
     last_error: Option<String>,
+    refused: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -102,6 +103,7 @@ impl StreamLine {
             state: self.state.clone(),
             reason: self.reason.clone(),
             last_error: self.last_error.clone(),
+            refused: self.refused.clone(),
             read: self.read,
             delivered: self.delivered,
             filtered: self.filtered,
@@ -216,6 +218,15 @@ impl Gateway {
         };
         timeout(ANSWER_PATIENCE, answer).await.map_err(|_| format!("{path} did not answer"))?
     }
+}
+
+/// How many of the latest messages were compared before a stream's script was
+/// replaced last, and how many of them come out otherwise, by the log.
+pub fn comparison(log: &Path, stream: &str) -> Option<(u64, u64)> {
+    let text = std::fs::read_to_string(log).ok()?;
+    let lines = text.lines().rev().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let mut of_stream = lines.filter(|line| line["stream"] == stream);
+    of_stream.find_map(|line| Some((line["compared"].as_u64()?, line["differing"].as_u64()?)))
 }
 
 /// The end of the gateway's log.

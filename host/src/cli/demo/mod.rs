@@ -53,9 +53,9 @@ const OVERDUE: Duration = Duration::from_secs(5);
 /// Runs the gateway as a child process between a broker with 25 vehicles that
 /// drive, and strict stand-ins of five destinations: AWS IoT shadows,
 /// ThingsBoard, Wialon Retranslator, HTTP and MQTT. The gateway is killed with
-/// kill -9, a destination unplugged, messages poisoned. What arrives is
-/// compared, field by field, with what was published. Nothing leaves this
-/// machine.
+/// kill -9, a destination unplugged, messages poisoned, a script edited while
+/// it runs. What arrives is compared, field by field, with what was published.
+/// Nothing leaves this machine.
 ///
 /// Exit status: 0 if every message is where it belongs, 1 if anything is
 /// missing, wrong or unexpected.
@@ -151,6 +151,7 @@ struct Demo<'a> {
     rows: Vec<Row>,
     expected_dead: [u64; 5],
     kill: Option<Kill>,
+    edit: Option<Edit>,
     notice: Option<String>,
 }
 
@@ -161,6 +162,15 @@ struct Kill {
     repeats: u64,
     /// When it was ready again.
     back: Option<Instant>,
+}
+
+/// A script that was saved, of which nothing has become yet.
+struct Edit {
+    at: Instant,
+    /// What ran when it was saved.
+    script: String,
+    /// It has to be refused.
+    broken: bool,
 }
 
 /// What a vehicle has recorded and not yet sent.
@@ -198,6 +208,7 @@ impl<'a> Demo<'a> {
             rows: Vec::new(),
             expected_dead: [0; 5],
             kill: None,
+            edit: None,
             notice: None,
         }
     }
@@ -236,7 +247,7 @@ impl<'a> Demo<'a> {
                 break;
             }
             self.drive(elapsed).await?;
-            while let Some(step) = self.story.due(elapsed, self.kill.is_none()) {
+            while let Some(step) = self.story.due(elapsed, self.kill.is_none() && self.edit.is_none()) {
                 self.perform(step, gateway).await?;
             }
             collect(self.site, &mut self.ledger);
@@ -318,10 +329,23 @@ impl<'a> Demo<'a> {
                 self.expected_dead[Receiver::Http as usize] += 1;
                 self.send(0).await?;
             }
+            Step::EditScript => {
+                self.site.edit_script()?;
+                self.edit = Some(self.edit_of_mqtt(false));
+            }
+            Step::BreakScript => {
+                self.site.break_script()?;
+                self.edit = Some(self.edit_of_mqtt(true));
+            }
         }
         let queued = self.streams.iter().map(StreamLine::queued).sum();
         self.story.explain(self.started.elapsed(), step, queued);
         Ok(())
+    }
+
+    fn edit_of_mqtt(&self, broken: bool) -> Edit {
+        let script = self.rows.get(Receiver::Mqtt as usize).map(|row| row.script.clone());
+        Edit { at: Instant::now(), script: script.unwrap_or_default(), broken }
     }
 
     /// Receptions of all receivers that were not the first.
@@ -375,7 +399,23 @@ impl<'a> Demo<'a> {
             self.streams.push(line.clone());
         }
         self.story.observe(elapsed, &self.rows, Receiver::Wialon as usize);
+        self.observe_edit(elapsed);
         Ok(())
+    }
+
+    /// Says what has become of a saved script.
+    fn observe_edit(&mut self, elapsed: Duration) {
+        let (Some(edit), Some(row)) = (&self.edit, self.rows.get(Receiver::Mqtt as usize)) else { return };
+        match &row.refused {
+            Some(reason) if edit.broken => self.story.refused(elapsed, &row.script, reason),
+            None if !edit.broken && row.script != edit.script => {
+                let name = stream_name(Receiver::Mqtt);
+                let (compared, differing) = gateway::comparison(&self.site.log, name).unwrap_or_default();
+                self.story.swapped(elapsed, edit.at.elapsed(), &row.script, compared, differing);
+            }
+            _ => return,
+        }
+        self.edit = None;
     }
 
     /// Says when everything has arrived that was published before the gateway
@@ -412,6 +452,10 @@ impl<'a> Demo<'a> {
                 break;
             }
         }
+        if let Some(edit) = &self.edit {
+            let seconds = edit.at.elapsed().as_secs();
+            return Err(format!("nothing has become of the script that was saved {seconds} s ago").into());
+        }
         for (row, receiver) in self.rows.iter_mut().zip(Receiver::ALL) {
             row.missing = self.ledger.missing(receiver, Instant::now(), Duration::ZERO);
         }
@@ -424,6 +468,7 @@ impl<'a> Demo<'a> {
         let dead =
             |(line, expected): (&StreamLine, &u64)| line.queued() == 0 && line.dead_lettered() >= *expected;
         self.kill.is_none()
+            && self.edit.is_none()
             && Receiver::ALL.iter().all(arrived)
             && self.streams.iter().zip(&self.expected_dead).all(dead)
     }

@@ -43,6 +43,8 @@ pub struct Row {
     pub reason: Option<String>,
     /// The last thing that went wrong there; not shown in the table.
     pub last_error: Option<String>,
+    /// Why the newest version of its script does not run.
+    pub refused: Option<String>,
     /// Counted by the gateway.
     pub read: u64,
     /// Counted by the gateway.

@@ -5,6 +5,8 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
+
 use super::ledger::Receiver;
 use super::standin::Inbox;
 use super::standin::aws::AwsStandin;
@@ -14,9 +16,13 @@ use super::standin::mqtt::MqttStandin;
 use super::standin::thingsboard::ThingsBoardStandin;
 use super::standin::wialon::WialonStandin;
 use crate::bus::embedded;
+use crate::script::adapter;
 
 /// What can go wrong here; for the person who started the demo.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// Where the adapter for MQTT publishes, before and after it is edited.
+pub const TOPICS: [&str; 2] = ["fleet/{ident}", "fleet/v2/{ident}"];
 
 /// Text that makes the HTTP receiver refuse a message.
 pub const REFUSED_TEXT: &str = "this is the poisoned message";
@@ -87,6 +93,9 @@ impl Site {
         write("gateway.key", &gateway.key)?;
         write("thingsboard.token", &token)?;
         write("sluicegate.toml", &gateway_toml(broker, admin))?;
+        std::fs::create_dir_all(folder.join("mapper"))?;
+        write("mapper/adapter.toml", &adapter_toml(TOPICS[0]))?;
+        std::fs::write(folder.join(MAPPER), mapper()?)?;
         let destinations = [
             (Receiver::Aws, aws_toml(aws.port())),
             (Receiver::ThingsBoard, thingsboard_toml(thingsboard.port())),
@@ -112,6 +121,39 @@ impl Site {
             _mqtt: mqtt,
         })
     }
+}
+
+impl Site {
+    /// Saves the adapter for MQTT with another topic.
+    pub fn edit_script(&self) -> io::Result<()> {
+        write_private(&self.folder.join("mapper/adapter.toml"), &adapter_toml(TOPICS[1]))
+    }
+
+    /// Writes half of its WebAssembly over it.
+    pub fn break_script(&self) -> Result<(), Error> {
+        let wasm = mapper()?;
+        let half = wasm.get(..wasm.len() / 2).unwrap_or_default();
+        Ok(std::fs::write(self.folder.join(MAPPER), half)?)
+    }
+}
+
+/// The WebAssembly of the adapter for MQTT: that of the official one, in a
+/// folder of its own like any adapter.
+const MAPPER: &str = "mapper/my-mapper.wasm";
+
+fn mapper() -> Result<Bytes, Error> {
+    let official = adapter::official("mqtt-json").ok_or("the adapter mqtt-json is not in this program")?;
+    Ok(official.wasm.clone())
+}
+
+/// The manifest of that adapter.
+fn adapter_toml(topic: &str) -> String {
+    format!(
+        "name = \"my-mapper\"\nversion = \"1.0.0\"\ndescription = \"Publishes each message as it is\"\n\
+         destinations = [\"mqtt\"]\n\n[settings]\ntype = \"object\"\n\n\
+         [settings.properties.topic]\ntype = \"string\"\ndescription = \"Where a message is published\"\n\
+         default = \"{topic}\"\n"
+    )
 }
 
 fn gateway_toml(broker: SocketAddr, admin: SocketAddr) -> String {
@@ -147,7 +189,7 @@ fn http_toml(address: SocketAddr) -> String {
 
 fn mqtt_toml(port: u16) -> String {
     format!(
-        "\n[script.settings]\ntopic = \"fleet/{{ident}}\"\n\n\
+        "\n[script]\npath = \"../mapper\"\n\n\
          [destination]\ntype = \"mqtt\"\nurl = \"mqtt://127.0.0.1:{port}\"\n"
     )
 }

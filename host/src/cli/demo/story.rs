@@ -31,6 +31,10 @@ pub enum Step {
     PublishGarbage,
     /// Publish a message that the HTTP receiver answers with 400.
     PublishRefused,
+    /// Save another version of the adapter that maps for MQTT.
+    EditScript,
+    /// Save half of its WebAssembly in its place.
+    BreakScript,
 }
 
 /// Two steps that belong together.
@@ -46,7 +50,7 @@ struct Act {
     room: u64,
 }
 
-const ACTS: [Act; 3] = [
+const ACTS: [Act; 4] = [
     Act {
         title: "KILL -9 of the gateway",
         begin: 5,
@@ -67,6 +71,13 @@ const ACTS: [Act; 3] = [
         steps: [Step::PublishGarbage, Step::PublishRefused],
         apart: None,
         room: 2,
+    },
+    Act {
+        title: "EDITED: a script is saved while it runs, then a broken one",
+        begin: 48,
+        steps: [Step::EditScript, Step::BreakScript],
+        apart: None,
+        room: 3,
     },
 ];
 
@@ -136,11 +147,12 @@ impl Story {
         story
     }
 
-    /// What has to be done now. No act begins before `whole`: the gateway runs
-    /// and has made good what a kill left undone.
+    /// What has to be done now. Nothing but the start of the gateway is done
+    /// before `whole`: it runs, has made good what a kill left undone, and has
+    /// taken the script that was saved.
     pub fn due(&mut self, elapsed: Duration, whole: bool) -> Option<Step> {
         if let Some((at, step)) = self.second {
-            return (at <= elapsed).then(|| {
+            return (at <= elapsed && (whole || step == Step::Start)).then(|| {
                 self.second = None;
                 step
             });
@@ -222,6 +234,13 @@ impl Story {
                 Tone::Bad,
                 "A proper message that the HTTP receiver will not have, in a list with good ones.",
             ),
+            Step::EditScript => (
+                Tone::Plain,
+                "mapper/adapter.toml is saved: its topic is now fleet/v2/{ident}. No command is given.",
+            ),
+            Step::BreakScript => {
+                (Tone::Bad, "Half of the mapper's WebAssembly is written over it, as a torn copy does.")
+            }
         };
         self.tell(elapsed, tone, line);
         if step == Step::PlugWialon {
@@ -248,6 +267,29 @@ impl Story {
             ),
         };
         self.tell(elapsed, Tone::Good, line);
+    }
+
+    /// The saved script runs, so long after it was saved; `differing` of the
+    /// `compared` latest messages come out otherwise.
+    pub fn swapped(
+        &mut self,
+        elapsed: Duration,
+        after: Duration,
+        script: &str,
+        compared: u64,
+        differing: u64,
+    ) {
+        let line = format!(
+            "{script} has taken over, {:.1} s after it was saved. Both had mapped the {compared} latest messages \
+             before: {differing} come out otherwise.",
+            after.as_secs_f64()
+        );
+        self.tell(elapsed, Tone::Good, line);
+    }
+
+    /// The broken one was refused for this reason.
+    pub fn refused(&mut self, elapsed: Duration, script: &str, reason: &str) {
+        self.tell(elapsed, Tone::Good, format!("Refused, {script} goes on: \"{reason}\""));
     }
 
     /// Looks at the figures for what is worth telling. `wialon` is the row of
@@ -360,6 +402,8 @@ mod tests {
             (28, Step::PlugWialon),
             (38, Step::PublishGarbage),
             (42, Step::PublishRefused),
+            (48, Step::EditScript),
+            (52, Step::BreakScript),
         ];
         assert_eq!(play(&mut story, 60, 2), expected);
         assert_eq!(texts(&story), ACTS.map(|act| act.title));
@@ -370,7 +414,7 @@ mod tests {
         let mut story = Story::new(Some(seconds(60)));
         let done = play(&mut story, 60, 20);
         assert_eq!(done[2..4], [(28, Step::UnplugWialon), (38, Step::PlugWialon)]);
-        assert_eq!(done.len(), 6, "{done:?}");
+        assert_eq!(done.len(), 8, "{done:?}");
     }
 
     #[test]
@@ -379,14 +423,23 @@ mod tests {
         let titles = |acts: &[usize]| acts.iter().map(|act| ACTS[*act].title.to_owned()).collect::<Vec<_>>();
         let mut story = Story::new(Some(SHORTEST));
         assert_eq!(play(&mut story, 10, 2).len(), 4);
-        assert_eq!(texts(&story), [vec![left_out(1)], titles(&[0, 2])].concat());
+        assert_eq!(texts(&story), [vec![left_out(1), left_out(3)], titles(&[0, 2])].concat());
         // It was planned, and the gateway took too long to come back.
         let mut story = Story::new(Some(seconds(30)));
-        assert_eq!(play(&mut story, 30, 15).len(), 4);
-        assert_eq!(texts(&story), [titles(&[0]), vec![left_out(1)], titles(&[2])].concat());
+        assert_eq!(play(&mut story, 30, 15).len(), 6);
+        assert_eq!(texts(&story), [titles(&[0]), vec![left_out(1)], titles(&[2, 3])].concat());
         let mut story = Story::new(Some(seconds(30)));
         assert_eq!(play(&mut story, 30, 60).len(), 2);
-        assert_eq!(texts(&story), [titles(&[0]), vec![left_out(1), left_out(2)]].concat());
+        assert_eq!(texts(&story), [titles(&[0]), vec![left_out(1), left_out(2), left_out(3)]].concat());
+    }
+
+    #[test]
+    fn a_second_script_waits_until_something_has_become_of_the_first() {
+        let mut story = Story::new(Some(seconds(60)));
+        story.acts.drain(..3);
+        assert_eq!(story.due(seconds(48), true), Some(Step::EditScript));
+        assert_eq!(story.due(seconds(52), false), None);
+        assert_eq!(story.due(seconds(57), true), Some(Step::BreakScript));
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! `sluicegate map`: what a script makes of messages, without bus and
-//! destination. Messages come on stdin, one payload a line; what becomes of
-//! them goes to stdout, one JSON line each, and nothing else does.
+//! destination. Messages come on stdin, one payload a line, or from the
+//! journal ([`input`]); what becomes of them goes to stdout, one JSON line
+//! each, and nothing else does.
 
-mod print;
+mod input;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::io::{self, BufRead, Write};
@@ -10,18 +13,25 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use clap::{ArgGroup, Args};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{ConfigArg, wiring};
 use crate::bus::Message;
-use crate::config::{Config, ConfigErrors, DestinationSettings, StreamEntry};
+use crate::cli::operate::TargetError;
+use crate::config::{Config, ConfigErrors, DestinationSettings, ScriptSource, StreamEntry};
+use crate::destination::wialon::decode;
+use crate::script::cases::{RECEIVED_AT, TOPIC};
+use crate::script::lines::{self, Decode};
+use crate::script::schema::SettingsError;
 use crate::script::{
-    Engine, EngineError, LoadError, LogLevel, Mapper, Mapping, Recipe, Script, ScriptFault, State, adapter,
+    Columns, Engine, EngineError, Limits, LoadError, LogLevel, Mapper, Mapping, Package, Recipe, Script,
+    ScriptFault, State, TableError, TableSettings, Tables, adapter,
 };
+use crate::watch::Watch;
+use input::Input;
 
-/// Map messages from stdin (one payload a line) and print what becomes of them
+/// Map messages from stdin (one payload a line) or the journal, and print what becomes of them
 #[derive(Args, Clone, Debug)]
 #[command(
     group(ArgGroup::new("source").required(true).args(["stream", "script", "adapter"])),
@@ -32,10 +42,16 @@ with \"body_base64\" where the body is no text and \"packet\", the decoded packe
   {\"message\":3,\"rejected\":\"reason\"}  and  {\"message\":4,\"filtered\":true}
 Messages are numbered from 0 by their lines.
 
+With --last or --key they come from the journal instead: those that the stream takes, or without a stream those of all
+streams, whose key is then their `ident`. With --watch the same messages are mapped again after each change.
+
 Examples:
   sluicegate map --stream fleet-to-aws < messages.jsonl
   sluicegate map --adapter http-json --settings '{\"notation\":\"nested\"}' < messages.jsonl
   sluicegate map --script mine.wasm --settings @settings.json --strict < messages.jsonl
+  sluicegate map --stream fleet-to-aws --key 861230043907626 --last 5
+  sluicegate map --script mine.wasm --last 20 --watch
+  sluicegate map --adapter mqtt-json --settings '{\"topic\":\"{names[ident]}\"}' --table names=names.csv < messages.jsonl
 
 Exit status:
   0  everything was mapped
@@ -43,10 +59,10 @@ Exit status:
   2  the command line is wrong"
 )]
 pub struct MapArgs {
-    /// The stream whose script, settings and limits to use
+    /// The stream whose script, settings, limits and tables to use
     #[arg(long, value_name = "NAME", conflicts_with = "settings")]
     pub stream: Option<String>,
-    /// The WebAssembly file to run
+    /// The WebAssembly file to run, or the folder of an adapter
     #[arg(long, value_name = "FILE")]
     pub script: Option<PathBuf>,
     /// The official adapter to run
@@ -55,12 +71,24 @@ pub struct MapArgs {
     /// `[script.settings]` as a JSON object, or @FILE with one [default: {}]
     #[arg(long, value_name = "JSON|@FILE")]
     pub settings: Option<String>,
+    /// A lookup table, as `[tables.NAME]` of a stream; as many as there are
+    #[arg(long = "table", value_name = "NAME=FILE", value_parser = table, conflicts_with = "stream")]
+    pub tables: Vec<TableSettings>,
+    /// Map the last messages of the journal, so many [default with --key: 10]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub last: Option<u16>,
+    /// Only messages of this key
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
+    /// Map them again whenever the script, its settings or its tables change
+    #[arg(long)]
+    pub watch: bool,
     /// The topic that the messages came on
-    #[arg(long, value_name = "TOPIC", default_value = TOPIC)]
+    #[arg(long, value_name = "TOPIC", default_value = TOPIC, conflicts_with_all = ["last", "key"])]
     pub topic: String,
     /// When the first message was received, in milliseconds since 1970; each
     /// later one came a second later
-    #[arg(long, value_name = "MS", default_value_t = RECEIVED_AT)]
+    #[arg(long, value_name = "MS", default_value_t = RECEIVED_AT, conflicts_with_all = ["last", "key"])]
     pub received_at: u64,
     /// Messages that the script gets at a time
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -72,20 +100,10 @@ pub struct MapArgs {
     config: ConfigArg,
 }
 
-/// The topic of messages that have none: as flespi's channels publish.
-pub const TOPIC: &str = "flespi/message/gw/devices/1";
-
-/// The time of receipt of the first message: fixed, so that the same input
-/// prints the same output.
-pub const RECEIVED_AT: u64 = 1_700_000_000_000;
-
-/// Milliseconds between two messages.
-pub const INTERVAL: u64 = 1_000;
-
 /// Maps batches and prints what becomes of them.
 pub struct Session<'m, W> {
     mapper: &'m mut Mapper,
-    packets: bool,
+    decode: Option<Decode>,
     out: W,
     /// Number of the next message.
     next: u64,
@@ -125,14 +143,9 @@ pub enum MapError {
         /// Their names.
         streams: String,
     },
-    /// The script of a stream cannot be read.
-    #[error("stream {name}: {problem}")]
-    Unreadable {
-        /// Which stream.
-        name: String,
-        /// Why.
-        problem: String,
-    },
+    /// The script cannot be read; the text names it.
+    #[error("{0}")]
+    Unreadable(String),
     /// `--adapter` names none.
     #[error("--adapter {0}: there is no such official adapter; there are {names}", names = adapter::names())]
     Adapter(String),
@@ -144,6 +157,20 @@ pub enum MapError {
         /// What is wrong.
         problem: String,
     },
+    /// The settings are none of the script's.
+    #[error("{name}: its settings are wrong: {error}")]
+    WrongSettings {
+        /// Which script.
+        name: String,
+        /// What is wrong.
+        error: SettingsError,
+    },
+    /// A table cannot be used.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// `--table` names one more than once.
+    #[error("--table {0}: there is another one of that name")]
+    TableTwice(String),
     /// The script cannot be used.
     #[error("{name}: {error}")]
     Load {
@@ -163,9 +190,21 @@ pub enum MapError {
         /// Why.
         fault: ScriptFault,
     },
+    /// Neither a running gateway nor its journal.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// A message of the journal came garbled.
+    #[error("a message of the journal: {0}")]
+    Journal(String),
+    /// What `--watch` has to look at is in the binary.
+    #[error("--watch: nothing here can change: the adapter and its settings are no files")]
+    NothingToWatch,
     /// stdin.
     #[error("stdin: {0}")]
     Input(io::Error),
+    /// `--watch` keeps all of it.
+    #[error("stdin: more than {0} MiB; --watch keeps what is mapped again")]
+    TooMuch(usize),
     /// stdout.
     #[error("stdout: {0}")]
     Output(io::Error),
@@ -174,8 +213,8 @@ pub enum MapError {
 /// What to run.
 struct Source {
     recipe: Recipe,
-    /// Print the decoded packets of the Wialon protocol.
-    packets: bool,
+    /// Prints the decoded packets of the Wialon protocol.
+    decode: Option<Decode>,
 }
 
 // ----- the command -----
@@ -195,16 +234,44 @@ pub async fn run(args: &MapArgs) -> ExitCode {
 }
 
 /// Whether all went well in the sense of the exit status.
-async fn map(args: &MapArgs, mut input: impl BufRead, out: impl Write) -> Result<bool, MapError> {
-    let source = source(args)?;
+async fn map(args: &MapArgs, lines: impl BufRead, mut out: impl Write) -> Result<bool, MapError> {
     let engine = Engine::new(2)?;
-    let script = load(&engine, source.recipe).await?;
+    let mut input = Input::of(args, lines).await?;
+    if !args.watch {
+        return pass(args, &engine, &mut input, &mut out).await;
+    }
+    let paths = paths(args)?;
+    let mut changes = Watch::new().paths(paths.clone());
+    changes.ready().await;
+    loop {
+        match pass(args, &engine, &mut input, &mut out).await {
+            Ok(_) => {}
+            Err(error @ MapError::Output(_)) => return Err(error),
+            // The next change may mend it.
+            Err(error) => complain(error),
+        }
+        let waits: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+        complain(format_args!("--- mapped again when {} changes; Ctrl-C ends", waits.join(" or ")));
+        changes.next().await;
+        input.rewind();
+    }
+}
+
+/// Maps all of the input once.
+async fn pass<R: BufRead>(
+    args: &MapArgs,
+    engine: &Engine,
+    input: &mut Input<R>,
+    out: &mut impl Write,
+) -> Result<bool, MapError> {
+    let source = source(args)?;
+    let script = load(engine, source.recipe).await?;
     let mut mapper = script.lane(0, &State::new(), Arc::new(print_log));
-    let mut session = Session::new(&mut mapper, source.packets, out);
+    let mut session = Session::new(&mut mapper, source.decode, out);
     let mut well = true;
     loop {
         // Nothing else waits on this thread: it may block in the read.
-        let batch = read_batch(&mut input, args, session.next()).map_err(MapError::Input)?;
+        let batch = input.next_batch(args, session.next()).map_err(MapError::Input)?;
         if batch.is_empty() {
             return Ok(well);
         }
@@ -214,6 +281,24 @@ async fn map(args: &MapArgs, mut input: impl BufRead, out: impl Write) -> Result
         }
         well &= outcome.failed.is_empty() && !(args.strict && outcome.rejected > 0);
     }
+}
+
+/// The files that what is printed depends on.
+fn paths(args: &MapArgs) -> Result<Vec<PathBuf>, MapError> {
+    let mut paths: Vec<PathBuf> = args.script.iter().cloned().collect();
+    paths.extend(args.tables.iter().map(|table| table.file.clone()));
+    paths.extend(args.settings.as_deref().and_then(|text| text.strip_prefix('@')).map(PathBuf::from));
+    if let Some(name) = &args.stream {
+        let config = Config::load(args.config.config.as_deref()).map_err(MapError::Config)?;
+        paths.push(config.stream_folder().join(format!("{name}.toml")));
+        if let StreamEntry::Ready(settings) = stream_entry(config, name)? {
+            if let ScriptSource::File(path) = &settings.script.source {
+                paths.push(path.clone());
+            }
+            paths.extend(settings.script.tables.iter().map(|table| table.file.clone()));
+        }
+    }
+    if paths.is_empty() { Err(MapError::NothingToWatch) } else { Ok(paths) }
 }
 
 /// Loads a script; the error names it.
@@ -229,49 +314,74 @@ fn source(args: &MapArgs) -> Result<Source, MapError> {
     }
     let settings =
         args.settings.as_deref().map_or_else(|| Ok(Value::Object(Default::default())), settings)?;
+    for (at, table) in args.tables.iter().enumerate() {
+        if args.tables.iter().take(at).any(|other| other.name == table.name) {
+            return Err(MapError::TableTwice(table.name.clone()));
+        }
+    }
+    let tables = Tables::read(&args.tables)?;
     if let Some(name) = &args.adapter {
-        let adapter = adapter::official(name).ok_or_else(|| MapError::Adapter(name.clone()))?;
-        let packets = adapter.manifest.destinations.iter().any(|destination| destination == "wialon");
-        let recipe = Recipe { settings, ..Recipe::new(name, adapter.wasm) };
-        return Ok(Source { recipe, packets });
+        let package = Package::official(name).ok_or_else(|| MapError::Adapter(name.clone()))?;
+        return Source::of(&package, name.clone(), &settings, Limits::default(), tables);
     }
     // One of the three is there: clap has seen to that.
     let path = args.script.as_deref().unwrap_or(Path::new(""));
-    let wasm = std::fs::read(path).map_err(|error| MapError::File { path: path.to_owned(), error })?;
-    let recipe = Recipe { settings, ..Recipe::new(path.display().to_string(), wasm) };
-    Ok(Source { recipe, packets: false })
+    let package = wiring::package_at(path).map_err(MapError::Unreadable)?;
+    Source::of(&package, path.display().to_string(), &settings, Limits::default(), tables)
+}
+
+impl Source {
+    /// Packets are printed where the package says that it makes them.
+    fn of(
+        package: &Package,
+        name: String,
+        settings: &Value,
+        limits: Limits,
+        tables: Tables,
+    ) -> Result<Self, MapError> {
+        match wiring::recipe(package, &name, settings, limits, tables) {
+            Ok(recipe) => Ok(Self { recipe, decode: decode_for(package) }),
+            Err(error) => Err(MapError::WrongSettings { name, error }),
+        }
+    }
+}
+
+/// What shows the bodies that a package makes to people.
+pub fn decode_for(package: &Package) -> Option<Decode> {
+    package.manifest.as_ref().filter(|manifest| manifest.serves("wialon")).map(|_| packet as Decode)
+}
+
+/// The block tree, or what is wrong with the bytes.
+fn packet(body: &[u8]) -> Value {
+    match decode::decode(body) {
+        Ok(packet) => packet.to_json(),
+        Err(error) => json!({"error": error.to_string()}),
+    }
 }
 
 fn source_of_stream(config: Config, name: &str) -> Result<Source, MapError> {
-    let folder = config.stream_folder();
-    let known: Vec<String> = config.streams.iter().map(|entry| name_of(entry).to_owned()).collect();
-    let entry = config.streams.into_iter().find(|entry| name_of(entry) == name);
-    let settings = match entry {
-        Some(StreamEntry::Ready(settings)) => settings,
-        Some(StreamEntry::Unusable { errors, .. }) => return Err(MapError::Config(ConfigErrors(errors))),
-        None => {
-            let streams = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            return Err(MapError::Stream { name: name.to_owned(), folder, streams });
-        }
+    let settings = match stream_entry(config, name)? {
+        StreamEntry::Ready(settings) => settings,
+        StreamEntry::Unusable { errors, .. } => return Err(MapError::Config(ConfigErrors(errors))),
     };
     let script = &settings.script;
-    let wasm = wiring::read_script(&script.source)
-        .map_err(|problem| MapError::Unreadable { name: name.to_owned(), problem })?;
-    Ok(Source {
-        recipe: Recipe {
-            settings: script.settings.clone(),
-            limits: wiring::limits(script),
-            ..Recipe::new(format!("{} (stream {name})", wiring::script_name(&script.source)), wasm)
-        },
-        packets: matches!(settings.destination, DestinationSettings::Wialon(_)),
-    })
+    let kind = settings.destination.type_name();
+    let package = wiring::read_package(&script.source, kind)
+        .map_err(|problem| MapError::Unreadable(format!("stream {name}: {problem}")))?;
+    let title = format!("{} (stream {name})", wiring::script_name(&script.source));
+    let tables = Tables::read(&script.tables)?;
+    let source = Source::of(&package, title, &script.settings, wiring::limits(script), tables)?;
+    let decode = matches!(settings.destination, DestinationSettings::Wialon(_)).then_some(packet as Decode);
+    Ok(Source { decode, ..source })
 }
 
-fn name_of(entry: &StreamEntry) -> &str {
-    match entry {
-        StreamEntry::Ready(settings) => &settings.name,
-        StreamEntry::Unusable { name, .. } => name,
-    }
+fn stream_entry(config: Config, name: &str) -> Result<StreamEntry, MapError> {
+    let folder = config.stream_folder();
+    let known: Vec<String> = config.streams.iter().map(|entry| entry.name().to_owned()).collect();
+    config.streams.into_iter().find(|entry| entry.name() == name).ok_or_else(|| {
+        let streams = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        MapError::Stream { name: name.to_owned(), folder, streams }
+    })
 }
 
 fn settings(text: &str) -> Result<Value, MapError> {
@@ -290,23 +400,17 @@ fn settings(text: &str) -> Result<Value, MapError> {
     }
 }
 
-/// The next messages; none at the end of the input. A line's bytes are the
-/// payload, whatever they are.
-fn read_batch(input: &mut impl BufRead, args: &MapArgs, first: u64) -> io::Result<Vec<Message>> {
-    let topic: Arc<str> = args.topic.as_str().into();
-    let mut batch = Vec::new();
-    for number in first..first + u64::from(args.batch) {
-        let mut line = Vec::new();
-        if input.read_until(b'\n', &mut line)? == 0 {
-            break;
-        }
-        if line.last() == Some(&b'\n') {
-            line.pop();
-        }
-        let received_at = args.received_at.saturating_add(number.saturating_mul(INTERVAL));
-        batch.push(Message { topic: topic.clone(), payload: Bytes::from(line), received_at });
+/// A table of the command line.
+fn table(text: &str) -> Result<TableSettings, String> {
+    let Some((name, file)) = text.split_once('=').filter(|(_, file)| !file.is_empty()) else {
+        return Err("expected a name and a CSV file, such as `names=names.csv`".to_owned());
+    };
+    if !TableSettings::is_name(name) {
+        return Err(format!(
+            "`{name}` is no name for a table: 1 to 64 of `a-z A-Z 0-9 _ -`, and not `topic`"
+        ));
     }
-    Ok(batch)
+    Ok(TableSettings { name: name.to_owned(), file: file.into(), columns: Columns::default() })
 }
 
 fn print_log(level: LogLevel, text: &str) {
@@ -321,10 +425,9 @@ fn complain(what: impl fmt::Display) {
 // ----- impl Session -----
 
 impl<'m, W: Write> Session<'m, W> {
-    /// Begins with message 0. `packets`: print the decoded packets of the
-    /// Wialon protocol with each delivery.
-    pub fn new(mapper: &'m mut Mapper, packets: bool, out: W) -> Self {
-        Self { mapper, packets, out, next: 0 }
+    /// Begins with message 0. `decode`: prints decoded bodies beside them.
+    pub fn new(mapper: &'m mut Mapper, decode: Option<Decode>, out: W) -> Self {
+        Self { mapper, decode, out, next: 0 }
     }
 
     /// Number of the next message.
@@ -367,7 +470,7 @@ impl<'m, W: Write> Session<'m, W> {
             }
             Err(fault) if fault.is_batch_wide() => Err(MapError::Script { first: self.next, fault }),
             Err(fault) => {
-                print::rejection(&mut self.out, self.next, &fault.to_string()).map_err(MapError::Output)?;
+                lines::rejection(&mut self.out, self.next, &fault.to_string()).map_err(MapError::Output)?;
                 outcome.failed.push((self.next, fault));
                 self.next += 1;
                 Ok(())
@@ -376,11 +479,8 @@ impl<'m, W: Write> Session<'m, W> {
     }
 
     fn print(&mut self, mapping: &Mapping, messages: usize) -> Result<(), MapError> {
-        print::mapping(&mut self.out, mapping, self.next, self.packets).map_err(MapError::Output)?;
+        lines::mapping(&mut self.out, mapping, self.next, self.decode).map_err(MapError::Output)?;
         self.next += messages as u64;
         Ok(())
     }
 }
-
-#[cfg(test)]
-mod tests;

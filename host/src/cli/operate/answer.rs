@@ -3,9 +3,15 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
+use crate::bus::Message;
 use crate::journal::{Books, DeadLetter, DeadLetterId, Holding};
+use crate::stream::reload::Reloaded;
+use crate::stream::reload::shadow::{self, Fate, Sent};
+use crate::stream::reload::versions::Accepted;
 
 /// Most dead letters of one answer.
 pub const MOST_LETTERS: usize = 1_000;
@@ -56,6 +62,11 @@ pub struct StreamLine {
     pub holds_bus: bool,
     /// The last thing that went wrong, also when all is well again.
     pub last_error: Option<String>,
+    /// What somebody should know of its file, where that is not what runs.
+    pub note: Option<String>,
+    /// Why the newest version of its script is not what runs.
+    #[serde(default)]
+    pub refused: Option<String>,
 }
 
 /// The script of a [`StreamLine`].
@@ -159,6 +170,131 @@ pub struct Rewound {
 pub struct Forgotten {
     /// The stream that there was.
     pub forgotten: String,
+}
+
+/// The answer to `POST /plan` and `POST /apply`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Whether it was done.
+    pub applied: bool,
+    /// Every stream that runs or has a file, in the order of the names.
+    pub streams: Vec<PlanLine>,
+    /// Keys of `sluicegate.toml` that differ from what runs.
+    pub restart: Vec<String>,
+    /// What was applied and is not in effect yet.
+    pub waiting: Option<String>,
+}
+
+/// What becomes of one stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanLine {
+    /// Its name.
+    pub stream: String,
+    /// What.
+    pub change: Change,
+    /// The keys that differ, as paths with dots.
+    pub keys: Vec<String>,
+}
+
+/// The word for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Change {
+    /// It starts.
+    New,
+    /// It goes on with other settings.
+    Changed,
+    /// It goes on as it is.
+    Unchanged,
+    /// Its file is gone: it stops.
+    Orphaned,
+}
+
+/// The body of `POST /streams/{name}/rollback`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackRequest {
+    /// The beginning of a version's hash; none: the version before.
+    #[serde(default)]
+    pub to: Option<String>,
+}
+
+/// The answer to `POST /streams/{name}/reload`, `/update`, `/rollback` and
+/// `/compare`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScriptChange {
+    /// The stream.
+    pub stream: String,
+    /// Name and version of the script that ran before; none: none did.
+    pub before: Option<String>,
+    /// Of the one that runs now, or was compared.
+    pub after: String,
+    /// Whether it runs now, and another one did before.
+    pub taken: bool,
+    /// Why it would be refused, where it was only compared.
+    pub refusal: Option<String>,
+    /// Messages that both have mapped; none: they were not compared.
+    pub compared: Option<usize>,
+    /// How many of them come out otherwise.
+    pub differing: usize,
+    /// The first few of those.
+    pub differences: Vec<Difference>,
+}
+
+/// A message of which two scripts make something else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// The message.
+    pub message: MessageLine,
+    /// What becomes of it with the old script, each as `sluicegate map` prints
+    /// it.
+    pub old: Vec<Value>,
+    /// And with the new one.
+    pub new: Vec<Value>,
+}
+
+/// The answer to `GET /messages`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Messages {
+    /// The oldest first.
+    pub messages: Vec<MessageLine>,
+}
+
+/// A message of the bus.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageLine {
+    /// Its topic.
+    pub topic: String,
+    /// When it was received.
+    pub received_at: u64,
+    /// Its payload, where that is text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<String>,
+    /// And where it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload_base64: Option<String>,
+}
+
+/// The answer to `GET /streams/{name}/versions`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Versions {
+    /// The stream.
+    pub stream: String,
+    /// What it has run, what it runs now last.
+    pub versions: Vec<VersionLine>,
+}
+
+/// A version of a script that was accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionLine {
+    /// SHA-256 of the file, 64 hexadecimal digits.
+    pub version: String,
+    /// What it is called.
+    pub name: String,
+    /// Where it came from: a file, or an official adapter.
+    pub source: String,
+    /// When it was accepted last.
+    pub accepted_at: u64,
 }
 
 /// Which dead letters, in requests; every field that is given must hold.
@@ -293,7 +429,93 @@ impl StreamLine {
             lag: lag(books, now),
             holds_bus: false,
             last_error: None,
+            note: None,
+            refused: None,
         }
+    }
+}
+
+impl ScriptChange {
+    /// Of what the stream says.
+    pub fn of(stream: &str, outcome: &Reloaded) -> Self {
+        let comparison = outcome.comparison.as_ref();
+        Self {
+            stream: stream.to_owned(),
+            before: outcome.before.clone(),
+            after: outcome.after.clone(),
+            taken: outcome.replaced,
+            refusal: outcome.refusal.clone(),
+            compared: comparison.map(|found| found.messages),
+            differing: comparison.map_or(0, |found| found.differing),
+            differences: comparison
+                .map(|found| found.differences.iter().map(Difference::of).collect())
+                .unwrap_or_default(),
+        }
+    }
+}
+
+impl Difference {
+    fn of(difference: &shadow::Difference) -> Self {
+        Self {
+            message: MessageLine::of(&difference.message),
+            old: lines(&difference.old),
+            new: lines(&difference.new),
+        }
+    }
+}
+
+/// A fate as `sluicegate map` prints it, without the message's number.
+fn lines(fate: &Fate) -> Vec<Value> {
+    match fate {
+        Fate::Delivered(sent) => sent.iter().map(delivery).collect(),
+        Fate::Filtered => vec![json!({"filtered": true})],
+        Fate::Rejected(reason) => vec![json!({"rejected": reason})],
+        Fate::Failed(fault) => vec![json!({"failed": fault})],
+    }
+}
+
+fn delivery(sent: &Sent) -> Value {
+    let headers: Map<String, Value> =
+        sent.headers.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect();
+    let (text, base64) = text_or_base64(&sent.body);
+    let mut line = json!({"target": sent.target, "headers": headers});
+    match (text, base64) {
+        (Some(text), _) => line["body"] = text.into(),
+        (None, base64) => line["body_base64"] = base64.into(),
+    }
+    line
+}
+
+impl MessageLine {
+    /// Of a message.
+    pub fn of(message: &Message) -> Self {
+        let (payload, payload_base64) = text_or_base64(&message.payload);
+        Self { topic: message.topic.to_string(), received_at: message.received_at, payload, payload_base64 }
+    }
+
+    /// The message again; an error where its base64 is none.
+    pub fn message(self) -> Result<Message, base64::DecodeError> {
+        let payload = match (self.payload, self.payload_base64) {
+            (Some(text), _) => text.into(),
+            (None, Some(base64)) => BASE64.decode(base64)?.into(),
+            (None, None) => Bytes::new(),
+        };
+        Ok(Message { topic: self.topic.into(), payload, received_at: self.received_at })
+    }
+}
+
+impl Versions {
+    /// Of a stream that has had none.
+    pub fn none(stream: &str) -> Self {
+        Self { stream: stream.to_owned(), versions: Vec::new() }
+    }
+}
+
+impl VersionLine {
+    /// Of one that is kept.
+    pub fn of(accepted: Accepted) -> Self {
+        let Accepted { version, name, source, accepted_at, .. } = accepted;
+        Self { version, name, source, accepted_at }
     }
 }
 

@@ -89,12 +89,22 @@ impl Client {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<T, ClientError> {
-        let token = AdminToken::read(&self.data)?;
         let body = match body {
             Some(body) => serde_json::to_vec(body).map_err(|e| self.strange(e.to_string()))?,
             None => Vec::new(),
         };
-        self.ask(method, path, Some(&token), body.into()).await
+        self.send(method, path, body.into()).await
+    }
+
+    /// The same with a body as it is.
+    pub async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, ClientError> {
+        let token = AdminToken::read(&self.data)?;
+        self.ask(method, path, Some(&token), body).await
     }
 
     async fn ask<T: DeserializeOwned>(

@@ -5,6 +5,7 @@
 pub mod answer;
 mod client;
 pub mod moment;
+pub mod script;
 mod target;
 #[cfg(test)]
 pub mod testing;
@@ -13,40 +14,51 @@ mod tests;
 pub mod token;
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::bus::{Message, Route, unix_millis};
 use crate::cli::wiring;
 use crate::config::section::nearest;
 use crate::config::{ConfigError, RATE, Rate, StreamSettings};
 use crate::journal::{Books, DeadLetterFilter, DeadLetterId, Journal, JournalError, Rewind, StreamIndex};
-use crate::stream::StreamStatus;
+use crate::stream::reload::versions::Versions;
+use crate::stream::{ReloadHandle, StreamStatus};
 use answer::{
     Forgotten, JournalLine, Letter, LetterFilter, Letters, MOST_BYTES, MOST_LETTERS, Orphan, Paused,
     RewindRequest, Rewound, StreamLine, Taken, USUAL_LETTERS,
 };
 
-pub use target::{Target, TargetError};
+pub use client::ClientError;
+pub use target::{NO_BODY, Target, TargetError, running};
 
 /// The journal, and the streams that have a file.
 pub struct Operations {
     journal: Journal,
-    streams: Vec<Operated>,
+    streams: RwLock<Arc<[Operated]>>,
+    /// The accepted scripts, where they are kept.
+    versions: Option<Versions>,
 }
 
 /// A stream that has a file.
 pub struct Operated {
     name: String,
     /// Or why its file cannot be used.
-    usable: Result<Usable, String>,
+    usable: Result<Arc<Usable>, String>,
 }
 
 struct Usable {
     route: Route,
     /// Type and address, for a person.
     destination: String,
-    /// Where it runs: its script remembers what a rewind lets it forget.
-    running: Option<Arc<StreamStatus>>,
+    running: Option<Running>,
+}
+
+/// A stream that runs.
+pub struct Running {
+    /// Its script remembers what a rewind lets it forget.
+    pub status: Arc<StreamStatus>,
+    /// To whom orders about its script go.
+    pub orders: ReloadHandle,
 }
 
 /// Why something is not done; for a person.
@@ -72,16 +84,16 @@ impl From<JournalError> for OperateError {
 // === impl Operated ===
 
 impl Operated {
-    /// A stream with this number in the journal, and how it is doing where it
+    /// A stream with this number in the journal, and the stream itself where it
     /// runs.
-    pub fn new(index: StreamIndex, settings: &StreamSettings, running: Option<Arc<StreamStatus>>) -> Self {
+    pub fn new(index: StreamIndex, settings: &StreamSettings, running: Option<Running>) -> Self {
         let destination = &settings.destination;
         let usable = Usable {
             route: wiring::route(index, settings),
             destination: format!("{} {}", destination.type_name(), wiring::address(destination)),
             running,
         };
-        Self { name: settings.name.clone(), usable: Ok(usable) }
+        Self { name: settings.name.clone(), usable: Ok(Arc::new(usable)) }
     }
 
     /// A stream whose file cannot be used.
@@ -99,8 +111,17 @@ impl Operated {
 
 impl Operations {
     /// Operations on this journal.
-    pub fn new(journal: Journal, streams: Vec<Operated>) -> Self {
-        Self { journal, streams }
+    pub fn new(journal: Journal, streams: Vec<Operated>, versions: Option<Versions>) -> Self {
+        Self { journal, streams: RwLock::new(streams.into()), versions }
+    }
+
+    /// From now on these streams have a file.
+    pub fn set_streams(&self, streams: Vec<Operated>) {
+        *self.streams.write().unwrap_or_else(PoisonError::into_inner) = streams.into();
+    }
+
+    fn streams_now(&self) -> Arc<[Operated]> {
+        self.streams.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Closes the journal. Nothing can be done afterwards.
@@ -121,7 +142,7 @@ impl Operations {
             line.reason = stream.usable.as_ref().err().cloned();
             line
         };
-        self.streams.iter().map(line).collect()
+        self.streams_now().iter().map(line).collect()
     }
 
     /// Whether an operator has paused the stream.
@@ -187,7 +208,7 @@ impl Operations {
         let clears_state = !request.keep_state && !request.dry_run;
         let rewinding = self.journal.rewind(rewind, wanted(usable.route.clone(), keys));
         let found = match &usable.running {
-            Some(running) if clears_state => running.clear_state_with(rewinding).await?,
+            Some(running) if clears_state => running.status.clear_state_with(rewinding).await?,
             _ => rewinding.await?,
         };
         Ok(Rewound {
@@ -206,10 +227,10 @@ impl Operations {
 
     /// Forgets a stream that has no file any more.
     pub async fn forget(&self, stream: &str) -> Result<Forgotten, OperateError> {
-        if self.streams.iter().any(|s| s.name == stream) {
+        if self.streams_now().iter().any(|s| s.name == stream) {
             return Err(OperateError::NotNow(format!(
                 "the stream `{stream}` has a file; only a stream whose file is gone can be forgotten: remove the \
-                 file and start the gateway again"
+                 file and say `sluicegate apply`"
             )));
         }
         let known = self.journal.orphans();
@@ -291,12 +312,13 @@ impl Operations {
         }
     }
 
-    fn usable(&self, name: &str) -> Result<&Usable, OperateError> {
-        let Some(stream) = self.streams.iter().find(|stream| stream.name == name) else {
-            let names: Vec<&str> = self.streams.iter().map(|stream| stream.name.as_str()).collect();
+    fn usable(&self, name: &str) -> Result<Arc<Usable>, OperateError> {
+        let streams = self.streams_now();
+        let Some(stream) = streams.iter().find(|stream| stream.name == name) else {
+            let names: Vec<&str> = streams.iter().map(|stream| stream.name.as_str()).collect();
             return Err(unknown("stream", name, &names));
         };
-        stream.usable.as_ref().map_err(|reason| {
+        stream.usable.clone().map_err(|reason| {
             OperateError::NotNow(format!("the file of the stream `{name}` cannot be used: {reason}"))
         })
     }
@@ -304,7 +326,8 @@ impl Operations {
     /// The name of a stream by its number; the number itself, should nobody
     /// know it.
     fn name(&self, index: StreamIndex) -> String {
-        let stream = self.streams.iter().find(|stream| stream.index() == Some(index));
+        let streams = self.streams_now();
+        let stream = streams.iter().find(|stream| stream.index() == Some(index));
         let name = stream.map(|stream| stream.name.clone()).or_else(|| self.journal.name(index));
         name.unwrap_or_else(|| format!("#{}", index.0))
     }

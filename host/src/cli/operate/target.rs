@@ -5,19 +5,20 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::Method;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use url::form_urlencoded::{Serializer, byte_serialize};
 
 use super::answer::{
-    DropRequest, Forgotten, JournalLine, Letter, LetterFilter, Letters, Paused, ReplayRequest, RewindRequest,
-    Rewound, StreamLine, Taken,
+    DropRequest, Forgotten, JournalLine, Letter, LetterFilter, Letters, Messages, Paused, ReplayRequest,
+    RewindRequest, Rewound, RollbackRequest, ScriptChange, StreamLine, Taken, Versions,
 };
 use super::client::{Client, ClientError};
 use super::{OperateError, Operated, Operations};
 use crate::cli::wiring;
-use crate::config::{Config, ConfigErrors, StreamEntry};
+use crate::config::{Accepted, Config, ConfigErrors, StreamEntry};
 
 /// For a connection on the same machine.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
@@ -58,19 +59,13 @@ impl Target {
     /// Looks for the gateway of this configuration.
     pub async fn find(config: Option<&Path>) -> Result<Self, TargetError> {
         let config = Config::load(config)?;
-        let nobody = match &config.admin {
-            None => "the admin listener is off ([admin] listen = \"off\")".to_owned(),
-            Some(admin) => match knock(admin.listen).await {
-                Ok(()) => return Ok(Self::Running(Box::new(Client::new(admin.listen, config.data)))),
-                Err(error) => format!("no gateway answers at {} ({error})", admin.listen),
-            },
+        let nobody = match running(&config).await {
+            Ok(client) => return Ok(Self::Running(Box::new(client))),
+            Err(nobody) => nobody,
         };
-        let operations = open_journal(&config).await;
-        operations.map(Self::Offline).map_err(|reason| TargetError::NoGateway {
-            nobody,
-            folder: config.journal.path.clone(),
-            reason,
-        })
+        let folder = config.journal.path.clone();
+        let operations = open_journal(config).await;
+        operations.map(Self::Offline).map_err(|reason| TargetError::NoGateway { nobody, folder, reason })
     }
 
     /// Ends the work: what was done on the journal is durable then.
@@ -123,11 +118,79 @@ impl Target {
         })
     }
 
+    /// Has a stream's script read again.
+    pub async fn reload(&self, stream: &str) -> Result<ScriptChange, TargetError> {
+        Ok(match self {
+            Self::Running(client) => {
+                client.call(Method::POST, &stream_path(stream, "reload"), NO_BODY).await?
+            }
+            Self::Offline(operations) => operations.reload(stream).await?,
+        })
+    }
+
+    /// Takes the version of an official adapter that the running binary has.
+    pub async fn update(&self, stream: &str) -> Result<ScriptChange, TargetError> {
+        Ok(match self {
+            Self::Running(client) => {
+                client.call(Method::POST, &stream_path(stream, "update"), NO_BODY).await?
+            }
+            Self::Offline(operations) => operations.update(stream).await?,
+        })
+    }
+
+    /// Takes a stream back to a version that it has had.
+    pub async fn roll_back(&self, stream: &str, to: Option<String>) -> Result<ScriptChange, TargetError> {
+        Ok(match self {
+            Self::Running(client) => {
+                let request = RollbackRequest { to };
+                client.call(Method::POST, &stream_path(stream, "rollback"), Some(&request)).await?
+            }
+            Self::Offline(operations) => operations.roll_back(stream, to).await?,
+        })
+    }
+
+    /// What another script would change; none: the one that its source has.
+    pub async fn compare(&self, stream: &str, wasm: Option<Bytes>) -> Result<ScriptChange, TargetError> {
+        Ok(match self {
+            Self::Running(client) => {
+                client.send(Method::POST, &stream_path(stream, "compare"), wasm.unwrap_or_default()).await?
+            }
+            Self::Offline(operations) => operations.compare(stream, wasm).await?,
+        })
+    }
+
+    /// The versions of its script that a stream has had.
+    pub async fn versions(&self, stream: &str) -> Result<Versions, TargetError> {
+        Ok(match self {
+            Self::Running(client) => {
+                client.call(Method::GET, &stream_path(stream, "versions"), NO_BODY).await?
+            }
+            Self::Offline(operations) => operations.versions(stream).await?,
+        })
+    }
+
+    /// The newest messages of a stream, or of all.
+    pub async fn messages(
+        &self,
+        stream: Option<&str>,
+        key: Option<String>,
+        last: usize,
+    ) -> Result<Messages, TargetError> {
+        Ok(match self {
+            Self::Running(client) => {
+                let last = Some(last.to_string());
+                let query = query([("stream", stream), ("key", key.as_deref()), ("last", last.as_deref())]);
+                client.call(Method::GET, &format!("/messages?{query}"), NO_BODY).await?
+            }
+            Self::Offline(operations) => operations.messages(stream, key, last).await?,
+        })
+    }
+
     /// The dead letters that the filter lets through.
     pub async fn dead_letters(&self, filter: &LetterFilter) -> Result<Letters, TargetError> {
         Ok(match self {
             Self::Running(client) => {
-                client.call(Method::GET, &format!("/dead-letters?{}", query(filter)), NO_BODY).await?
+                client.call(Method::GET, &format!("/dead-letters?{}", letter_query(filter)), NO_BODY).await?
             }
             Self::Offline(operations) => operations.dead_letters(filter).await?,
         })
@@ -166,25 +229,42 @@ impl Target {
     }
 }
 
-const NO_BODY: Option<&()> = None;
+/// A call without a body.
+pub const NO_BODY: Option<&()> = None;
+
+/// The gateway that runs, or who was asked in vain.
+pub async fn running(config: &Config) -> Result<Client, String> {
+    match &config.admin {
+        None => Err("the admin listener is off ([admin] listen = \"off\")".to_owned()),
+        Some(admin) => match knock(admin.listen).await {
+            Ok(()) => Ok(Client::new(admin.listen, config.data.clone())),
+            Err(error) => Err(format!("no gateway answers at {} ({error})", admin.listen)),
+        },
+    }
+}
 
 /// Whether somebody listens there.
 async fn knock(address: SocketAddr) -> io::Result<()> {
     timeout(CONNECT_PATIENCE, TcpStream::connect(address)).await.map_err(io::Error::from)?.map(drop)
 }
 
-/// Opens the journal of a gateway that does not run.
-async fn open_journal(config: &Config) -> Result<Operations, String> {
+/// Opens the journal of a gateway that does not run, for the streams that it
+/// would run.
+async fn open_journal(mut config: Config) -> Result<Operations, String> {
     if !config.journal.path.exists() {
         return Err("there is none yet".to_owned());
     }
-    let journal = wiring::open_journal(config).await.map_err(|error| error.to_string())?;
+    let accepted = Accepted::load(&config.data).map_err(|error| error.to_string())?;
+    config.settle(&accepted, false);
+    let journal = wiring::open_journal(&config).await.map_err(|error| error.to_string())?;
     let operated = config.streams.iter().filter_map(|entry| match entry {
         StreamEntry::Ready(settings) => Some(Operated::new(journal.stream(&settings.name)?, settings, None)),
         StreamEntry::Unusable { name, errors } => Some(Operated::unusable(name, errors)),
     });
     let operated = operated.collect();
-    Ok(Operations::new(journal, operated))
+    let scripts =
+        wiring::versions(&config).await.map_err(|error| format!("the accepted scripts: {error}"))?;
+    Ok(Operations::new(journal, operated, Some(scripts)))
 }
 
 /// `/streams/NAME/WORD`.
@@ -195,11 +275,19 @@ fn stream_path(stream: &str, word: &str) -> String {
     if word.is_empty() { format!("/streams/{name}") } else { format!("/streams/{name}/{word}") }
 }
 
-fn query(filter: &LetterFilter) -> String {
-    let mut query = Serializer::new(String::new());
+fn letter_query(filter: &LetterFilter) -> String {
     let limit = filter.limit.map(|limit| limit.to_string());
-    let given =
-        [("stream", &filter.stream), ("reason", &filter.reason), ("since", &filter.since), ("limit", &limit)];
+    query([
+        ("stream", filter.stream.as_deref()),
+        ("reason", filter.reason.as_deref()),
+        ("since", filter.since.as_deref()),
+        ("limit", limit.as_deref()),
+    ])
+}
+
+/// What is given, as the query of a URL.
+fn query<const N: usize>(given: [(&str, Option<&str>); N]) -> String {
+    let mut query = Serializer::new(String::new());
     for (name, value) in given {
         if let Some(value) = value {
             query.append_pair(name, value);

@@ -93,6 +93,6 @@ impl Site {
             StreamEntry::Unusable { name, errors } => Operated::unusable(name, errors),
         });
         let operated = operated.collect();
-        Operations::new(self.journal.clone(), operated)
+        Operations::new(self.journal.clone(), operated, None)
     }
 }

@@ -9,12 +9,12 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::ConfigArg;
-use super::operate::answer::{RewindRequest, Rewound};
+use super::operate::answer::{RewindRequest, Rewound, ScriptChange};
 use super::operate::{Target, TargetError, moment};
+use super::{ConfigArg, differences};
 use crate::config::{RATE, Rate};
 
-/// See how the streams are doing; pause, resume, rewind and forget them
+/// See how the streams are doing; pause, resume, rewind and forget them; change their scripts
 ///
 /// Works on the running gateway of the configuration, or on its journal while no gateway runs; bare, it lists
 /// the streams.
@@ -26,6 +26,9 @@ Examples:
   sluicegate streams rewind --stream fleet-to-http --to 30m
   sluicegate streams rewind --stream fleet-to-http --to 2026-03-01T12:00:00Z --keys 7001,7002 --rate 100/s --yes
   sluicegate streams forget fleet-of-last-year
+  sluicegate streams reload fleet-to-http
+  sluicegate streams rollback fleet-to-http --to 489a491f
+  sluicegate streams update fleet-to-aws --yes
 
 What changes something needs the file admin.token in the data folder, which the gateway's user may read.
 
@@ -54,6 +57,48 @@ enum Command {
     Rewind(RewindArgs),
     /// Forget streams whose files are gone, with all that is queued for them
     Forget(Names),
+    /// Read the scripts and tables of streams again, and take what is new if it stands its proof
+    ///
+    /// For an official adapter that is its tables: `update` takes the adapter itself.
+    Reload(Names),
+    Update(UpdateArgs),
+    Rollback(RollbackArgs),
+    /// Show the versions of its script that a stream has run
+    Versions(OneName),
+}
+
+/// Take the version of an official adapter that the gateway's binary brings along
+///
+/// An upgrade of the binary does not change what a stream runs. Without --yes nothing is done: it only shows what
+/// the other version makes of the latest messages.
+#[derive(Args, Clone, Debug)]
+struct UpdateArgs {
+    /// The stream
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// Do it
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Go back to a version of its script that a stream has run before
+///
+/// The version that runs is put aside: the gateway does not take it again until its file changes or `reload` says so.
+#[derive(Args, Clone, Debug)]
+struct RollbackArgs {
+    /// The stream
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// The version, by the first digits of its hash [default: the one before]
+    #[arg(long, value_name = "VERSION", value_parser = version)]
+    to: Option<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+struct OneName {
+    /// The stream
+    #[arg(value_name = "NAME")]
+    name: String,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -108,6 +153,17 @@ fn rate(text: &str) -> Result<String, String> {
     Rate::parse(text).map(|rate| rate.to_string()).ok_or_else(|| format!("expected {RATE}"))
 }
 
+/// Checks the beginning of a version on the command line.
+fn version(text: &str) -> Result<String, String> {
+    let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    if (4..=64).contains(&text.len()) && text.bytes().all(is_digit) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected the first 4 or more of the 64 hexadecimal digits that `streams versions` shows"
+            .to_owned())
+    }
+}
+
 /// Runs the command.
 pub async fn run(args: StreamsArgs) -> ExitCode {
     match carry_out(args).await {
@@ -149,6 +205,20 @@ async fn on(target: &Target, command: Command, json: bool) -> Result<(), Streams
                 report(json, &answer, || format!("{name} is forgotten, with all that was queued for it"))?;
             }
         }
+        Command::Reload(Names { names }) => {
+            for name in &names {
+                changed(&target.reload(name).await?, json)?;
+            }
+        }
+        Command::Update(args) => update(target, args, json).await?,
+        Command::Rollback(RollbackArgs { name, to }) => changed(&target.roll_back(&name, to).await?, json)?,
+        Command::Versions(OneName { name }) => {
+            let versions = target.versions(&name).await?;
+            if json {
+                return Ok(super::print_json(&versions)?);
+            }
+            show::versions(&versions)?;
+        }
     }
     Ok(())
 }
@@ -169,6 +239,28 @@ async fn rewind(target: &Target, args: RewindArgs, json: bool) -> Result<(), Str
     let request = RewindRequest { to, until, keys, rate, keep_state, dry_run: !yes };
     let answer: Rewound = target.rewind(&stream, request).await?;
     report(json, &answer, || show::rewound(&answer, keep_state))
+}
+
+async fn update(target: &Target, args: UpdateArgs, json: bool) -> Result<(), StreamsError> {
+    let UpdateArgs { name, yes } = args;
+    if yes {
+        return changed(&target.update(&name).await?, json);
+    }
+    let change = target.compare(&name, None).await?;
+    changed(&change, json)?;
+    if !json && change.before.as_ref() != Some(&change.after) {
+        super::print_line("Nothing was done. To do it, say the same with --yes.")?;
+    }
+    Ok(())
+}
+
+fn changed(change: &ScriptChange, json: bool) -> Result<(), StreamsError> {
+    if json {
+        super::print_json(change)?;
+    } else {
+        differences::print(change)?;
+    }
+    Ok(())
 }
 
 fn report(json: bool, answer: &impl Serialize, words: impl FnOnce() -> String) -> Result<(), StreamsError> {
@@ -229,6 +321,10 @@ mod tests {
             ("rewind --stream s --to yesterday", "2026-03-01T12:00:00Z"),
             ("rewind --stream s --to 30m --rate fast", "100/s"),
             ("pause", "NAME"),
+            ("reload", "NAME"),
+            ("rollback s --to 12", "hexadecimal"),
+            ("rollback s --to latest", "streams versions"),
+            ("update a b", "unexpected argument"),
             ("stop a", "unrecognized"),
         ] {
             let error = parse(line).unwrap_err();

@@ -2,10 +2,13 @@
 
 use std::io::{self, Write};
 
-use crate::cli::operate::answer::{JournalLine, Rewound, StreamLine};
+use crate::cli::operate::answer::{JournalLine, Rewound, StreamLine, Versions};
 use crate::cli::operate::moment;
-use crate::cli::table::{Cell, Column, Look, Table};
+use crate::cli::table::{Cell, Column, Look, Table, printable};
 use crate::config::units::show_size_roughly;
+
+/// Digits of a version, as logs show them.
+const SHOWN_DIGITS: usize = 12;
 
 /// The table of the streams.
 pub(super) fn streams(streams: &[StreamLine]) -> io::Result<()> {
@@ -76,6 +79,17 @@ pub(super) fn notes(out: &mut impl Write, streams: &[StreamLine], journal: &Jour
     for stream in streams.iter().filter(|stream| !stream.books_balance) {
         writeln!(out, "the books of {} do not balance: please report it", stream.name)?;
     }
+    for stream in streams {
+        if let Some(note) = &stream.note {
+            writeln!(out, "note: {}: {}", stream.name, printable(note))?;
+        }
+    }
+    for stream in streams {
+        if let Some(refused) = &stream.refused {
+            let first = refused.lines().next().unwrap_or_default();
+            writeln!(out, "refused: {}: the newest script: {}", stream.name, printable(first))?;
+        }
+    }
     for orphan in &journal.orphans {
         let (name, since) = (&orphan.name, moment::show(orphan.since));
         writeln!(
@@ -84,6 +98,28 @@ pub(super) fn notes(out: &mut impl Write, streams: &[StreamLine], journal: &Jour
         )?;
     }
     Ok(())
+}
+
+/// The versions of a stream's script, the one that runs first.
+pub(super) fn versions(answer: &Versions) -> io::Result<()> {
+    if answer.versions.is_empty() {
+        return crate::cli::print_line(&format!("{} has run no script yet", answer.stream));
+    }
+    version_table(answer).print()
+}
+
+fn version_table(answer: &Versions) -> Table {
+    let columns = ["VERSION", "SCRIPT", "ACCEPTED", "FROM"];
+    let mut table = Table::new(columns.map(Column::Left));
+    for line in answer.versions.iter().rev() {
+        table.row([
+            line.version.get(..SHOWN_DIGITS).unwrap_or(&line.version).into(),
+            (&line.name).into(),
+            moment::show(line.accepted_at).into(),
+            (&line.source).into(),
+        ]);
+    }
+    table
 }
 
 /// What a rewind does or would do.
@@ -134,7 +170,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::cli::operate::answer::Orphan;
+    use crate::cli::operate::answer::{Orphan, VersionLine};
     use crate::journal::Books;
 
     fn lines() -> Vec<StreamLine> {
@@ -193,6 +229,8 @@ paused         paused        -       0     0          0     0
         streams[0].books_balance = false;
         (journal.alarm, journal.full, journal.holder) = (Some(100), true, Some("fleet-to-http".to_owned()));
         journal.broken = Some("No space left on device".to_owned());
+        streams[1].note = Some("streams/fleet-to-http.toml is not what runs".to_owned());
+        streams[2].refused = Some("it traps\nat once".to_owned());
         journal.orphans = vec![Orphan { name: "old".to_owned(), since: 0 }];
         let text = text_of(&streams, &journal);
         for words in [
@@ -200,10 +238,32 @@ paused         paused        -       0     0          0     0
             "takes nothing: No space left on device",
             "fleet-to-http holds most of it",
             "the books of well do not balance",
+            "refused: paused: the newest script: it traps\n",
+            "note: fleet-to-http: streams/fleet-to-http.toml is not what runs\n",
             "old has no file since 1970-01-01T00:00:00.000Z; `sluicegate streams forget old`",
         ] {
             assert!(text.contains(words), "{words}: {text}");
         }
+    }
+
+    #[test]
+    fn the_version_that_runs_is_the_first() {
+        let line = |digit: &str, at| VersionLine {
+            version: digit.repeat(64),
+            name: "mine".to_owned(),
+            source: "mine.wasm".to_owned(),
+            accepted_at: at,
+        };
+        let versions =
+            Versions { stream: "s".to_owned(), versions: vec![line("a", 0), line("b", 1_700_000_000_000)] };
+        let mut out = Vec::new();
+        version_table(&versions).write(&mut out, None).unwrap();
+        let expected = "\
+VERSION       SCRIPT  ACCEPTED                  FROM
+bbbbbbbbbbbb  mine    2023-11-14T22:13:20.000Z  mine.wasm
+aaaaaaaaaaaa  mine    1970-01-01T00:00:00.000Z  mine.wasm
+";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 
     #[test]

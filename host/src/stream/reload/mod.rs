@@ -10,6 +10,7 @@ pub mod verdict;
 pub mod versions;
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -22,8 +23,9 @@ use super::status::{State, StreamStatus};
 use crate::backoff::Backoff;
 use crate::bus::{Message, unix_millis};
 use crate::journal::Journal;
-use crate::script::{Engine, Recipe, Script, Version};
+use crate::script::{Engine, Limits, Package, Recipe, Script, Tables, Version, cases};
 use crate::telemetry::event;
+use crate::watch::{Changes, Watch};
 use shadow::Comparison;
 use verdict::judge;
 use versions::{Accepted, Versions};
@@ -35,12 +37,18 @@ pub struct ScriptSource {
     /// Where it is read from: a path, or `adapter` and a name. A stream whose
     /// source is another one than before begins anew.
     pub origin: String,
+    /// The files that the recipe depends on: the script's own, unless the binary
+    /// brings it along, and its tables'.
+    pub paths: Vec<PathBuf>,
     /// Reads its bytes; an error for a person.
     pub read: Box<dyn Fn() -> Result<Bytes, String> + Send + Sync>,
-    /// What is to be loaded, given the bytes; an error for a person.
-    pub recipe: Box<dyn Fn(Bytes) -> Result<Recipe, String> + Send + Sync>,
-    /// Whether a new version is taken by itself, or only on order.
+    /// What is to be loaded, given the bytes; without tables it reads them, and so
+    /// blocks. An error for a person.
+    pub recipe: Box<dyn Fn(Bytes, Option<Tables>) -> Result<Recipe, String> + Send + Sync>,
+    /// Whether new bytes are taken by themselves, or only on order.
     pub follow: bool,
+    /// Notices that the files have changed; none: nobody does.
+    pub watch: Option<Watch>,
     /// Where accepted versions are kept; none: nowhere.
     pub versions: Option<Versions>,
     /// What a new version has to stand.
@@ -73,8 +81,12 @@ pub struct Reloaded {
     pub before: Option<String>,
     /// Of the one that runs now, or would.
     pub after: String,
+    /// Whether it has taken the place of another one.
+    pub replaced: bool,
     /// What the new one changes; none where nothing was compared.
     pub comparison: Option<Comparison>,
+    /// Why it would not be taken; only where nothing was to be put in place.
+    pub refusal: Option<String>,
 }
 
 type Answer = Result<Reloaded, Refusal>;
@@ -87,12 +99,25 @@ struct Order {
 
 #[derive(Debug)]
 enum What {
-    /// Read the source again and take what is there.
+    /// Read the files again and take what is there.
     Reload,
+    /// Take what the source has now, also where that is not followed.
+    Update,
     /// Go back to that version, or to the one before.
     RollBack(Option<String>),
     /// Compare these bytes, or what the source has, with what runs.
     Compare(Option<Bytes>),
+}
+
+/// Why the source is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reason {
+    /// Files have changed.
+    Changed,
+    /// An operator has said so.
+    Reload,
+    /// And wants what the binary brings along.
+    Update,
 }
 
 /// Orders that wait.
@@ -108,6 +133,8 @@ pub(super) struct Reloader {
     pub takes: Takes,
     pub source: Arc<ScriptSource>,
     pub orders: Orders,
+    /// Of the source's files.
+    pub changes: Option<Changes>,
 }
 
 /// Says which messages are a stream's.
@@ -130,9 +157,16 @@ impl ReloadHandle {
         (Self(orders), Orders(taken))
     }
 
-    /// Has the source read again, proven and put in place.
+    /// Has the files read again, and what is new proven and put in place. What
+    /// the binary brings along stays as it was accepted.
     pub async fn reload(&self) -> Answer {
         self.order(What::Reload).await
+    }
+
+    /// The same, and of what the binary brings along the version that it brings
+    /// now.
+    pub async fn update(&self) -> Answer {
+        self.order(What::Update).await
     }
 
     /// Puts an accepted version back in place: the one whose hash begins like
@@ -155,19 +189,44 @@ impl ReloadHandle {
     }
 }
 
+// === impl Reloaded ===
+
+impl Reloaded {
+    fn alone(after: String) -> Self {
+        Self { before: None, after, replaced: false, comparison: None, refusal: None }
+    }
+
+    fn unchanged(script: &Script) -> Self {
+        Self { replaced: false, ..Self::replaced(script, script) }
+    }
+
+    fn replaced(old: &Script, new: &Script) -> Self {
+        Self { before: Some(old.label().to_owned()), replaced: true, ..Self::alone(new.label().to_owned()) }
+    }
+}
+
 // === impl ScriptSource ===
 
 impl ScriptSource {
-    /// The recipe of these bytes, or of what the source has now. What is read
-    /// comes with it.
-    async fn recipe(self: &Arc<Self>, wasm: Option<Bytes>) -> Result<Recipe, (Code, Refusal)> {
+    /// The changes of its files, if there are any and somebody notices.
+    pub(super) fn changes(&self) -> Option<Changes> {
+        self.watch.as_ref().filter(|_| !self.paths.is_empty()).map(|watch| watch.paths(self.paths.clone()))
+    }
+
+    /// The recipe of these bytes and tables, or of what the source has now. What
+    /// is read comes with it.
+    async fn recipe(
+        self: &Arc<Self>,
+        wasm: Option<Bytes>,
+        tables: Option<Tables>,
+    ) -> Result<Recipe, (Code, Refusal)> {
         let source = self.clone();
         let read = move || {
             let wasm = match wasm {
                 Some(wasm) => wasm,
                 None => (source.read)().map_err(|error| (Code::ScriptMissing, Refusal::Unreadable(error)))?,
             };
-            (source.recipe)(wasm).map_err(|error| (Code::ScriptInvalid, Refusal::Unreadable(error)))
+            (source.recipe)(wasm, tables).map_err(|error| (Code::ScriptInvalid, Refusal::Unreadable(error)))
         };
         tokio::task::spawn_blocking(read)
             .await
@@ -198,11 +257,15 @@ impl Reloader {
         let mut backoff = Backoff::new(fastrand::u64(..));
         let mut failures = 0;
         let mut waiting: Option<oneshot::Sender<Answer>> = None;
+        if let Some(changes) = &mut self.changes {
+            // What changes from here on is noticed.
+            changes.ready().await;
+        }
         loop {
             match self.begin().await {
                 Ok(script) => {
                     let after = script.label().to_owned();
-                    answer(waiting, Ok(Reloaded { before: None, after, comparison: None }));
+                    answer(waiting, Ok(Reloaded::alone(after)));
                     return script;
                 }
                 Err((code, refusal)) => {
@@ -215,8 +278,9 @@ impl Reloader {
             loop {
                 tokio::select! {
                     () = sleep_until(again) => break,
+                    () = changed(&mut self.changes) => break,
                     Some(order) = self.orders.0.recv() => match order.what {
-                        What::Reload => {
+                        What::Reload | What::Update => {
                             waiting = Some(order.answer);
                             break;
                         }
@@ -243,14 +307,28 @@ impl Reloader {
             }
         };
         if let Some(wasm) = kept {
-            let recipe = self.source.recipe(Some(wasm)).await?;
+            let recipe = self.source.recipe(Some(wasm), None).await?;
             return Script::load(&self.engine, recipe).await.map_err(|error| refused(error.into()));
         }
-        let recipe = self.source.recipe(None).await?;
+        let recipe = self.source.recipe(None, None).await?;
         let wasm = recipe.wasm.clone();
         let script = Script::load(&self.engine, recipe).await.map_err(|error| refused(error.into()))?;
+        self.forget_other_state(&script).await.map_err(refused)?;
         self.accept(&script, wasm).await.map_err(refused)?;
         Ok(script)
+    }
+
+    /// Lets the state go that a script with another form of it has left: the
+    /// stream has another source now.
+    async fn forget_other_state(&self, script: &Script) -> Result<(), Refusal> {
+        let stream = self.stream.clone();
+        let last = self.source.versions(None, move |versions| Ok(versions.of(&stream)?.pop())).await?;
+        match (last, self.status.index()) {
+            (Some(last), Some(index)) if last.state_version != script.state_version() => {
+                Ok(self.status.clear_state_with(self.journal.clear_state(index)).await?)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Keeps the script of the lanes up to date, for ever.
@@ -259,11 +337,18 @@ impl Reloader {
         editions.mark_unchanged();
         if self.source.follow {
             // It may have changed while nothing ran.
-            let outcome = self.reload(&slot, false).await;
-            self.tell(outcome);
+            self.follow(&slot).await;
+        } else if let Some(waiting) = self.waiting_update(&slot).await {
+            event::ScriptUpdateWaits {
+                stream: &self.stream,
+                running: slot.current().script.label(),
+                waiting: &waiting,
+            }
+            .emit();
         }
         loop {
             tokio::select! {
+                () = changed(&mut self.changes) => self.follow(&slot).await,
                 Some(order) = self.orders.0.recv() => self.carry_out(order, &slot).await,
                 Ok(()) = editions.changed() => {
                     let edition = editions.borrow_and_update().clone();
@@ -273,45 +358,65 @@ impl Reloader {
         }
     }
 
+    /// Files have changed: takes what is new, or says why not.
+    async fn follow(&self, slot: &Slot) {
+        if let Err(refusal) = self.reload(slot, Reason::Changed).await {
+            self.refused(&refusal);
+        }
+    }
+
     async fn carry_out(&self, order: Order, slot: &Slot) {
         let Order { what, answer } = order;
         let outcome = match what {
-            What::Reload => {
-                let outcome = self.reload(slot, true).await;
-                if let Err(refusal) = &outcome {
-                    self.refused(refusal);
-                }
-                outcome
-            }
+            What::Reload => self.reload_on_order(slot, Reason::Reload).await,
+            What::Update => self.reload_on_order(slot, Reason::Update).await,
             What::RollBack(to) => self.roll_back(slot, to).await,
             What::Compare(wasm) => self.compare(slot, wasm).await,
         };
         let _ = answer.send(outcome);
     }
 
-    /// Takes what the source has, if it is something else than what runs;
-    /// `ordered`: also what was put aside before.
-    async fn reload(&self, slot: &Slot, ordered: bool) -> Answer {
-        let recipe = self.source.recipe(None).await.map_err(|(_, refusal)| refusal)?;
+    async fn reload_on_order(&self, slot: &Slot, reason: Reason) -> Answer {
+        let outcome = self.reload(slot, reason).await;
+        if let Err(refusal) = &outcome {
+            self.refused(refusal);
+        }
+        outcome
+    }
+
+    /// Takes what there is now, if it is something else than what runs.
+    async fn reload(&self, slot: &Slot, reason: Reason) -> Answer {
+        let old = slot.current().script.clone();
+        let from_source = self.source.follow || reason == Reason::Update;
+        let bytes = if from_source { None } else { self.kept(old.version().full()).await? };
+        let recipe = self.source.recipe(bytes, None).await.map_err(|(_, refusal)| refusal)?;
         let wasm = recipe.wasm.clone();
         let version = Version::of(&wasm);
-        let old = slot.current().script.clone();
-        let before = Some(old.label().to_owned());
-        let unchanged = Reloaded { before: before.clone(), after: old.label().to_owned(), comparison: None };
         if *old.version() == version && old.is_of(&recipe) {
-            return Ok(unchanged);
+            return Ok(Reloaded::unchanged(&old));
         }
         let (stream, full) = (self.stream.clone(), version.full());
         let aside = self.source.versions(false, move |versions| versions.is_put_aside(&stream, &full));
-        if !ordered && aside.await? {
-            return Ok(unchanged);
+        // Whoever orders it wants it all the same.
+        if reason == Reason::Changed && aside.await? {
+            return Err(Refusal::PutAside { version: version.to_string(), stream: self.stream.clone() });
         }
+        let limits = recipe.limits.clone();
         let new = Script::load(&self.engine, recipe).await?;
+        self.check_cases(wasm.clone(), &limits).await?;
         let comparison = self.shadow(&old, &new).await?;
         judge(&comparison, old.label(), self.source.rules.max_new_rejections)?;
-        self.accept(&new, wasm).await?;
-        let clear = self.status.clear_state_between(&old, &new, &self.journal);
-        slot.swap(new.clone(), self.source.rules.guard, clear).await?;
+        let other_state = old.state_version() != new.state_version();
+        if !other_state {
+            self.accept(&new, wasm.clone()).await?;
+        }
+        let between = async {
+            self.status.clear_state_between(&old, &new, &self.journal).await?;
+            // Not before: a restart in between would run it on a state that it
+            // cannot read.
+            if other_state { self.accept(&new, wasm).await } else { Ok(()) }
+        };
+        slot.swap(new.clone(), self.source.rules.guard, between).await?;
         event::ScriptReplaced {
             stream: &self.stream,
             before: old.label(),
@@ -320,16 +425,26 @@ impl Reloader {
             differing: comparison.differing,
         }
         .emit();
-        Ok(Reloaded { before, after: new.label().to_owned(), comparison: Some(comparison) })
+        Ok(Reloaded { comparison: Some(comparison), ..Reloaded::replaced(&old, &new) })
     }
 
     async fn compare(&self, slot: &Slot, wasm: Option<Bytes>) -> Answer {
-        let recipe = self.source.recipe(wasm).await.map_err(|(_, refusal)| refusal)?;
+        let recipe = self.source.recipe(wasm, None).await.map_err(|(_, refusal)| refusal)?;
         let old = slot.current().script.clone();
+        let (wasm, limits) = (recipe.wasm.clone(), recipe.limits.clone());
         let new = Script::load(&self.engine, recipe).await?;
-        let comparison = Some(self.shadow(&old, &new).await?);
-        let before = Some(old.label().to_owned());
-        Ok(Reloaded { before, after: new.label().to_owned(), comparison })
+        let comparison = self.shadow(&old, &new).await?;
+        let verdict = match self.check_cases(wasm, &limits).await {
+            Ok(()) => judge(&comparison, old.label(), self.source.rules.max_new_rejections),
+            failed => failed,
+        };
+        let refusal = verdict.err().map(|refusal| refusal.to_string());
+        Ok(Reloaded {
+            replaced: false,
+            comparison: Some(comparison),
+            refusal,
+            ..Reloaded::replaced(&old, &new)
+        })
     }
 
     async fn roll_back(&self, slot: &Slot, to: Option<String>) -> Answer {
@@ -345,14 +460,15 @@ impl Reloader {
         let wanted = wanted.ok_or_else(|| Refusal::no_version(to.as_deref()))?;
         let version = wanted.version.clone();
         let wasm = self.source.versions(Bytes::new(), move |versions| versions.read(&version)).await?;
-        let recipe = self.source.recipe(Some(wasm)).await.map_err(|(_, refusal)| refusal)?;
+        // The tables that have stood the proof, not what may be on the disk now.
+        let tables = Some(old.tables().clone());
+        let recipe = self.source.recipe(Some(wasm), tables).await.map_err(|(_, refusal)| refusal)?;
         let new = Script::load(&self.engine, recipe).await?;
         self.go_back(&old, wanted).await?;
         slot.restore(new.clone(), self.status.clear_state_between(&old, &new, &self.journal)).await?;
         event::ScriptRolledBack { stream: &self.stream, from: old.label(), to: new.label(), because: None }
             .emit();
-        let before = Some(old.label().to_owned());
-        Ok(Reloaded { before, after: new.label().to_owned(), comparison: None })
+        Ok(Reloaded::replaced(&old, &new))
     }
 
     /// Another edition is in place: what is to be told, and to be kept.
@@ -371,10 +487,11 @@ impl Reloader {
         }
     }
 
-    fn tell(&self, outcome: Answer) {
-        if let Err(refusal) = outcome {
-            self.refused(&refusal);
-        }
+    /// What the binary brings along instead of what runs.
+    async fn waiting_update(&self, slot: &Slot) -> Option<String> {
+        let recipe = self.source.recipe(None, None).await.ok()?;
+        let version = Version::of(&recipe.wasm);
+        (*slot.current().script.version() != version).then(|| format!("{} {version}", recipe.name))
     }
 
     fn refused(&self, refusal: &Refusal) {
@@ -382,11 +499,27 @@ impl Reloader {
         self.status.set_refused(Some(refusal.to_string()));
     }
 
+    /// Whether the script does what its author says of it.
+    async fn check_cases(&self, wasm: Bytes, limits: &Limits) -> Result<(), Refusal> {
+        let package = Package::parse(wasm).map_err(|error| Refusal::Unreadable(error.to_string()))?;
+        match cases::check(&self.engine, &package, limits).await {
+            Ok(()) => Ok(()),
+            Err(faults) => {
+                let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+                Err(Refusal::Cases(faults.join("\n")))
+            }
+        }
+    }
+
+    /// The bytes of an accepted version; none where nothing is kept.
+    async fn kept(&self, version: String) -> Result<Option<Bytes>, Refusal> {
+        self.source.versions(None, move |versions| versions.read(&version).map(Some)).await
+    }
+
     async fn shadow(&self, old: &Script, new: &Script) -> Result<Comparison, Refusal> {
         let takes = self.takes.clone();
         let messages = self.journal.latest(self.source.rules.compared, move |message| takes(message)).await?;
-        let state = self.status.memory.state.values();
-        Ok(shadow::compare(old, new, &messages, &state).await)
+        Ok(shadow::compare(old, new, &messages, &self.status.memory.state.copy()).await)
     }
 
     async fn accept(&self, script: &Script, wasm: Bytes) -> Result<(), Refusal> {
@@ -407,6 +540,14 @@ impl Reloader {
             accepted_at: unix_millis(),
             state_version: script.state_version(),
         }
+    }
+}
+
+/// Resolves when files have changed; never where nobody looks.
+async fn changed(changes: &mut Option<Changes>) {
+    match changes {
+        Some(changes) => drop(changes.next().await),
+        None => std::future::pending().await,
     }
 }
 

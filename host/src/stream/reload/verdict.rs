@@ -1,6 +1,6 @@
 //! Whether a new script may take the place of the old one.
 
-use super::shadow::{Comparison, Difference, Fate};
+use super::shadow::{self, Comparison, Difference, Fate};
 use crate::journal::JournalError;
 use crate::script::LoadError;
 
@@ -48,6 +48,22 @@ pub enum Refusal {
         /// One of them, and why it is rejected.
         example: String,
     },
+    /// It has run before, and an operator or its trial has put it aside.
+    #[error(
+        "version {version} has been taken back before; `sluicegate streams reload {stream}` takes it all the same"
+    )]
+    PutAside {
+        /// The version.
+        version: String,
+        /// The stream.
+        stream: String,
+    },
+    /// It cannot be proven in time.
+    #[error(
+        "it maps so slowly that it cannot be proven to be pure: {} s were not enough for the latest messages",
+        shadow::PROOF.as_secs()
+    )]
+    Unproven,
     /// There is no such version to go back to.
     #[error("{0}")]
     NoVersion(String),
@@ -88,6 +104,9 @@ pub(super) fn judge(comparison: &Comparison, old: &str, max_new_rejections: usiz
     if let Some(what) = &comparison.impure {
         return Err(Refusal::Impure(what.clone()));
     }
+    if comparison.unproven {
+        return Err(Refusal::Unproven);
+    }
     let of = comparison.messages;
     if let Some(first) = comparison.new_failures.first() {
         let (count, old, example) = (comparison.new_failures.len(), old.to_owned(), example(first));
@@ -109,7 +128,9 @@ fn example(difference: &Difference) -> String {
     let payload = String::from_utf8_lossy(&difference.message.payload);
     let cut = payload.floor_char_boundary(SHOWN);
     let more = if cut < payload.len() { "..." } else { "" };
-    let shown = payload.get(..cut).unwrap_or_default().escape_debug();
+    // A terminal must not obey it.
+    let plain = |c: char| if c.is_control() { c.escape_default().collect() } else { c.to_string() };
+    let shown: String = payload.get(..cut).unwrap_or_default().chars().map(plain).collect();
     let what = match &difference.new {
         Fate::Failed(fault) => fault.as_str(),
         Fate::Rejected(reason) => reason.as_str(),
@@ -148,13 +169,13 @@ mod tests {
         assert_eq!(
             said(&comparison, 0),
             "it rejects 1 of the 9 latest messages, which mine 0123 maps ([reload] max_new_rejections = 0); \
-             no ident: `{\\\"a\\\":1}`"
+             no ident: `{\"a\":1}`"
         );
         comparison.new_failures = vec![difference(Fate::Failed("the script trapped: unreachable".into()))];
         assert_eq!(
             said(&comparison, 1),
             "it fails on 1 of the 9 latest messages, which mine 0123 maps; the script trapped: unreachable: \
-             `{\\\"a\\\":1}`"
+             `{\"a\":1}`"
         );
         comparison.impure = Some("it remembers".into());
         assert_eq!(said(&comparison, 1), "it is not pure: it remembers");

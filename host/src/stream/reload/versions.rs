@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -87,6 +87,9 @@ impl Versions {
     /// Lets a stream run this version from now on, also after a restart. Older
     /// ones go when there are too many.
     pub fn accept(&self, stream: &str, accepted: Accepted, wasm: &[u8]) -> io::Result<()> {
+        // Throughout: another stream may accept the same bytes, or be the last
+        // that had them.
+        let _changing = self.changing();
         if self.read(&accepted.version).is_err() {
             write_whole(&self.content(&accepted.version), wasm)?;
         }
@@ -102,6 +105,7 @@ impl Versions {
 
     /// Lets a stream run the version `instead` of the one that it has.
     pub fn go_back(&self, stream: &str, from: &str, instead: Accepted) -> io::Result<()> {
+        let _changing = self.changing();
         self.change(stream, |record| {
             record.put_aside.retain(|aside| aside != from);
             record.put_aside.push(from.to_owned());
@@ -113,8 +117,11 @@ impl Versions {
         })
     }
 
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.0.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn change<T>(&self, stream: &str, change: impl FnOnce(&mut Record) -> T) -> io::Result<T> {
-        let _changing = self.0.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut record = self.record(stream)?;
         let changed = change(&mut record);
         write_whole(&self.path(stream), &serde_json::to_vec_pretty(&record)?)?;
@@ -213,6 +220,24 @@ mod tests {
         assert!(versions.read(&accepted(b"0").version).is_ok(), "another stream has it");
         assert!(versions.read(&accepted(b"1").version).is_err());
         assert!(versions.read(&accepted(b"2").version).is_ok());
+    }
+
+    /// Each wrote the same file beside it, and renamed it from under the other.
+    #[test]
+    fn streams_accept_the_same_script_at_the_same_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let versions = Versions::open(folder.path().to_owned()).unwrap();
+        let barrier = std::sync::Barrier::new(8);
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let (versions, barrier) = (&versions, &barrier);
+                scope.spawn(move || {
+                    barrier.wait();
+                    versions.accept(&format!("s{number}"), accepted(b"one"), b"one").unwrap();
+                });
+            }
+        });
+        assert_eq!(versions.read(&accepted(b"one").version).unwrap(), "one");
     }
 
     #[test]

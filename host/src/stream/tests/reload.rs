@@ -4,20 +4,25 @@ use tempfile::TempDir;
 
 use super::durable::{open, stop};
 use super::*;
+use crate::script::Tables;
 use crate::stream::reload::Refusal;
 use crate::stream::reload::versions::Versions;
 
 /// A stream on a journal of its own, whose script can be written anew.
-struct Site {
+pub(super) struct Site {
     folder: TempDir,
-    far: Arc<FarSide>,
+    pub(super) far: Arc<FarSide>,
     /// What the source has; none: it cannot be read.
     wasm: Arc<Mutex<Option<Bytes>>>,
     state_version: Arc<Mutex<u32>>,
+    /// The table `names`; none: there is no table.
+    names: Arc<Mutex<Option<&'static str>>>,
+    /// Whether it is a file, and not an adapter of the binary.
+    follow: bool,
 }
 
 /// Delivers every payload with its first byte replaced.
-fn stamps(letter: char) -> String {
+pub(super) fn stamps(letter: char) -> String {
     format!(
         "(local $i i32)
         (block $done
@@ -34,42 +39,59 @@ fn stamps(letter: char) -> String {
 }
 
 /// As [`stamps`] does with `x`, and traps on what begins with `!`.
-const STAMPS_BUT_TRAPS_ON_MARK: &str = "
+pub(super) const STAMPS_BUT_TRAPS_ON_MARK: &str = "
     (if (i32.eq (i32.const 33) (call $first (local.get $batch))) (then unreachable))
     (i32.store8 (i32.load offset=8 (local.get $batch)) (i32.const 120))
     (call $pass (local.get $batch) (local.get $n))";
 
 impl Site {
-    fn new(transform: &str) -> Self {
+    pub(super) fn new(transform: &str) -> Self {
         let site = Self {
             folder: tempfile::tempdir().unwrap(),
             far: FarSide::new(Mood::Accepts, 8),
             wasm: Arc::default(),
             state_version: Arc::default(),
+            names: Arc::default(),
+            follow: true,
         };
         site.write(transform);
         site
     }
 
-    fn write(&self, transform: &str) {
+    pub(super) fn write(&self, transform: &str) {
         *self.wasm.lock().unwrap() = Some(scripts::transform(transform).into());
     }
 
-    fn write_bytes(&self, wasm: &'static [u8]) {
+    pub(super) fn write_bytes(&self, wasm: &'static [u8]) {
         *self.wasm.lock().unwrap() = Some(Bytes::from_static(wasm));
     }
 
-    fn start(&self) -> Running {
+    fn versions(&self) -> Versions {
+        Versions::open(self.folder.path().join("scripts")).unwrap()
+    }
+
+    /// The versions that were accepted, what runs last.
+    pub(super) fn kept(&self) -> Vec<String> {
+        self.versions().of("test").unwrap().into_iter().map(|accepted| accepted.version).collect()
+    }
+
+    pub(super) fn start(&self) -> Running {
         let (wasm, state_version) = (self.wasm.clone(), self.state_version.clone());
+        let names = self.names.clone();
         let source = ScriptSource {
             origin: "mine.wasm".to_owned(),
+            paths: Vec::new(),
             read: Box::new(move || wasm.lock().unwrap().clone().ok_or_else(|| "it is gone".to_owned())),
-            recipe: Box::new(move |wasm| {
+            recipe: Box::new(move |wasm, running| {
                 let state_version = *state_version.lock().unwrap();
-                Ok(Recipe { state_version, ..Recipe::new("mine", wasm) })
+                let names = names.lock().unwrap().map(|csv| ("names", csv.as_bytes()));
+                let read = || Tables::of_csv(names).map_err(|error| error.to_string());
+                let tables = running.map_or_else(read, Ok)?;
+                Ok(Recipe { state_version, tables, ..Recipe::new("mine", wasm) })
             }),
-            follow: false,
-            versions: Some(Versions::open(self.folder.path().join("scripts")).unwrap()),
+            follow: self.follow,
+            watch: None,
+            versions: Some(self.versions()),
             rules: ReloadRules::default(),
         };
         start_stream(open(&self.folder), Pressure::default(), source, self.far.clone(), 1)
@@ -77,12 +99,12 @@ impl Site {
 }
 
 impl Running {
-    fn version(&self) -> String {
+    pub(super) fn version(&self) -> String {
         self.status.script().unwrap().1
     }
 }
 
-fn version(transform: &str) -> String {
+pub(super) fn version(transform: &str) -> String {
     crate::script::Version::of(&scripts::transform(transform)).to_string()
 }
 
@@ -101,6 +123,38 @@ async fn a_new_version_takes_over_and_nothing_is_mapped_twice() {
     let again = running.reloads.reload().await.unwrap();
     assert_eq!((again.before.as_deref(), again.comparison), (Some(again.after.as_str()), None));
     assert_eq!(site.far.accepted(), ["a1", "b2"]);
+    stop(running).await;
+}
+
+#[tokio::test]
+async fn what_the_binary_brings_along_is_taken_when_somebody_says_so() {
+    let site = Site { follow: false, ..Site::new(&stamps('a')) };
+    let running = site.start();
+    running.deliver("-1").await;
+    site.write(&stamps('b'));
+    assert!(!running.reloads.reload().await.unwrap().replaced);
+    let compared = running.reloads.compare(None).await.unwrap();
+    assert_eq!(
+        (compared.replaced, compared.refusal, compared.comparison.unwrap().differing),
+        (false, None, 1)
+    );
+    running.deliver("-2").await;
+    assert!(running.reloads.update().await.unwrap().replaced);
+    running.deliver("-3").await;
+    assert_eq!(site.far.accepted(), ["a1", "a2", "b3"]);
+    stop(running).await;
+}
+
+#[tokio::test]
+async fn a_comparison_says_what_a_reload_would_refuse() {
+    let site = Site::new(&stamps('a'));
+    let running = site.start();
+    running.deliver("!1").await;
+    site.write(STAMPS_BUT_TRAPS_ON_MARK);
+    let compared = running.reloads.compare(None).await.unwrap();
+    let refused = running.reloads.reload().await.unwrap_err();
+    assert_eq!(compared.refusal.unwrap(), refused.to_string());
+    assert!(matches!(refused, Refusal::Fails { count: 1, of: 1, .. }), "{refused}");
     stop(running).await;
 }
 
@@ -180,6 +234,38 @@ async fn an_operator_goes_back_to_any_version_that_was_accepted() {
     running.deliver("-1").await;
     assert!(matches!(running.reloads.roll_back(Some("0000".into())).await, Err(Refusal::NoVersion(_))));
     assert_eq!(site.far.accepted(), ["a1"]);
+    stop(running).await;
+}
+
+/// Delivers what the table `names` has for the payload of message 0.
+const LOOKS_UP: &str = "
+    (i64.store (i32.const 128) (i64.const 0x73656d616e))
+    (call $lookup (i32.const 128) (i32.const 5)
+      (i32.load offset=8 (local.get $batch)) (i32.load offset=12 (local.get $batch)) (i32.const 200))
+    (i32.store offset=8 (local.get $batch) (i32.load (i32.const 204)))
+    (i32.store offset=12 (local.get $batch) (i32.load (i32.const 208)))
+    (call $pass (local.get $batch) (local.get $n))";
+
+#[tokio::test]
+async fn a_changed_table_is_a_new_version_and_a_broken_one_is_refused() {
+    let site = Site::new(LOOKS_UP);
+    let names = |csv| *site.names.lock().unwrap() = Some(csv);
+    names("imei,id\n7,seven\n");
+    let running = site.start();
+    running.deliver("7").await;
+    names("imei,id\n7,sept\n");
+    let reloaded = running.reloads.reload().await.unwrap();
+    assert_eq!(reloaded.comparison.unwrap().differing, 1);
+    assert_ne!(reloaded.before.unwrap(), reloaded.after, "the names tell them apart");
+    running.deliver("7").await;
+    // Other bytes, and nothing else to look up.
+    names("imei,id,note\n7,sept,x\n");
+    assert_eq!(running.reloads.reload().await.unwrap().comparison, None);
+    names("imei,id\n7,sept\n7,sieben\n");
+    let refusal = running.reloads.reload().await.unwrap_err().to_string();
+    assert!(refusal.contains("names.csv:3: the key \"7\" is in line 2 already"), "{refusal}");
+    running.deliver("7").await;
+    assert_eq!(site.far.accepted(), ["seven", "sept", "sept"]);
     stop(running).await;
 }
 

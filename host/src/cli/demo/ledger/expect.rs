@@ -7,6 +7,7 @@ use std::fmt::Debug;
 use serde_json::{Map, Value};
 
 use super::super::fleet::{FleetMessage, SEQUENCE};
+use super::super::site::TOPICS;
 use super::super::standin::wialon::{Packet, Posinfo, Value as Parameter};
 
 /// Device profile in ThingsBoard: `device_type` of the stream's settings.
@@ -29,9 +30,14 @@ pub fn object(message: &FleetMessage, got: &Map<String, Value>) -> Result<(), St
     same(&message.fields, got)
 }
 
-/// MQTT: `topic = "fleet/{ident}"`.
+/// MQTT: `topic = "fleet/{ident}"`, and `"fleet/v2/{ident}"` once the script is
+/// edited.
 pub fn topic(message: &FleetMessage, got: &str) -> Result<(), String> {
-    equal("topic", &format!("fleet/{}", message.ident).as_str(), &got)
+    let topics = TOPICS.map(|template| template.replace("{ident}", &message.ident));
+    if topics.iter().any(|topic| topic == got) {
+        return Ok(());
+    }
+    equal("topic", &topics[0].as_str(), &got)
 }
 
 /// AWS: the update has all of the message, and the shadow exactly what is
