@@ -19,7 +19,7 @@ use sluicegate::bus::Message;
 use sluicegate::config::SyncMode;
 use sluicegate::journal::{Append, Journal, Outcome, ReadRules, Settlement};
 use sluicegate_tests::broker::Broker;
-use sluicegate_tests::gateway::{Folder, Gateway};
+use sluicegate_tests::gateway::{Folder, Gateway, resident};
 use sluicegate_tests::receiver::dead_end;
 use tokio::sync::mpsc;
 
@@ -255,14 +255,6 @@ async fn settled_down(gateway: &Gateway) -> u64 {
     let stream = gateway.until(STREAM, what, met).await;
     assert_eq!(stream.read, stream.queued, "nothing is lost and nothing delivered: {stream:?}");
     stream.queued
-}
-
-/// Memory of a process that is in RAM, MiB.
-fn resident(process: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("the process runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-    let kib = line.trim().strip_suffix("kB").and_then(|kib| kib.trim().parse::<f64>().ok());
-    kib.expect("a size in kB") / 1024.0
 }
 
 // ----- the drain -----

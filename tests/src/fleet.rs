@@ -154,6 +154,21 @@ impl Fleet {
         }
     }
 
+    /// Waits until those of the messages that `wanted` names have arrived.
+    ///
+    /// # Panics
+    /// When one is missing for too long.
+    pub async fn until_some_arrived(&self, inbox: &Inbox, wanted: impl Fn(u64) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let numbers: HashSet<u64> = arrivals_in(inbox).iter().map(|arrival| arrival.number).collect();
+            let missing = (0..self.messages).find(|number| wanted(*number) && !numbers.contains(number));
+            let Some(missing) = missing else { return };
+            assert!(Instant::now() < deadline, "message {missing} does not arrive");
+            sleep(4 * LOOK).await;
+        }
+    }
+
     /// Checks that everything has arrived: each message at least once and
     /// unchanged, the messages of a device in their order, where what comes
     /// again may come late. Returns how many came again.

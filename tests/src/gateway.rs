@@ -11,7 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
-use crate::http::get;
+use crate::http::{get, post};
 use crate::ports::free_port;
 use crate::{LOOK, PATIENCE};
 
@@ -39,6 +39,8 @@ pub struct Stream {
     pub lag: f64,
     pub holds_bus: bool,
     pub last_error: Option<String>,
+    pub note: Option<String>,
+    pub refused: Option<String>,
 }
 
 /// The script of a [`Stream`].
@@ -108,6 +110,12 @@ impl Folder {
         self
     }
 
+    /// A further table of `sluicegate.toml`.
+    pub fn table(mut self, text: &str) -> Self {
+        self.bus = format!("{}\n{text}", self.bus);
+        self
+    }
+
     /// `streams/<name>.toml`.
     pub fn stream(self, name: &str, text: &str) -> Self {
         self.file(&format!("streams/{name}.toml"), text)
@@ -163,6 +171,14 @@ impl Gateway {
     /// # Panics
     /// When it is not built or does not start.
     pub async fn restart(&mut self) {
+        self.restart_with(&[]).await;
+    }
+
+    /// The same with further arguments of `run`.
+    ///
+    /// # Panics
+    /// When it is not built or does not start.
+    pub async fn restart_with(&mut self, arguments: &[&str]) {
         assert!(self.child.is_none(), "it is running");
         let log = File::options().create(true).append(true).open(self.log()).expect("the gateway's log");
         let mut command = match self.folder.file_size_limit {
@@ -177,6 +193,7 @@ impl Gateway {
         };
         let child = command
             .arg("run")
+            .args(arguments)
             .arg("--config")
             .arg(self.folder.path().join("sluicegate.toml"))
             .envs(self.folder.env.iter().map(|(name, value)| (name, value)))
@@ -285,6 +302,50 @@ impl Gateway {
         }
     }
 
+    /// A call of the admin listener that has no body: status and answer.
+    ///
+    /// # Panics
+    /// When nobody answers.
+    pub async fn post(&self, path: &str) -> (u16, String) {
+        let token = std::fs::read_to_string(self.folder.path().join("data/admin.token")).expect("the token");
+        match post(self.folder.admin, path, token.trim()).await {
+            Ok((status, body)) => (status.as_u16(), String::from_utf8_lossy(&body).into_owned()),
+            Err(error) => panic!("POST {path} of the gateway: {error}"),
+        }
+    }
+
+    /// Waits for a line of the log.
+    ///
+    /// # Panics
+    /// When there is none for too long.
+    pub async fn until_logged(&self, what: &str, holds: impl Fn(&LogLine) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.log_lines().iter().any(&holds) {
+            assert!(Instant::now() < deadline, "not in the log: {what}");
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Writes `streams/<name>.toml` anew; it takes effect when it is applied.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write_stream(&self, name: &str, text: &str) {
+        std::fs::write(self.stream_path(name), text).expect("a stream file");
+    }
+
+    /// Removes `streams/<name>.toml`.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn remove_stream(&self, name: &str) {
+        std::fs::remove_file(self.stream_path(name)).expect("a stream file");
+    }
+
+    fn stream_path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(format!("streams/{name}.toml"))
+    }
+
     /// Runs a command of the program for this gateway's configuration.
     ///
     /// # Panics
@@ -292,6 +353,8 @@ impl Gateway {
     pub async fn command(&self, arguments: &[&str]) -> Output {
         let mut command = tokio::process::Command::new(program());
         command.args(arguments).arg("--config").arg(self.folder.path().join("sluicegate.toml"));
+        // Commands read the files as the gateway does.
+        command.envs(self.folder.env.iter().map(|(name, value)| (name, value)));
         command.output().await.expect("the command runs")
     }
 
@@ -459,6 +522,17 @@ pub fn program() -> PathBuf {
     let program = folder.join("sluicegate");
     assert!(program.is_file(), "{} is missing: run `make build` first", program.display());
     program
+}
+
+/// Memory of a process that is in RAM, MiB.
+///
+/// # Panics
+/// When it does not run.
+pub fn resident(process: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("the process runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+    let kib = line.trim().strip_suffix("kB").and_then(|kib| kib.trim().parse::<f64>().ok());
+    kib.expect("a size in kB") / 1024.0
 }
 
 /// A generous bound on how long a healthy stream may take for a message while

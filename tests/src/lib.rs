@@ -18,6 +18,7 @@ pub mod receiver;
 pub mod scripts;
 pub mod steady;
 pub mod subscriber;
+pub mod traffic;
 
 use std::time::Duration;
 

@@ -4,6 +4,11 @@
 //! tests of its engine. A script that treats only some messages badly looks
 //! for a `!` in the payload.
 
+#[path = "../../host/tests/compiler/bomb.rs"]
+mod bomb;
+
+pub use bomb::compile_bomb;
+
 /// The imports, an allocator, and writers for the records of the contract.
 const PRELUDE: &str = include_str!("../../host/src/script/tests/prelude.wat");
 
@@ -33,6 +38,18 @@ const MARKED: &str = r#"
 const LOOP: &str = "(loop $l (br $l))";
 const EAT: &str =
     "(loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) unreachable";
+const RECURSE: &str = "(drop (call $deep (i32.const 1)))";
+/// Makes a thousand deliveries of the same 8 MB.
+const BLOAT: &str = "(local.set $i (call $alloc (i32.const 8000000)))
+    (local.set $n (call $alloc (i32.const 36000)))
+    (local.set $batch (i32.const 0))
+    (loop $next
+      (call $delivery (i32.add (local.get $n) (i32.mul (local.get $batch) (i32.const 36)))
+        (i32.const 0) (local.get $i) (i32.const 8000000))
+      (local.set $batch (i32.add (local.get $batch) (i32.const 1)))
+      (br_if $next (i32.lt_u (local.get $batch) (i32.const 1000))))
+    (call $mapping (local.get $n) (i32.const 1000) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))";
+const STORM: &str = "(loop $l (call $get (i32.const 100) (i32.const 1) (i32.const 200)) (br $l))";
 const FLOOD: &str = "(local.set $i (i32.const 10000))
     (loop $again
       (call $log (i32.const 2) (i32.const 100) (i32.const 11))
@@ -57,6 +74,44 @@ pub fn looping_at_marked() -> Vec<u8> {
 /// Takes all memory that it gets at every message, then gives up.
 pub fn eating() -> Vec<u8> {
     passing(EAT)
+}
+
+/// Calls itself until the stack is full, at every message.
+pub fn recursing() -> Vec<u8> {
+    passing(RECURSE)
+}
+
+/// Returns what lies once in its own memory a thousand times.
+pub fn bloating() -> Vec<u8> {
+    transform(BLOAT)
+}
+
+/// Asks for its state for ever, at every message.
+pub fn storming() -> Vec<u8> {
+    passing(STORM)
+}
+
+/// Traps before its first message.
+pub fn trapping_in_configure() -> Vec<u8> {
+    module("unreachable", "(call $pass (local.get $batch) (local.get $n))")
+}
+
+/// A module whose `transform` is not what the contract says.
+pub fn of_other_signatures() -> Vec<u8> {
+    parse(
+        r#"(module (memory (export "memory") 1)
+          (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 64))
+          (func (export "configure") (param i32 i32) (result i32) (i32.const 16))
+          (func (export "transform") (param i32) (result i64) unreachable))"#,
+    )
+}
+
+/// A component that asks for a clock.
+pub fn wanting_wasi() -> Vec<u8> {
+    parse(
+        r#"(component (import "wasi:clocks/monotonic-clock@0.2.0"
+          (instance (export "now" (func (result u64))))))"#,
+    )
 }
 
 /// Traps at marked messages.
@@ -138,6 +193,63 @@ pub fn contract_breakers() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     ]
 }
 
+/// Passes every payload through to the topic `mark`, by which whoever gets it
+/// knows the version.
+pub fn marking(mark: &str) -> Vec<u8> {
+    parse(&marked_module(mark, "", ""))
+}
+
+/// The same, and fails on marked messages.
+pub fn marking_but_trapping_at_marked(mark: &str) -> Vec<u8> {
+    let trap =
+        "(if (i32.ne (i32.const -1) (call $marked (local.get $batch) (local.get $n))) (then unreachable))";
+    parse(&marked_module(mark, "", trap))
+}
+
+/// The same without failing, and takes another 64 KiB of memory in each call.
+pub fn marking_and_leaking(mark: &str) -> Vec<u8> {
+    parse(&marked_module(mark, "", "(drop (memory.grow (i32.const 1)))"))
+}
+
+/// The same without leaking, and so large that it takes much longer than others to compile.
+pub fn marking_and_large(mark: &str) -> Vec<u8> {
+    let sum = "(local.set 0 (i64.xor (i64.mul (local.get 0) (i64.const 6364136223846793005)) \
+        (i64.rotl (local.get 0) (i64.const 7))))"
+        .repeat(40);
+    let functions = format!("(func (param i64) (result i64) {sum} (local.get 0))").repeat(250);
+    parse(&marked_module(mark, &functions, ""))
+}
+
+/// Sends each message to another topic than the one before: the same instance
+/// does not map the same messages alike.
+pub fn counting() -> Vec<u8> {
+    let count = "(i32.store8 (i32.const 300) (i32.add (i32.load8_u (i32.const 300)) (i32.const 1)))";
+    parse(&marked_module("a", "", count))
+}
+
+fn marked_module(mark: &str, functions: &str, before: &str) -> String {
+    let length = mark.len();
+    module_text(
+        &format!("(data (i32.const 300) \"{mark}\") {functions}"),
+        "(i32.const 16)",
+        &format!(
+            "{before}
+             (local.set $i (call $pass (local.get $batch) (local.get $n)))
+             (local.set $batch (i32.load offset=4 (local.get $i)))
+             (block $done
+               (loop $next
+                 (br_if $done (i32.eqz (local.get $n)))
+                 (local.set $n (i32.sub (local.get $n) (i32.const 1)))
+                 (i32.store offset=8 (local.get $batch) (i32.const 1))
+                 (i32.store offset=12 (local.get $batch) (i32.const 300))
+                 (i32.store offset=16 (local.get $batch) (i32.const {length}))
+                 (local.set $batch (i32.add (local.get $batch) (i32.const 36)))
+                 (br $next)))
+             (local.get $i)"
+        ),
+    )
+}
+
 fn at_marked(what: &str) -> Vec<u8> {
     passing(&format!(
         "(if (i32.ne (i32.const -1) (call $marked (local.get $batch) (local.get $n))) (then {what}))"
@@ -151,11 +263,25 @@ fn passing(before: &str) -> Vec<u8> {
 /// A module whose `transform` has this body; its locals are `$batch`, `$n` and
 /// `$i`.
 fn transform(body: &str) -> Vec<u8> {
-    let text = format!(
-        r#"(module {PRELUDE} {MARKED}
+    module("(i32.const 16)", body)
+}
+
+/// The same with this body of `configure`.
+fn module(configure: &str, body: &str) -> Vec<u8> {
+    parse(&module_text("", configure, body))
+}
+
+/// The text of a module with further definitions.
+fn module_text(more: &str, configure: &str, body: &str) -> String {
+    format!(
+        r#"(module {PRELUDE} {MARKED} {more}
           (data (i32.const 100) "log flooded")
-          (func (export "configure") (param i32 i32) (result i32) (i32.const 16))
+          (func $deep (param i32) (result i32) (i32.add (i32.const 1) (call $deep (local.get 0))))
+          (func (export "configure") (param i32 i32) (result i32) {configure})
           (func (export "transform") (param $batch i32) (param $n i32) (result i32) (local $i i32) {body}))"#
-    );
+    )
+}
+
+fn parse(text: &str) -> Vec<u8> {
     wat::parse_str(text).expect("WebAssembly text")
 }

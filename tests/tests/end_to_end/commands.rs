@@ -147,10 +147,11 @@ async fn dead_letters_are_replayed_and_streams_paused_offline() {
     assert!(gateway.terminate().await.success());
     let file = gateway.path().join("streams/stream.toml");
     std::fs::write(&file, "topics = []\n").unwrap();
+    gateway.write_stream("never-accepted", "topics = []\n");
     let of_stream = ["dead-letters", "list", "--stream", "stream"];
     assert_eq!(gateway.prints(&of_stream).await.lines().count(), 3);
-    let error = complaint(&gateway, &["dead-letters", "replay", "--stream", "stream"]).await;
-    assert!(error.contains("the file of the stream `stream` cannot be used"), "{error}");
+    let error = complaint(&gateway, &["dead-letters", "replay", "--stream", "never-accepted"]).await;
+    assert!(error.contains("the file of the stream `never-accepted` cannot be used"), "{error}");
     std::fs::remove_file(&file).unwrap();
     assert_eq!(gateway.prints(&of_stream).await.lines().count(), 3);
     let dropped = gateway.prints(&["dead-letters", "drop", "--stream", "stream"]).await;

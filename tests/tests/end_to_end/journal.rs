@@ -51,6 +51,8 @@ async fn the_order_of_each_device_outlives_a_change_of_lanes() {
     let file = gateway.path().join("streams/stream.toml");
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text.replace("lanes = 5", "lanes = 2")).unwrap();
+    let said = gateway.prints(&["apply"]).await;
+    assert!(said.contains("stream  changed  delivery.lanes\n"), "{said}");
     receiver.plug().plug().await.unwrap();
     gateway.restart().await;
     gateway.until_settled("stream", fleet.messages).await;

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod apply;
 mod aws_over_mosquitto;
 mod bus;
 mod commands;
@@ -16,8 +17,10 @@ mod neighbours;
 mod outages;
 mod poison;
 mod pressure;
+mod reload;
 mod stuck;
 mod traps;
+mod unnoticed;
 
 use sluicegate_tests::broker::Broker;
 use sluicegate_tests::gateway::{Folder, Gateway};
