@@ -14,3 +14,4 @@ pub mod journal;
 pub mod script;
 pub mod stream;
 pub mod telemetry;
+pub mod watch;
