@@ -9,7 +9,7 @@ use sluicegate::cli::demo::standin::{Inbox, Received};
 use sluicegate::script::Version;
 use sluicegate_tests::broker::Broker;
 use sluicegate_tests::fleet::{Fleet, arrivals};
-use sluicegate_tests::gateway::{Folder, Gateway, Stream, resident};
+use sluicegate_tests::gateway::{Folder, Gateway, LogLine, Stream, resident};
 use sluicegate_tests::publisher::Publisher;
 use sluicegate_tests::scripts;
 use sluicegate_tests::traffic::Traffic;
@@ -321,6 +321,49 @@ async fn a_link_that_leads_elsewhere_is_another_version() {
     std::os::unix::fs::symlink("second", at("other-link")).unwrap();
     std::fs::rename(at("other-link"), at("data-link")).unwrap();
     site.until_runs(&new).await;
+}
+
+/// A table is a part of the mapping, also of a script that the binary brings
+/// along.
+#[tokio::test]
+async fn a_table_that_is_written_anew_is_taken_and_a_bad_one_is_not() {
+    let inbox = Inbox::default();
+    let standin = MqttStandin::start(inbox.clone(), None).await.unwrap();
+    let stream = format!(
+        "topics = [\"flespi/message/gw/devices/+\"]\n[script.settings]\ntopic = \"out/{{names[ident]}}\"\n\
+         [tables.names]\nfile = \"../names.csv\"\n\
+         [destination]\ntype = \"mqtt\"\nurl = \"mqtt://localhost:{}\"\n",
+        standin.port()
+    );
+    let broker = Broker::start().await;
+    let gateway = Folder::new()
+        .bus(&broker.url())
+        .file("names.csv", "ident,name\nunit-0,zero\n")
+        .stream("fleet", &stream)
+        .start()
+        .await;
+    let publisher = Publisher::connect(&broker);
+    let fleet = Fleet::new(1, 3);
+    let write = |csv: &str| {
+        std::fs::write(gateway.path().join("names.new"), csv).unwrap();
+        std::fs::rename(gateway.path().join("names.new"), gateway.path().join("names.csv")).unwrap();
+    };
+    publisher.publish_all(fleet.some(0..1)).await;
+    gateway.until_settled("fleet", 1).await;
+    write("ident,name\nunit-0,null\n");
+    let taken = |line: &LogLine| {
+        line["message"] == "a new version of the script is in place" && line["differing"] == 1
+    };
+    gateway.until_logged("the table is taken", taken).await;
+    publisher.publish_all(fleet.some(1..2)).await;
+    gateway.until_settled("fleet", 2).await;
+    // The vehicle would be without a name, and its messages rejected.
+    write("ident,name\nunit-1,one\n");
+    gateway.until("fleet", "the table is refused", |s| s.refused.is_some()).await;
+    publisher.publish_all(fleet.some(2..3)).await;
+    gateway.until_settled("fleet", 3).await;
+    let topics: Vec<String> = inbox.all().iter().filter_map(topic).map(str::to_owned).collect();
+    assert_eq!(topics, ["out/zero", "out/null", "out/null"]);
 }
 
 /// As a person does it: look, take, regret.
