@@ -8,9 +8,11 @@ use futures_util::stream::{self, StreamExt};
 
 use super::table::{Cell, Column, Table};
 use super::{ConfigArg, wiring};
-use crate::bus;
-use crate::config::{BusSource, Config, ConfigError, Meanwhile, Selection, StreamEntry, StreamSettings};
-use crate::destination::{Destination, Fault};
+use crate::bus::{self, unix_millis};
+use crate::config::{
+    BusSource, Config, ConfigError, Expiry, Meanwhile, SOON, Selection, StreamEntry, StreamSettings,
+    certificates,
+};
 use crate::script::compile::Compilation;
 use crate::script::schema::{SettingsError, Step};
 use crate::script::{Engine, LoadError, Package, Script, Tables};
@@ -29,7 +31,8 @@ Examples:
   sluicegate check --connect --config /etc/sluicegate/sluicegate.toml
 
 Exit status:
-  0  nothing is wrong; one line per stream says what it does
+  0  nothing is wrong; one line per stream says what it does. Standard error warns of certificates that expire
+     within 30 days
   1  something is wrong; standard error says all of it
   2  the command line is wrong")]
 pub struct CheckArgs {
@@ -74,6 +77,9 @@ pub async fn check(args: CheckArgs) -> ExitCode {
         .await;
     // A closed standard output, as of `| head`, is no fault of the configuration.
     let _ = write_report(&config, &findings, &mut io::stdout().lock());
+    for warning in expiring(&config) {
+        eprintln!("\nwarning: {warning}");
+    }
     let errors: Vec<ConfigError> =
         bus.into_iter().chain(findings.into_iter().flat_map(|f| f.errors)).collect();
     if errors.is_empty() {
@@ -84,6 +90,17 @@ pub async fn check(args: CheckArgs) -> ExitCode {
     }
     eprintln!("\n{}", sum(errors.len()));
     ExitCode::FAILURE
+}
+
+/// Certificates that have expired, or will before long. No errors: what they
+/// are for works, or is found out by connecting.
+fn expiring(config: &Config) -> Vec<String> {
+    let now = unix_millis() / 1000;
+    let files = certificates(&config.bus, &config.streams);
+    let read = files.iter().filter_map(|file| Some((file, Expiry::read(file).ok().flatten()?)));
+    read.filter(|(_, expiry)| expiry.at < now + SOON)
+        .map(|(file, expiry)| expiry.told(file, now).to_string())
+        .collect()
 }
 
 fn sum(errors: usize) -> String {
@@ -174,7 +191,7 @@ async fn try_destination(settings: &StreamSettings) -> Option<ConfigError> {
     let destination = wiring::destination(&settings.destination);
     // The lane after the last: the same client id would end the connection of
     // a gateway that is running.
-    let fault = try_connection(destination.as_ref(), settings.delivery.lanes).await?;
+    let fault = destination.prove(settings.delivery.lanes).await.err()?;
     Some(ConfigError::found_later(
         &settings.path,
         &["destination"],
@@ -195,16 +212,6 @@ async fn try_bus(config: &Config) -> Option<ConfigError> {
         format!("the broker at {} lets the gateway in", address_of_bus(config)),
         Meanwhile::BusRetries,
     ))
-}
-
-async fn try_connection(destination: &dyn Destination, lane: u32) -> Option<Fault> {
-    match destination.connect(lane).await {
-        Ok(connection) => {
-            connection.close().await;
-            None
-        }
-        Err(fault) => Some(fault),
-    }
 }
 
 fn address_of_bus(config: &Config) -> String {

@@ -1,11 +1,12 @@
 //! `[bus]` and `[admin]` of sluicegate.toml.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::section::{Plain, Section, TlsUse, number_or};
 use super::units::parse_mqtt_url;
-use super::{MqttUrl, Secret, TlsSettings};
+use super::{MqttUrl, Secret, SecretError, TlsSettings, files};
 
 /// How to reach the bus and how much may be under way from it.
 #[derive(Clone, Debug)]
@@ -59,6 +60,22 @@ pub struct AdminSettings {
 }
 
 impl BusSettings {
+    /// The files whose content a new connection makes use of.
+    pub fn files(&self) -> Vec<PathBuf> {
+        files(&self.tls, [&self.username, &self.password].into_iter().flatten())
+    }
+
+    /// The same with what the files say now. Blocks.
+    pub fn renewed(&self) -> Result<Self, SecretError> {
+        let again = |secret: &Option<Secret>| secret.as_ref().map(Secret::renewed).transpose();
+        Ok(Self {
+            username: again(&self.username)?,
+            password: again(&self.password)?,
+            tls: self.tls.renewed(),
+            ..self.clone()
+        })
+    }
+
     /// Reads `[bus]`. Where something is missing or wrong the rest is read
     /// with a stand-in, so that all errors are found at once.
     pub(super) fn read(mut bus: Section<'_>) -> Self {

@@ -8,6 +8,7 @@ mod accepted;
 mod bus;
 mod document;
 mod error;
+mod expiry;
 mod journal;
 mod keys;
 mod load;
@@ -23,12 +24,15 @@ pub mod tls;
 pub(crate) mod units;
 mod values;
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use accepted::{Accepted, AcceptedError, Note};
 pub use bus::{AdminSettings, BusSettings, BusSource};
 pub use error::{ConfigError, ConfigErrors, Meanwhile, Place};
+pub use expiry::Expiry;
+pub(crate) use expiry::SOON;
 pub use journal::{JournalSettings, SyncMode};
 pub use keys::changed_keys;
 pub(crate) use rate::RATE;
@@ -41,7 +45,27 @@ pub use stream::{
     DeliverySettings, DestinationSettings, ScriptLimits, ScriptSettings, ScriptSource, Selection,
     StreamSettings,
 };
-pub use values::{ClientIdentity, MqttUrl, Secret, Source, TlsSettings};
+pub use values::{ClientIdentity, MqttUrl, Secret, SecretError, Source, TlsSettings};
+
+/// The files of TLS and of secrets that a connection makes use of.
+pub(crate) fn files<'s>(tls: &'s TlsSettings, secrets: impl IntoIterator<Item = &'s Secret>) -> Vec<PathBuf> {
+    let secrets = secrets.into_iter().filter_map(Secret::file);
+    tls.files().chain(secrets).map(PathBuf::from).collect()
+}
+
+/// The files with certificates that the bus and these streams name, each once.
+pub(crate) fn certificates<'s>(
+    bus: &BusSettings,
+    streams: impl IntoIterator<Item = &'s StreamEntry>,
+) -> Vec<PathBuf> {
+    let mut files: BTreeSet<&Path> = bus.tls.certificates().collect();
+    for entry in streams {
+        if let StreamEntry::Ready(settings) = entry {
+            files.extend(settings.destination.tls().into_iter().flat_map(TlsSettings::certificates));
+        }
+    }
+    files.into_iter().map(Path::to_owned).collect()
+}
 
 /// Everything that the files say.
 #[derive(Clone, Debug)]

@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::document::{Document, Span};
 use super::units::{UrlError, parse_duration, parse_size, show_duration, show_size};
-use super::{ClientIdentity, Secret, TlsSettings, tls};
+use super::{ClientIdentity, Secret, SecretError, TlsSettings, tls};
 
 const CA: &str = "a PEM file with the certificate authorities to trust";
 const CERT: &str = "a PEM file with the client certificate and those that signed it";
@@ -354,30 +354,35 @@ impl<'d> Section<'d> {
                 return None;
             }
         };
-        let (text, source) = if kind == "env" {
+        let read = if kind == "env" {
             let Some(text) = (doc.surroundings().env)(name) else {
                 let what = format!("the environment variable `{name}` of `{key}` is not set");
                 doc.error(Some(span), what, format!("`{name}` in the environment of the gateway"));
                 return None;
             };
-            (text, format!("the environment variable `{name}`"))
+            let secret = Secret::new(&text);
+            if secret.expose().is_empty() {
+                Err(format!("the environment variable `{name}`"))
+            } else {
+                Ok(secret)
+            }
         } else {
-            let path = doc.resolve(name);
-            match std::fs::read_to_string(&path) {
-                Ok(text) => (text, format!("the file `{}`", path.display())),
-                Err(e) => {
-                    let what = format!("cannot read {}: {}", path.display(), io_reason(&e));
-                    doc.error(Some(span), what, format!("a readable text file with `{key}`"));
+            match Secret::read(&doc.resolve(name)) {
+                Err(SecretError::Empty(path)) => Err(format!("the file `{}`", path.display())),
+                Err(error) => {
+                    doc.error(Some(span), error.to_string(), format!("a readable text file with `{key}`"));
                     return None;
                 }
+                Ok(secret) => Ok(secret),
             }
         };
-        let secret = Secret::new(&text);
-        if secret.expose().is_empty() {
-            doc.error(Some(span), format!("{source} of `{key}` is empty"), "the secret in it");
-            return None;
+        match read {
+            Ok(secret) => Some(secret),
+            Err(source) => {
+                doc.error(Some(span), format!("{source} of `{key}` is empty"), "the secret in it");
+                None
+            }
         }
-        Some(secret)
     }
 
     /// `ca`, `cert` and `key`.
@@ -411,7 +416,7 @@ impl<'d> Section<'d> {
                 }
                 _ => None,
             },
-            alpn: Vec::new(),
+            ..TlsSettings::default()
         };
         if self.doc.surroundings().thorough && usage == TlsUse::Yes {
             self.try_tls(&settings);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Rate, Source};
+use super::{Rate, Source, TlsSettings};
 use crate::bus::{KeyRule, TopicFilter};
 use crate::destination::aws_iot::AwsIotSettings;
 use crate::destination::http::HttpSettings;
@@ -162,6 +162,17 @@ impl DestinationSettings {
             Self::Wialon(_) => "wialon",
             Self::Http(_) => "http",
             Self::Mqtt(_) => "mqtt",
+        }
+    }
+
+    /// The files for TLS; none where the protocol has no TLS.
+    pub fn tls(&self) -> Option<&TlsSettings> {
+        match self {
+            Self::AwsIot(aws) => Some(&aws.access.tls),
+            Self::ThingsBoard(board) => Some(&board.access.tls),
+            Self::Http(http) => Some(&http.tls),
+            Self::Mqtt(mqtt) => Some(&mqtt.access.tls),
+            Self::Wialon(_) => None,
         }
     }
 }

@@ -76,7 +76,7 @@ fn the_keys_of_pressure() {
     );
     let conflate_only = format!("{STREAM}[delivery]\nconflate = true\n");
     let (_folder, config) = read(&[("sluicegate.toml", &main), ("streams/a.toml", &stream)]);
-    assert_eq!(config.journal.path, std::path::Path::new("/j"));
+    assert_eq!(config.journal.path, Path::new("/j"));
     assert_eq!((config.journal.keep, config.journal.sync), (Duration::ZERO, SyncMode::None));
     assert_eq!(config.journal.dead_letters_max_size, 1 << 20);
     let groups: Vec<_> = config.rate_limit_groups.iter().map(|(n, r)| format!("{n} {r}")).collect();
@@ -100,7 +100,7 @@ fn the_embedded_broker_needs_no_more_than_its_name() {
     let listen = "127.0.0.1:1883".parse().unwrap();
     assert_eq!(config.bus.source, BusSource::Embedded { listen });
     assert!(config.admin.is_none());
-    assert_eq!(config.data, std::path::Path::new("/var/lib/gateway"));
+    assert_eq!(config.data, Path::new("/var/lib/gateway"));
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! From the files that the settings name to what rustls wants.
 //!
-//! Files are read at every call, so that a renewed certificate serves the next
-//! connection. The provider is always named: a process-wide default would
+//! Files are read for the first connection and again when they have changed
+//! ([`TlsSettings::renewed`]): a connection that ends while a certificate is
+//! being replaced, or after it was replaced by a bad one, comes back with the
+//! one before. The provider is always named: a process-wide default would
 //! depend on which library was initialised first.
 
 use std::io;
@@ -76,11 +78,15 @@ impl TlsError {
     }
 }
 
-/// What a client of TLS needs: authorities, its own certificate, ALPN.
+/// What a client of TLS needs: authorities, its own certificate, ALPN. Blocks
+/// where the files have not been read yet.
 pub fn client_config(settings: &TlsSettings) -> Result<Arc<ClientConfig>, TlsError> {
+    if let Some(config) = settings.read.get() {
+        return Ok(config.clone());
+    }
     let mut config = configure(roots(settings)?, settings.identity.as_ref())?;
     config.alpn_protocols = settings.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-    Ok(Arc::new(config))
+    Ok(settings.read.get_or_init(|| Arc::new(config)).clone())
 }
 
 /// All that [`client_config`] would refuse, not only the first.
@@ -152,7 +158,7 @@ fn read_identity(
 
 const CERTIFICATES: &str = "one or more PEM certificates (-----BEGIN CERTIFICATE-----)";
 
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(super) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let bytes = read(path)?;
     let certificates = CertificateDer::pem_slice_iter(&bytes)
         .collect::<Result<Vec<_>, _>>()
@@ -220,7 +226,7 @@ mod tests {
         std::fs::write(&cert, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
         std::fs::write(&key, "-----BEGIN PRIVATE KEY-----\nc2VjcmV0LXRleHQ\n").unwrap();
         let identity = Some(ClientIdentity { cert, key: key.clone() });
-        let told = told_of(&TlsSettings { ca: None, identity, alpn: vec![] });
+        let told = told_of(&TlsSettings { identity, ..TlsSettings::default() });
         assert!(!told.contains("c2VjcmV0"), "{told}");
     }
 }
