@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod destination;
 pub mod journal;
+mod renew;
 pub mod script;
 pub mod stream;
 pub mod telemetry;

@@ -14,10 +14,14 @@ pub mod thingsboard;
 pub mod wialon;
 
 use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+
+use crate::config::SecretError;
 
 /// One thing to transmit, as the script made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,6 +151,12 @@ impl Fault {
     }
 }
 
+impl From<SecretError> for Fault {
+    fn from(error: SecretError) -> Self {
+        Self::persistent(Cause::Configuration, error.to_string())
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.reason)
@@ -180,6 +190,27 @@ pub trait Destination: Send + Sync + 'static {
     /// that wait for the same slot; none where they cannot be merged.
     fn merge(&self, _older: &Delivery, _newer: &Delivery) -> Option<Delivery> {
         None
+    }
+
+    /// The files whose content a new connection makes use of: certificates,
+    /// keys, secrets. What they held when they were first needed serves every
+    /// connection of this value.
+    fn files(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
+    /// The same destination with what its files say now; none where it has no
+    /// files. Nothing is opened. Blocks.
+    fn renewed(&self) -> Result<Option<Arc<dyn Destination>>, Fault> {
+        Ok(None)
+    }
+
+    /// Whether the far side lets the gateway in, found out by a connection on
+    /// which nothing is sent. `lane` is a number that no lane has, so that
+    /// theirs are left alone.
+    async fn prove(&self, lane: u32) -> Result<(), Fault> {
+        self.connect(lane).await?.close().await;
+        Ok(())
     }
 
     /// Opens the connection of lane number `lane` and returns when it is ready

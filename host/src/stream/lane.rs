@@ -23,6 +23,7 @@ use super::log_sink;
 use super::map::{MapStep, Mapped, Split};
 use super::outbox::{Ended, Outbox, Trouble};
 use super::proof::ProofOfLife;
+use super::renew::Current;
 use super::status::{State, StreamStatus};
 use crate::backoff::Backoff;
 use crate::destination::{Connection, DeliveryId, Destination, Fault, FaultKind, Verdict};
@@ -37,6 +38,9 @@ const IDLE: Duration = Duration::from_secs(10);
 const STEADY: Duration = Duration::from_secs(10);
 /// How long a clean stop waits for what is in flight.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
+/// The same for the one delivery of a destination that takes one at a time: it
+/// holds nothing up, and the destination's own time-out is never longer.
+const ONE_ANSWER: Duration = Duration::from_secs(600);
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -45,7 +49,10 @@ pub(super) struct Shared {
     pub name: String,
     pub index: StreamIndex,
     pub journal: Journal,
+    /// Its rules, which are the same whatever its files say.
     pub destination: Arc<dyn Destination>,
+    /// What to connect with.
+    pub current: Current,
     pub status: Arc<StreamStatus>,
     pub intake: Arc<Intake>,
     pub pressure: Pressure,
@@ -63,6 +70,10 @@ pub(super) struct Lane {
     outbox: Outbox,
     endings: Endings,
     link: Link,
+    current: Current,
+    /// Nothing more goes out on this connection, which is closed when what is
+    /// in flight has settled, or then.
+    draining: Option<Instant>,
     backoff: Backoff,
     /// Messages that the script could not map, why, and when to try again.
     stuck: Option<Stuck>,
@@ -113,6 +124,8 @@ enum Wake {
     Stop,
     Connected(Result<Box<dyn Connection>, Fault>),
     Verdict(Result<(DeliveryId, Verdict), Fault>),
+    /// There is something new to connect with.
+    Renewed,
     /// Another script is in place: what was stuck may be mapped.
     Replaced,
     /// A time has come, or messages or a proof have arrived: look again.
@@ -134,7 +147,9 @@ impl Lane {
             map: MapStep::new(number, &shared),
             outbox: Outbox::new(shared.destination.window(), shared.life.clone(), seed),
             endings: Endings::new(shared.clone()),
-            link: Link::Down { until: Instant::now(), failures: 0, fault: None },
+            link: Link::new(),
+            current: shared.current.clone(),
+            draining: None,
             backoff: Backoff::new(seed.wrapping_add(1)),
             stuck: None,
             idle_at: None,
@@ -152,6 +167,7 @@ impl Lane {
         let mut deadline = None;
         loop {
             self.paused = *self.pause.borrow_and_update();
+            self.close_when_drained().await;
             self.connect_when_due();
             self.expire();
             self.map_when_wanted().await;
@@ -176,6 +192,7 @@ impl Lane {
                 Wake::Connected(Ok(connection)) => self.connected(connection),
                 Wake::Connected(Err(fault)) => self.disconnected(&fault),
                 Wake::Verdict(verdict) => self.verdicts(verdict).await,
+                Wake::Renewed => self.renewed(),
                 Wake::Replaced => {
                     if let Some(stuck) = &mut self.stuck {
                         stuck.until = Instant::now();
@@ -200,6 +217,7 @@ impl Lane {
         let (due, retry) = match &self.link {
             Link::Down { until, .. } => (Some(*until).filter(|_| working), None),
             Link::Connecting { .. } => (None, None),
+            Link::Up { .. } if self.draining.is_some() => (self.draining, None),
             // Nothing goes out before `send_at`, whatever else is due.
             Link::Up { .. } => (None, self.send_at.or_else(|| self.outbox.wake_at()).filter(|_| working)),
         };
@@ -225,6 +243,7 @@ impl Lane {
             () = shared.life.changed(), if self.outbox.has_suspects() => Wake::Look,
             () = self.map.replaced(), if may_map && self.stuck.is_some() => Wake::Replaced,
             Ok(()) = self.pause.changed() => Wake::Look,
+            Ok(()) = self.current.changed() => Wake::Renewed,
             () = at(next_time) => Wake::Look,
         }
     }
@@ -303,9 +322,10 @@ impl Lane {
 
     async fn send(&mut self) {
         while let Link::Up { connection, .. } = &mut self.link {
-            // While stopping or paused only what is in flight is of interest.
+            // While stopping, paused or draining only what is in flight is of interest.
             let now = Instant::now();
-            if self.stopping || self.paused || self.send_at.is_some_and(|at| at > now) {
+            let idle = self.stopping || self.paused || self.draining.is_some();
+            if idle || self.send_at.is_some_and(|at| at > now) {
                 return;
             }
             self.send_at = None;
@@ -450,7 +470,7 @@ impl Lane {
             && *until <= Instant::now()
         {
             let (failures, fault) = (*failures, fault.take());
-            let destination = self.shared.destination.clone();
+            let destination = self.current.borrow_and_update().clone();
             let number = self.number;
             let attempt = Box::pin(async move { destination.connect(number).await });
             self.link = Link::Connecting { attempt, failures, fault };
@@ -458,16 +478,45 @@ impl Lane {
     }
 
     fn connected(&mut self, connection: Box<dyn Connection>) {
-        let down = Link::Down { until: Instant::now(), failures: 0, fault: None };
-        let (failures, fault) = match std::mem::replace(&mut self.link, down) {
+        let (failures, fault) = match std::mem::replace(&mut self.link, Link::new()) {
             Link::Connecting { failures, fault, .. } => (failures, fault),
             Link::Down { .. } | Link::Up { .. } => (0, None),
         };
         self.link = Link::Up { connection, since: Instant::now(), failures, fault };
     }
 
+    /// From now on this is what to connect with.
+    fn renewed(&mut self) {
+        self.link = match std::mem::replace(&mut self.link, Link::new()) {
+            up @ Link::Up { .. } => {
+                let window = self.shared.destination.window();
+                self.draining = Some(Instant::now() + if window == 1 { ONE_ANSWER } else { LAST_ANSWERS });
+                up
+            }
+            Link::Down { failures, fault, .. } | Link::Connecting { failures, fault, .. } => {
+                Link::Down { until: Instant::now(), failures, fault }
+            }
+        };
+    }
+
+    async fn close_when_drained(&mut self) {
+        let now = Instant::now();
+        if self.draining.is_none_or(|until| until > now && self.outbox.in_flight() > 0) {
+            return;
+        }
+        self.draining = None;
+        if let Link::Up { connection, .. } = std::mem::replace(&mut self.link, Link::new()) {
+            let late = Fault::transient("no answer before the connection was renewed");
+            let (again, ended) = self.outbox.down(&late, now);
+            self.shared.status.count_retries(again);
+            self.end(ended).await;
+            let _ = tokio::time::timeout(GOODBYE, connection.close()).await;
+        }
+    }
+
     /// The connection ended: what it carried goes out again.
     async fn lost(&mut self, fault: Fault) {
+        self.draining = None;
         let (again, ended) = self.outbox.down(&fault, Instant::now());
         self.shared.status.count_retries(again);
         self.end(ended).await;
@@ -517,7 +566,8 @@ impl Lane {
                 }
                 (_, Some(fault)) => State::Retrying(fault.reason.clone()),
                 (Some(trouble), None) => trouble.into(),
-                (None, None) if up => State::Running,
+                // Between two connections nothing need be in the way.
+                (None, None) if up || self.shown == State::Running => State::Running,
                 (None, None) => State::Starting,
             }
         };
@@ -529,6 +579,11 @@ impl Lane {
 }
 
 impl Link {
+    /// To be connected at once.
+    fn new() -> Self {
+        Self::Down { until: Instant::now(), failures: 0, fault: None }
+    }
+
     fn failures(&self) -> u32 {
         match self {
             Self::Down { failures, .. } | Self::Connecting { failures, .. } | Self::Up { failures, .. } => {

@@ -19,6 +19,7 @@ mod proof;
 mod rate_limit;
 pub mod reload;
 mod remember;
+mod renew;
 mod settle;
 mod status;
 #[cfg(test)]
@@ -36,6 +37,7 @@ use crate::bus::{KeyRule, unix_millis};
 use crate::destination::Destination;
 use crate::journal::{Journal, ReadRules, StreamIndex};
 use crate::script::{Engine, LogLevel, LogSink};
+use crate::watch::Watch;
 use edition::Slot;
 use identity::Identities;
 use intake::Intake;
@@ -72,6 +74,8 @@ pub struct Stream {
     pub orders: Orders,
     /// Where it says how it is.
     pub status: Arc<StreamStatus>,
+    /// Notices that the destination's certificates and secrets have changed.
+    pub watch: Watch,
 }
 
 /// What slows a stream down, and what is dropped so that it keeps up.
@@ -104,8 +108,20 @@ impl Default for Pressure {
 /// Runs a stream until `stop`, then lets what is in flight settle. What has
 /// not settled then is the next reader's, after [`Journal::take_back`].
 pub async fn run(stream: Stream, engine: Engine, journal: Journal, stop: CancellationToken) {
-    let Stream { name, index, key, lanes, batch, pressure, destination, script, takes, orders, status } =
-        stream;
+    let Stream {
+        name,
+        index,
+        key,
+        lanes,
+        batch,
+        pressure,
+        destination,
+        script,
+        takes,
+        orders,
+        status,
+        watch,
+    } = stream;
     let mut reloader = Reloader {
         changes: script.changes(),
         stream: name.clone(),
@@ -121,9 +137,9 @@ pub async fn run(stream: Stream, engine: Engine, journal: Journal, stop: Cancell
     let loaded = async {
         let script = reloader.first().await;
         load_state(&journal, index, &status).await;
-        script
+        (script, renew::begin(destination.clone(), &watch, lanes.max(1), &status).await)
     };
-    let Some(script) = stop.run_until_cancelled(loaded).await else {
+    let Some((script, (current, renewal))) = stop.run_until_cancelled(loaded).await else {
         status.set_stream(State::Stopped);
         return;
     };
@@ -141,6 +157,7 @@ pub async fn run(stream: Stream, engine: Engine, journal: Journal, stop: Cancell
         name,
         index,
         destination,
+        current,
         status: status.clone(),
         intake: intake.clone(),
         pressure,
@@ -153,13 +170,19 @@ pub async fn run(stream: Stream, engine: Engine, journal: Journal, stop: Cancell
     for number in 0..lanes.max(1) {
         workers.spawn(Lane::new(number, shared.clone()).run(stop.clone()));
     }
-    // A task of its own: what it tries out must not hold up the reading.
+    // Tasks of their own: what they try out must not hold up the reading.
     workers.spawn({
         let stop = stop.clone();
         async move {
             let _ = stop.run_until_cancelled(reloader.run(slot)).await;
         }
     });
+    if let Some(renewal) = renewal {
+        let stop = stop.clone();
+        workers.spawn(async move {
+            let _ = stop.run_until_cancelled(renewal.run()).await;
+        });
+    }
     let _ = stop.run_until_cancelled(intake.feed(&journal, index, rules, Arc::new(key))).await;
     while workers.join_next().await.is_some() {}
     status.set_stream(State::Stopped);

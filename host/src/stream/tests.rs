@@ -7,6 +7,7 @@ mod durable;
 mod pressure;
 mod reload;
 mod reload_model;
+mod renewal;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
@@ -188,6 +189,19 @@ async fn start_here(
     lanes: u32,
     limits: Limits,
 ) -> Running {
+    let destination = Arc::new(FarSideDestination(far.clone()));
+    start_to(destination, journal, pressure, transform, far, lanes, limits).await
+}
+
+async fn start_to(
+    destination: Arc<dyn Destination>,
+    journal: Journal,
+    pressure: Pressure,
+    transform: &str,
+    far: Arc<FarSide>,
+    lanes: u32,
+    limits: Limits,
+) -> Running {
     let wasm = Bytes::from(scripts::transform(transform));
     // Beforehand: another test may be compiling the same bytes, and a paused
     // clock would run on while this one waits for it.
@@ -203,7 +217,7 @@ async fn start_here(
         versions: None,
         rules: ReloadRules::default(),
     };
-    let running = start_stream(journal, pressure, source, far, lanes);
+    let running = start_stream(destination, journal, pressure, source, far, lanes);
     if loaded.is_ok() {
         until(|| running.status.script().is_some()).await;
     }
@@ -211,6 +225,7 @@ async fn start_here(
 }
 
 fn start_stream(
+    destination: Arc<dyn Destination>,
     journal: Journal,
     pressure: Pressure,
     script: ScriptSource,
@@ -226,11 +241,12 @@ fn start_stream(
         lanes,
         batch: (128, 128 * 1024),
         pressure,
-        destination: Arc::new(FarSideDestination(far.clone())),
+        destination,
         script,
         takes: Arc::new(|_| true),
         orders,
         status: status.clone(),
+        watch: Watch::looking_only(),
     };
     let stop = CancellationToken::new();
     let task = tokio::spawn(run(stream, scripts::engine().clone(), journal.clone(), stop.clone()));
@@ -445,6 +461,11 @@ async fn a_delivery_keeps_its_key_through_retries_and_no_other_has_it() {
     assert!(of_position.contains_key("199/0"));
 }
 
+fn destination_of(far: &Arc<FarSide>) -> renew::Current {
+    let destination: Arc<dyn Destination> = Arc::new(FarSideDestination(far.clone()));
+    tokio::sync::watch::channel(destination).1
+}
+
 fn shared(far: &Arc<FarSide>, script: &Script) -> Arc<Shared> {
     let journal = Journal::in_memory(1, 100, 100_000);
     Arc::new(Shared {
@@ -452,6 +473,7 @@ fn shared(far: &Arc<FarSide>, script: &Script) -> Arc<Shared> {
         index: StreamIndex(0),
         identities: Some(Identities::new(journal.id(), "test")),
         journal,
+        current: destination_of(far),
         destination: Arc::new(FarSideDestination(far.clone())),
         status: Arc::new(StreamStatus::new("test", StreamIndex(0))),
         intake: Arc::new(Intake::new(1, (128, 128 * 1024))),

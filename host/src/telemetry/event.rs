@@ -74,6 +74,28 @@ pub struct JournalBroken<'a> {
     pub reason: &'a dyn fmt::Display,
 }
 
+/// New connections are made with what changed files say.
+pub struct Renewed<'a> {
+    /// The stream, or `bus`.
+    pub of: &'a str,
+}
+
+/// What changed files say does not hold: the old connections stay.
+pub struct RenewalRefused<'a> {
+    /// The stream, or `bus`.
+    pub of: &'a str,
+    /// Why not.
+    pub reason: &'a str,
+}
+
+/// A certificate expires soon, or has expired.
+pub struct CertificateExpires<'a> {
+    /// Whose, in which file, when.
+    pub told: &'a str,
+    /// It has.
+    pub expired: bool,
+}
+
 /// A script's fault cost it its instance.
 pub struct ScriptFaulted<'a> {
     /// The stream.
@@ -180,6 +202,35 @@ impl StateChanged<'_> {
             Some(reason) => warn!(stream, before, reason, "stream is {after}"),
             None => info!(stream, before, "stream is {after}"),
         }
+    }
+}
+
+impl Renewed<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        let Self { of } = self;
+        counter!("sluicegate_renewals_total", "of" => of.to_owned(), "result" => "taken").increment(1);
+        info!(of, "certificates or secrets have changed and were accepted; connecting anew");
+    }
+}
+
+impl RenewalRefused<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        let Self { of, reason } = self;
+        counter!("sluicegate_renewals_total", "of" => of.to_owned(), "result" => "refused").increment(1);
+        warn!(
+            of,
+            reason, "certificates or secrets have changed and cannot be used; those before stay in use"
+        );
+    }
+}
+
+impl CertificateExpires<'_> {
+    /// Logs; the metric is there all the time.
+    pub fn emit(self) {
+        let Self { told, expired } = self;
+        if expired { error!("{told}") } else { warn!("{told}") }
     }
 }
 

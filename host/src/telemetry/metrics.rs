@@ -38,6 +38,10 @@ fn describe() {
     describe_counter!("sluicegate_dead_letters_total", "Messages that became dead letters, by stream");
     describe_counter!("sluicegate_script_faults_total", "Traps, time-outs and broken contracts, by stream");
     describe_counter!(
+        "sluicegate_renewals_total",
+        "Changes of certificates and secrets, by stream or `bus`, and whether they were taken or refused"
+    );
+    describe_counter!(
         "sluicegate_script_reloads_total",
         "New versions of scripts, by stream and outcome: replaced, refused, rolled-back"
     );

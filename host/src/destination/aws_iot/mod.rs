@@ -8,6 +8,9 @@ mod settings;
 mod tests;
 mod updates;
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use rumqttc::Publish;
 use serde::Deserialize;
@@ -66,6 +69,15 @@ impl Destination for AwsIotDestination {
             }
         }
         Some(Delivery { target: newer.target.clone(), headers, body: merged.body.into(), identity: None })
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.settings.access.files()
+    }
+
+    fn renewed(&self) -> Result<Option<Arc<dyn Destination>>, Fault> {
+        let access = self.settings.access.renewed()?;
+        Ok(Some(Arc::new(Self::new(AwsIotSettings { access, ..self.settings.clone() }))))
     }
 
     async fn connect(&self, lane: u32) -> Result<Box<dyn Connection>, Fault> {

@@ -11,8 +11,9 @@ use hyper::Uri;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tower_service::Service;
 
 use crate::destination::{Cause, Fault};
@@ -60,6 +61,19 @@ impl Connector {
         let stream = self.inner.call(uri).await?;
         *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), stream));
         Ok(())
+    }
+
+    /// Gives the connection that was opened ahead away; an error where the far
+    /// side ends it within `patience`. With TLS 1.3 a client counts as
+    /// connected before the server has judged its certificate.
+    pub(super) async fn lasts(self, patience: Duration) -> Result<(), BoxError> {
+        let ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some((_, stream)) = ahead else { return Ok(()) };
+        match timeout(patience, TokioIo::new(stream).read(&mut [0])).await {
+            Ok(Ok(0)) => Err("it closed the connection at once".into()),
+            Ok(Err(error)) => Err(error.into()),
+            Ok(Ok(_)) | Err(_) => Ok(()),
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod request;
 mod settings;
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -42,6 +43,9 @@ const IDLE: Duration = Duration::from_secs(20);
 
 /// Most bytes of an answer that are read; then the connection is given up.
 const MAX_ANSWER: usize = 64 * 1024;
+
+/// How long a connection has to last before its certificate counts as taken.
+const TAKEN: Duration = Duration::from_secs(1);
 
 /// Longest wait for the rest of an answer whose status is known: reading it
 /// only serves the next request on the connection, and the reason.
@@ -88,9 +92,26 @@ impl HttpDestination {
         Self { settings, place, headers }
     }
 
-    fn tls(&self) -> Result<rustls::ClientConfig, Fault> {
+    /// A connector that holds an open connection.
+    async fn open(&self) -> Result<Connector, Fault> {
+        let limit = self.settings.timeout.min(CONNECT_TIMEOUT);
+        let mut connector = Connector::new(self.tls().await?, limit);
+        let base = request::address(&self.settings.url, None).map_err(unusable)?;
+        let uri: Uri = base.as_str().parse().map_err(|e| unusable(format!("{base}: {e}")))?;
+        match tokio::time::timeout(limit, connector.open_ahead(uri)).await {
+            Ok(Ok(())) => Ok(connector),
+            Ok(Err(error)) => Err(connect_fault(&self.place, &*error)),
+            Err(_) => Err(Fault::transient(format!("cannot connect to {} within {limit:?}", self.place))),
+        }
+    }
+
+    async fn tls(&self) -> Result<rustls::ClientConfig, Fault> {
         let config = if self.settings.url.scheme() == "https" {
-            tls::client_config(&self.settings.tls)
+            let settings = self.settings.tls.clone();
+            // Reads files, and the system's certificates take their time.
+            tokio::task::spawn_blocking(move || tls::client_config(&settings)).await.map_err(|e| {
+                Fault::transient(format!("{}: reading the TLS files was interrupted: {e}", self.place))
+            })?
         } else {
             tls::trust_nobody()
         };
@@ -100,6 +121,10 @@ impl HttpDestination {
         config.alpn_protocols.clear();
         Ok(config)
     }
+}
+
+fn unusable(error: String) -> Fault {
+    Fault::persistent(Cause::Configuration, error)
 }
 
 /// The configured headers, secrets marked so that they are never printed.
@@ -154,20 +179,29 @@ impl Destination for HttpDestination {
         true
     }
 
-    async fn connect(&self, _lane: u32) -> Result<Box<dyn Connection>, Fault> {
-        let unusable = |error: String| Fault::persistent(Cause::Configuration, error);
-        let headers = self.headers.clone().map_err(unusable)?;
-        let limit = self.settings.timeout.min(CONNECT_TIMEOUT);
-        let mut connector = Connector::new(self.tls()?, limit);
-        let base = request::address(&self.settings.url, None).map_err(unusable)?;
-        let uri: Uri = base.as_str().parse().map_err(|e| unusable(format!("{base}: {e}")))?;
-        match tokio::time::timeout(limit, connector.open_ahead(uri)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(connect_fault(&self.place, &*error)),
-            Err(_) => {
-                return Err(Fault::transient(format!("cannot connect to {} within {limit:?}", self.place)));
-            }
+    fn files(&self) -> Vec<PathBuf> {
+        self.settings.files()
+    }
+
+    fn renewed(&self) -> Result<Option<Arc<dyn Destination>>, Fault> {
+        let renewed = Self::new(self.settings.renewed()?);
+        match renewed.headers {
+            Ok(_) => Ok(Some(Arc::new(renewed))),
+            Err(error) => Err(unusable(error)),
         }
+    }
+
+    async fn prove(&self, _lane: u32) -> Result<(), Fault> {
+        let connector = self.open().await?;
+        if self.settings.tls.identity.is_some() {
+            connector.lasts(TAKEN).await.map_err(|error| connect_fault(&self.place, &*error))?;
+        }
+        Ok(())
+    }
+
+    async fn connect(&self, _lane: u32) -> Result<Box<dyn Connection>, Fault> {
+        let headers = self.headers.clone().map_err(unusable)?;
+        let connector = self.open().await?;
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())

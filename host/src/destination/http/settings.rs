@@ -1,10 +1,11 @@
 //! What `[destination] type = "http"` may say, checked.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::section::{Plain, Section, TlsUse};
 use crate::config::units::parse_http_url;
-use crate::config::{Secret, TlsSettings};
+use crate::config::{self, Secret, SecretError, TlsSettings};
 
 /// Settings of an HTTP destination.
 #[derive(Clone, Debug)]
@@ -42,6 +43,17 @@ pub enum HttpMethod {
 const OWN_HEADERS: [&str; 4] = ["host", "content-length", "transfer-encoding", "connection"];
 
 impl HttpSettings {
+    /// The files whose content a new connection makes use of.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        config::files(&self.tls, self.headers.iter().map(|(_, value)| value))
+    }
+
+    /// The same with what the files say now. Blocks.
+    pub(super) fn renewed(&self) -> Result<Self, SecretError> {
+        let headers = self.headers.iter().map(|(name, value)| Ok((name.clone(), value.renewed()?)));
+        Ok(Self { headers: headers.collect::<Result<_, _>>()?, tls: self.tls.renewed(), ..self.clone() })
+    }
+
     /// Reads `[destination]`.
     pub(crate) fn read(section: &mut Section<'_>) -> Option<Self> {
         const URL: &str = "the address of the receiver, \"https://host/path\" or \"http://host/path\"";

@@ -11,6 +11,8 @@ pub(crate) mod testing;
 mod tests;
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
@@ -55,6 +57,15 @@ impl Destination for MqttDestination {
 
     fn wants_identity(&self) -> bool {
         true
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.settings.access.files()
+    }
+
+    fn renewed(&self) -> Result<Option<Arc<dyn Destination>>, Fault> {
+        let access = self.settings.access.renewed()?;
+        Ok(Some(Arc::new(Self::new(MqttSettings { access, ..self.settings.clone() }))))
     }
 
     async fn connect(&self, lane: u32) -> Result<Box<dyn Connection>, Fault> {

@@ -1,11 +1,12 @@
 //! What `[destination] type = "mqtt"` may say, checked.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::rules::check_topic;
 use crate::config::section::{Plain, Section, TlsUse};
 use crate::config::units::parse_mqtt_url;
-use crate::config::{Lanes, MqttUrl, Secret, TlsSettings};
+use crate::config::{self, Lanes, MqttUrl, Secret, SecretError, TlsSettings};
 
 /// How to reach and enter an MQTT broker; shared by the three destinations
 /// that speak MQTT.
@@ -27,6 +28,24 @@ pub struct MqttAccess {
     pub timeout: Duration,
     /// Most unacknowledged publishes on a connection (default 64).
     pub in_flight: usize,
+}
+
+impl MqttAccess {
+    /// The files whose content a new connection makes use of.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        config::files(&self.tls, [&self.username, &self.password].into_iter().flatten())
+    }
+
+    /// The same with what the files say now. Blocks.
+    pub(crate) fn renewed(&self) -> Result<Self, SecretError> {
+        let again = |secret: &Option<Secret>| secret.as_ref().map(Secret::renewed).transpose();
+        Ok(Self {
+            username: again(&self.username)?,
+            password: again(&self.password)?,
+            tls: self.tls.renewed(),
+            ..self.clone()
+        })
+    }
 }
 
 /// Settings of a plain MQTT destination.

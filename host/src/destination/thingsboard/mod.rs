@@ -8,6 +8,8 @@ mod settings;
 mod tests;
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -39,6 +41,15 @@ impl Destination for ThingsBoardDestination {
 
     fn check(&self, delivery: &Delivery) -> Result<(), String> {
         rules::check(delivery)
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.settings.access.files()
+    }
+
+    fn renewed(&self) -> Result<Option<Arc<dyn Destination>>, Fault> {
+        let access = self.settings.access.renewed()?;
+        Ok(Some(Arc::new(Self::new(ThingsBoardSettings { access }))))
     }
 
     async fn connect(&self, lane: u32) -> Result<Box<dyn Connection>, Fault> {

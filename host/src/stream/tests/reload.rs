@@ -94,7 +94,8 @@ impl Site {
             versions: Some(self.versions()),
             rules: ReloadRules::default(),
         };
-        start_stream(open(&self.folder), Pressure::default(), source, self.far.clone(), 1)
+        let destination = Arc::new(FarSideDestination(self.far.clone()));
+        start_stream(destination, open(&self.folder), Pressure::default(), source, self.far.clone(), 1)
     }
 }
 
