@@ -37,6 +37,9 @@ pub(super) const BATCH: usize = 128;
 /// received: every flush walks a table of this size.
 const OUTGOING_LIMIT: u16 = 16;
 
+/// Asked for by nobody, so that giving it up changes nothing.
+const NEVER_SUBSCRIBED: &str = "sluicegate/never-subscribed";
+
 /// A connection as the rest of the bus sees it: the way back for
 /// acknowledgements.
 pub(super) struct Link {
@@ -46,6 +49,9 @@ pub(super) struct Link {
     /// A message was lost on the way to the journal: later ones must not be
     /// acknowledged before it.
     broken: AtomicBool,
+    /// Nothing more is taken over: what is not acknowledged is for the next
+    /// connection.
+    leaving: AtomicBool,
 }
 
 impl Link {
@@ -54,6 +60,25 @@ impl Link {
         self.broken.store(true, Ordering::Relaxed);
         // An error means that it is over already.
         let _ = self.client.try_disconnect_now();
+    }
+
+    /// Takes nothing more over; acknowledgements still go out.
+    pub(super) fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until the broker has read every acknowledgement that was queued:
+    /// it answers in order. Who closes while the other side sends may reset the
+    /// connection, and what was not read by then is lost.
+    pub(super) async fn until_acknowledged(&self) {
+        if let Ok(asked) = self.client.unsubscribe_tracked(NEVER_SUBSCRIBED).await {
+            // That there was no such subscription is an answer as well.
+            let _ = asked.wait_completion_async().await;
+        }
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_dead(&self) -> bool {
@@ -89,7 +114,12 @@ impl Login<'_> {
             });
         }
         let (client, eventloop) = AsyncClient::builder(options).capacity(capacity).build();
-        let link = Link { client, over: CancellationToken::new(), broken: AtomicBool::new(false) };
+        let link = Link {
+            client,
+            over: CancellationToken::new(),
+            broken: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
+        };
         Ok((Arc::new(link), eventloop))
     }
 

@@ -59,6 +59,8 @@ pub(super) struct Settling {
 pub(super) struct Intake {
     arrivals: mpsc::Sender<Arrival>,
     slots: Arc<Semaphore>,
+    /// How many there are.
+    all: u32,
     bytes: Arc<Semaphore>,
     /// Permits of `bytes`.
     window_bytes: usize,
@@ -82,13 +84,14 @@ pub(super) fn queues(
     status: Arc<BusStatus>,
     stopping: CancellationToken,
 ) -> (Intake, Outlets) {
-    let window = window.clamp(1, Semaphore::MAX_PERMITS);
+    let window = window.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
     let window_bytes = window_bytes.clamp(1, Semaphore::MAX_PERMITS);
     let (arrivals, arriving) = mpsc::channel(window);
     let slots = Arc::new(Semaphore::new(window));
     status.set_window(slots.clone(), window, receive_maximum);
     let bytes = Arc::new(Semaphore::new(window_bytes));
-    let intake = Intake { arrivals, slots, bytes, window_bytes, status, stopping };
+    let all = u32::try_from(window).unwrap_or(u32::MAX);
+    let intake = Intake { arrivals, slots, all, bytes, window_bytes, status, stopping };
     (intake, Outlets { arrivals: arriving, settling: mpsc::channel(window) })
 }
 
@@ -101,8 +104,9 @@ pub(super) fn requests(window: usize) -> usize {
 }
 
 impl Intake {
-    /// Takes a publish over; waits while there is no room. After `stopping`
-    /// the publish is dropped: the broker keeps it until the next connection.
+    /// Takes a publish over; waits while there is no room. After `stopping`,
+    /// and where the link is left, the publish is dropped: the broker keeps it
+    /// until the next connection.
     pub(super) async fn take(&self, link: &Arc<Link>, publish: Publish) {
         self.status.received.add(1);
         let size = publish.topic.len().saturating_add(publish.payload.len());
@@ -116,10 +120,17 @@ impl Intake {
                 room = self.wait_for_room(size) => room,
             },
         };
-        let Some((slot, bytes)) = room.filter(|_| !self.stopping.is_cancelled()) else { return };
+        let over = self.stopping.is_cancelled() || link.is_leaving();
+        let Some((slot, bytes)) = room.filter(|_| !over) else { return };
         let arrival = Arrival { link: link.clone(), publish, slot, bytes };
         // Has room by construction; an error means that the bus is being stopped.
         let _ = self.arrivals.send(arrival).await;
+    }
+
+    /// Waits until everything that was taken over is acknowledged.
+    pub(super) async fn settled(&self) {
+        // Closed by nobody; the slots are given back at once.
+        let _ = self.slots.acquire_many(self.all).await;
     }
 
     fn room_now(&self, size: u32) -> Option<Room> {

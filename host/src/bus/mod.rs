@@ -7,6 +7,7 @@ mod intake;
 mod key;
 mod message;
 mod mqtt;
+mod renew;
 mod route;
 mod routes;
 mod session;

@@ -8,13 +8,14 @@ use rumqttc::{
     ConnAck, ConnectionError, QoS, RetainForwardRule, SubscribeFilterInput, SubscribeProperties,
     SubscribeReasonCode,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{self, End, Link, Login, explain};
 use super::intake::{self, Intake};
+use super::renew;
 use super::route::Router;
 use super::routes::{Changes, Routes};
 use super::session::{Arrival, Session};
@@ -22,6 +23,7 @@ use super::status::BusStatus;
 use crate::backoff::Backoff;
 use crate::config::{BusSettings, BusSource, MqttUrl};
 use crate::journal::Journal;
+use crate::watch::Watch;
 
 /// Publishes between the connection and the journal beside those that the
 /// journal itself holds.
@@ -41,8 +43,8 @@ const GOOD: Duration = Duration::from_secs(10);
 /// Two gateways with one client id throw each other out; at least not at full speed.
 const AFTER_TAKE_OVER: Duration = Duration::from_secs(10);
 
-/// On a stop: longest wait for the acknowledgements of what the streams still
-/// settle, and for the goodbye.
+/// On a stop, and where a connection is replaced: longest wait for the
+/// acknowledgements of what the streams still settle, and for the goodbye.
 const DRAIN: Duration = Duration::from_secs(10);
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -70,7 +72,8 @@ pub async fn try_login(settings: &BusSettings) -> Result<(), String> {
 /// Brings messages from the bus to the journal until it is stopped. The broker
 /// inside has to run already. What is subscribed follows `routes`.
 ///
-/// `data` is the data folder, for `bus-filters.json`.
+/// `data` is the data folder, for `bus-filters.json`; `watch` notices that
+/// certificates or the password have changed.
 pub async fn run(
     settings: BusSettings,
     data: PathBuf,
@@ -78,7 +81,9 @@ pub async fn run(
     journal: Journal,
     status: Arc<BusStatus>,
     stop: Stop,
+    watch: Watch,
 ) {
+    let (current, renewal) = renew::begin(settings.clone(), &watch, status.clone()).await;
     let url = match &settings.source {
         BusSource::Mqtt(url) => url.clone(),
         BusSource::Embedded { listen } => {
@@ -110,6 +115,7 @@ pub async fn run(
         wanted: Vec::new(),
         router: 0,
         settings,
+        current,
         url,
         path,
         session,
@@ -119,7 +125,11 @@ pub async fn run(
         connections: 0,
         last_told: None,
     };
+    let renewal = renewal.map(|renewal| tokio::spawn(renewal.run()));
     let last = supervisor.supervise(&stop.reading).await;
+    if let Some(renewal) = renewal {
+        renewal.abort();
+    }
 
     // The feeder ends at once, and with it the queue of the acknowledger.
     let _ = feeder.await;
@@ -140,6 +150,8 @@ fn wanted(router: &Router, share: Option<&str>) -> Vec<(String, usize)> {
 
 struct Supervisor {
     settings: BusSettings,
+    /// What to connect with next.
+    current: watch::Receiver<BusSettings>,
     url: MqttUrl,
     path: PathBuf,
     changes: Changes,
@@ -167,6 +179,8 @@ enum Next {
     Routes,
     /// What was refused is tried again.
     Refused,
+    /// There is something new to connect with.
+    Renewed,
 }
 
 /// How waiting for something on a connection ended.
@@ -182,11 +196,16 @@ impl Supervisor {
         let mut backoff = Backoff::new(fastrand::u64(..));
         let mut failures = 0;
         while !stop.is_cancelled() {
+            self.settings = self.current.borrow_and_update().clone();
             let began = Instant::now();
             let mut reading = None;
             let end = match self.one_connection(&mut reading, stop).await {
                 Waited::Ended(end) => end,
-                Waited::Done(()) | Waited::Stopped => return reading,
+                Waited::Done(()) => match self.leave(reading, stop).await {
+                    None => continue,
+                    reading => return reading,
+                },
+                Waited::Stopped => return reading,
             };
             self.tell(&end);
             self.status.set_disconnected(Some(end.text));
@@ -196,13 +215,36 @@ impl Supervisor {
             let pause = backoff.pause(failures, at_least);
             tokio::select! {
                 () = sleep(pause) => {}
+                Ok(()) = self.current.changed() => {}
                 () = stop.cancelled() => {}
             }
         }
         None
     }
 
-    /// One connection from login to end. `open` holds it meanwhile.
+    /// Ends a connection so that nothing comes twice: no more is taken over,
+    /// and what was is acknowledged before the goodbye. The connection where
+    /// `stop` came first.
+    async fn leave(&self, reading: Option<Reading>, stop: &CancellationToken) -> Option<Reading> {
+        let mut reading = reading?;
+        reading.link.leave();
+        let link = reading.link.clone();
+        let settled = timeout(DRAIN, async {
+            self.intake.settled().await;
+            link.until_acknowledged().await;
+        });
+        match reading.wait(settled, &self.url, stop).await {
+            Waited::Stopped => Some(reading),
+            Waited::Done(_) => {
+                reading.close().await;
+                None
+            }
+            Waited::Ended(_) => None,
+        }
+    }
+
+    /// One connection from login to end, or until there is something new to
+    /// connect with. `open` holds it meanwhile.
     async fn one_connection(&mut self, open: &mut Option<Reading>, stop: &CancellationToken) -> Waited<()> {
         self.look_at_routes();
         let login = Login { settings: &self.settings, url: &self.url };
@@ -248,6 +290,7 @@ impl Supervisor {
                 tokio::select! {
                     () = self.changes.next() => Next::Routes,
                     () = sleep(RETRY_REFUSED), if !refused.is_empty() => Next::Refused,
+                    Ok(()) = self.current.changed() => Next::Renewed,
                 }
             };
             let filters = match reading.wait(next, &self.url, stop).await {
@@ -263,6 +306,7 @@ impl Supervisor {
                     let again = |filter: &String| again.iter().any(|r| r.filter == *filter);
                     self.wanted.iter().filter(|(f, _)| again(f)).cloned().collect()
                 }
+                Waited::Done(Next::Renewed) => return Waited::Done(()),
                 Waited::Ended(end) => return Waited::Ended(end),
                 Waited::Stopped => return Waited::Stopped,
             };

@@ -139,6 +139,10 @@ impl BusStatus {
         *lock(&self.refused_filters) = refused_filters;
     }
 
+    pub(super) fn set_last_error(&self, error: String) {
+        *lock(&self.last_error) = Some(error);
+    }
+
     pub(super) fn set_disconnected(&self, error: Option<String>) {
         self.connected.store(false, Ordering::Relaxed);
         if error.is_some() {

@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use super::{BusSnapshot, BusStatus, KeyRule, Route, Router, Routes, Stop, TopicFilter, run};
 use crate::config::{BusSettings, BusSource, MqttUrl, TlsSettings};
 use crate::journal::{Journal, Outcome, Pending, ReadRules, Reader, Settlement, StreamIndex};
+use crate::watch::Watch;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -217,6 +218,7 @@ impl Gateway {
             journal.clone(),
             status.clone(),
             stop.clone(),
+            Watch::new(),
         ));
         Self { status, stop, journal, readers, routes, task }
     }
