@@ -246,6 +246,7 @@ pub fn stream(
         takes: Arc::new(move |message| route.takes(message)),
         orders,
         status,
+        watch: scripts.watch.clone(),
     };
     (stream, handle)
 }

@@ -18,6 +18,7 @@ mod outages;
 mod poison;
 mod pressure;
 mod reload;
+mod renewal;
 mod stuck;
 mod traps;
 mod unnoticed;

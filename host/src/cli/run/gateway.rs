@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
+use super::certificates::Certificates;
 use super::streams::{ChangeError, Streams};
 use crate::bus::{self, BusStatus, Router, Routes, Stop};
 use crate::cli::operate::answer::Plan;
@@ -27,6 +28,8 @@ pub struct Gateway {
     pub streams: Streams,
     /// What an operator may do with them.
     pub operations: Operations,
+    /// The certificates that bus and streams name.
+    pub certificates: Arc<Certificates>,
 }
 
 impl Gateway {
@@ -56,7 +59,10 @@ impl Gateway {
     pub async fn take_over(self: &Arc<Self>) -> Result<Plan, ChangeError> {
         let gateway = self.clone();
         let applying = tokio::spawn(async move {
-            let changed = || gateway.operations.set_streams(gateway.streams.operated());
+            let changed = || {
+                gateway.operations.set_streams(gateway.streams.operated());
+                gateway.certificates.set_files(gateway.streams.certificates());
+            };
             gateway.streams.apply(changed).await
         });
         applying.await.unwrap_or_else(|failed| Err(ChangeError::Failed(failed.to_string())))
@@ -73,6 +79,7 @@ pub struct Started {
     /// For the admin listener.
     pub gateway: Arc<Gateway>,
     routes: Routes,
+    watch: Watch,
 }
 
 /// Why nothing runs.
@@ -99,7 +106,7 @@ pub async fn start_streams(
 ) -> Result<Started, StartError> {
     let engine = Streams::engine(config, Compilation::apart().cached_in(config.data.join("cache")))?;
     let journal = wiring::open_journal(config).await?;
-    let scripts = wiring::scripts(config, watch).await?;
+    let scripts = wiring::scripts(config, watch.clone()).await?;
     let versions = scripts.versions.clone();
     let data = config.data.clone();
     // Only now that the data folder is known to be ours.
@@ -110,8 +117,9 @@ pub async fn start_streams(
     let routes = Routes::new(Router::new(Vec::new()));
     let streams = Streams::start(config.clone(), engine, scripts, journal.clone(), routes.clone(), notes);
     let operations = Operations::new(journal.clone(), streams.operated(), versions);
-    let gateway = Arc::new(Gateway { journal, bus: Arc::default(), streams, operations });
-    Ok(Started { gateway, routes })
+    let certificates = Arc::new(Certificates::new(streams.certificates()));
+    let gateway = Arc::new(Gateway { journal, bus: Arc::default(), streams, operations, certificates });
+    Ok(Started { gateway, routes, watch })
 }
 
 impl Started {
@@ -126,6 +134,7 @@ impl Started {
             self.gateway.journal.clone(),
             self.gateway.bus.clone(),
             Stop { reading: stop.clone(), settling: settling.clone() },
+            self.watch,
         );
         let streams = async {
             stop.cancelled().await;

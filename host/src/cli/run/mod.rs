@@ -1,6 +1,7 @@
 //! `sluicegate run`: the gateway itself.
 
 mod admin;
+mod certificates;
 mod checker;
 mod follow;
 mod gateway;
@@ -110,9 +111,11 @@ async fn gateway_until_signal(args: RunArgs) -> Result<(), Box<dyn std::error::E
     });
     let sums = tokio::spawn(sums::log(gateway.clone()));
     let checker = tokio::spawn(checker::run(gateway.clone()));
+    let certificates = tokio::spawn(gateway.certificates.clone().run(watch.clone()));
     let follow = (config.reload.streams == StreamFiles::Watch)
         .then(|| tokio::spawn(follow::run(gateway.clone(), watch)));
     started.run(&config, stop).await;
+    certificates.abort();
     if let Some(follow) = follow {
         follow.abort();
     }

@@ -16,7 +16,7 @@ use crate::cli::apply::candidate::{Candidate, too_many_lanes};
 use crate::cli::apply::plan::{Change, Plan};
 use crate::cli::operate::{self, Operated, answer};
 use crate::cli::wiring::{self, RateLimitGroups, Scripts};
-use crate::config::{Accepted, AcceptedError, Config, ConfigErrors, Note, StreamEntry, StreamSettings};
+use crate::config::{self, Accepted, AcceptedError, Config, ConfigErrors, Note, StreamEntry, StreamSettings};
 use crate::journal::{Journal, JournalError};
 use crate::script::compile::Compilation;
 use crate::script::{Engine, EngineError};
@@ -134,6 +134,11 @@ impl Streams {
     /// How they are doing, in the order of the names.
     pub fn statuses(&self) -> Vec<Arc<StreamStatus>> {
         self.lock().values().map(|running| running.status.clone()).collect()
+    }
+
+    /// The files with certificates that the bus and the streams name.
+    pub fn certificates(&self) -> Vec<PathBuf> {
+        config::certificates(&self.config.bus, self.lock().values().map(|running| &running.entry))
     }
 
     /// Where the stream files are.

@@ -123,7 +123,7 @@ impl Rules for AwsRules {
             self.inbox.violation(format!("aws: {id} sent no server name (SNI)"));
             return ConnectReturnCode::NotAuthorized;
         }
-        if !tls.is_some_and(|tls| tls.certificate) {
+        if tls.is_none_or(|tls| tls.certificate.is_none()) {
             self.inbox.violation(format!("aws: {id} has no client certificate"));
             return ConnectReturnCode::NotAuthorized;
         }

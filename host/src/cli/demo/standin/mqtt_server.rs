@@ -58,8 +58,9 @@ pub struct Tls {
     pub sni: Option<String>,
     /// The ALPN name agreed on.
     pub alpn: Option<String>,
-    /// Whether the client presented a certificate (that was verified).
-    pub certificate: bool,
+    /// The client's own certificate as DER, where it presented one (that was
+    /// verified).
+    pub certificate: Option<Vec<u8>>,
 }
 
 /// What the server does with one PUBLISH.
@@ -181,7 +182,10 @@ async fn connection<R: Rules>(shared: Arc<Shared<R>>, stream: TcpStream) {
             let tls = Tls {
                 sni: state.server_name().map(str::to_owned),
                 alpn: state.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned()),
-                certificate: state.peer_certificates().is_some_and(|chain| !chain.is_empty()),
+                certificate: state
+                    .peer_certificates()
+                    .and_then(|chain| chain.first())
+                    .map(|leaf| leaf.to_vec()),
             };
             Session::run(&shared, stream, session, Some(tls)).await;
         }

@@ -101,6 +101,7 @@ pub(super) async fn metrics(State(shared): State<Shared>) -> Response {
     metrics::gauge!("sluicegate_journal_alarm_percent")
         .set(f64::from(answer::alarm(&holding).unwrap_or_default()));
     let content_type = (header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8");
-    let text = shared.metrics.render() + &by_stream::render(gateway);
+    let certificates = gateway.certificates.render(unix_millis() / 1000);
+    let text = shared.metrics.render() + &by_stream::render(gateway) + &certificates;
     ([content_type], text).into_response()
 }

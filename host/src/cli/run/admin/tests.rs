@@ -14,6 +14,7 @@ use super::*;
 use crate::cli::operate::answer::{LetterFilter, RewindRequest};
 use crate::cli::operate::testing::Site;
 use crate::cli::operate::{Target, token};
+use crate::cli::run::certificates::Certificates;
 use crate::config::StreamEntry;
 use crate::journal::StreamIndex;
 use crate::stream::StreamStatus;
@@ -45,6 +46,7 @@ impl Admin {
             bus: Arc::default(),
             streams: Streams::listed(site.config.clone(), site.journal.clone(), statuses),
             operations: site.operations(),
+            certificates: Arc::new(Certificates::new(vec![])),
         });
         let token = AdminToken::read_or_make(&site.config.data).unwrap();
         let stop = CancellationToken::new();
