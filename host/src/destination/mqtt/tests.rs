@@ -12,7 +12,7 @@ use super::testing::{
     Authority, Server, deferred, delivery, limits, puback, refused, soon, topic, user_properties,
 };
 use super::{MqttAccess, MqttDestination, MqttSettings};
-use crate::config::Secret;
+use crate::config::{Secret, TlsSettings};
 use crate::destination::{Delivery, DeliveryId, Destination, FaultKind, Identity, Verdict};
 
 fn destination(access: MqttAccess) -> MqttDestination {
@@ -254,7 +254,7 @@ async fn tls_with_the_right_authority_and_with_a_wrong_one() {
     peer.puback(&publish, PubAckReason::Success).await;
     assert_eq!(soon(connection.next()).await.unwrap(), (DeliveryId(1), Verdict::Delivered));
 
-    access.tls.ca = Some(theirs.ca());
+    access.tls = TlsSettings { ca: Some(theirs.ca()), ..TlsSettings::default() };
     let wrong = destination(access.clone());
     let (result, peer) = tokio::join!(soon(wrong.connect(0)), server.accept());
     assert!(peer.is_none());
@@ -262,7 +262,7 @@ async fn tls_with_the_right_authority_and_with_a_wrong_one() {
     assert_eq!(fault.kind, FaultKind::Persistent, "{fault}");
     assert!(fault.reason.contains("TLS"), "{fault}");
 
-    access.tls.ca = Some("/does/not/exist.pem".into());
+    access.tls = TlsSettings { ca: Some("/does/not/exist.pem".into()), ..TlsSettings::default() };
     let fault = soon(destination(access).connect(0)).await.err().unwrap();
     assert_eq!(fault.kind, FaultKind::Persistent);
     assert!(fault.reason.contains("/does/not/exist.pem"), "{fault}");
