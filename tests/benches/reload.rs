@@ -15,7 +15,7 @@ use sluicegate_tests::fleet::Fleet;
 use sluicegate_tests::gateway::Folder;
 use sluicegate_tests::traffic::Traffic;
 
-const RELOADS: usize = 200;
+const RELOADS: usize = 50;
 const LANES: usize = 4;
 const BURST: u64 = 20;
 const EVERY: Duration = Duration::from_millis(5);
