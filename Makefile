@@ -27,7 +27,7 @@ build: $(BIN)
 
 .PHONY: $(BIN)
 $(BIN): adapters first-build
-	@$(CARGO) build --release --locked -p sluicegate
+	@$(CARGO) build --release --locked --workspace --bins
 
 test: setup adapters first-build lint
 	$(CARGO) test --release --locked --workspace
