@@ -87,9 +87,8 @@ async fn run() -> Vec<f64> {
     traffic.end().await;
     let lines = gateway.log_lines();
     let taken_up = lines.iter().filter(|line| line["message"] == TAKEN_UP);
-    // A number of 128 bits, which the log writes as text.
-    let paused = taken_up.map(|line| line["paused_us"].as_str().and_then(|us| us.parse::<f64>().ok()));
-    let pauses: Vec<f64> = paused.map(|us| us.expect("a time") / 1_000.0).collect();
+    let paused = taken_up.map(|line| line["paused_us"].as_f64().expect("a time"));
+    let pauses: Vec<f64> = paused.map(|us| us / 1_000.0).collect();
     assert!(pauses.len() >= RELOADS * LANES / 2, "{} pauses", pauses.len());
     pauses
 }

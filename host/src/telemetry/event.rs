@@ -306,7 +306,9 @@ impl ScriptTakenUp<'_> {
     /// Logs, for `make bench` and the curious.
     pub fn emit(self) {
         let Self { stream, lane, script, paused } = self;
-        debug!(stream, lane, script, paused_us = paused.as_micros(), "a lane maps with another version");
+        // Larger integers are logged as text.
+        let paused_us = u64::try_from(paused.as_micros()).unwrap_or(u64::MAX);
+        debug!(stream, lane, script, paused_us, "a lane maps with another version");
     }
 }
 
