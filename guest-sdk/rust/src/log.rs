@@ -21,6 +21,17 @@ pub fn error(text: &str) {
     write::error(text);
 }
 
+/// Has a panic say where and why before it traps: without, all that the gateway
+/// sees is an `unreachable`.
+#[cfg(target_family = "wasm")]
+#[doc(hidden)]
+pub fn panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(|place| format!(" at {place}")).unwrap_or_default();
+        error(&format!("panicked{place}: {}", panic.payload_as_str().unwrap_or("no text")));
+    }));
+}
+
 #[cfg(target_family = "wasm")]
 mod write {
     use crate::bindings::sluicegate::mapper::log::{Level, write};

@@ -209,6 +209,7 @@ macro_rules! export {
                 fn configure(
                     settings: ::std::string::String,
                 ) -> ::std::result::Result<(), ::std::string::String> {
+                    $crate::log::panics();
                     let instance = $crate::Instance::configure(&settings)?;
                     INSTANCE.with(|it| it.set(instance)).map_err(|_| "configured twice".into())
                 }

@@ -112,7 +112,8 @@ impl ScriptFault {
             ));
         }
         let text = text.strip_prefix("wasm trap: ").unwrap_or(&text);
-        Self::Trap(one_line(&format!("{text}{}", place(error))))
+        let words = host.last_words.as_ref().map(|words| format!("; it had logged: {words}"));
+        Self::Trap(one_line(&format!("{text}{}{}", place(error), words.unwrap_or_default())))
     }
 }
 

@@ -104,6 +104,9 @@ impl log::Host for Host {
         };
         self.spend(1, text.len())?;
         self.log.write(level, &text);
+        if level == LogLevel::Error {
+            self.last_words = Some(one_line(&text));
+        }
         Ok(())
     }
 }

@@ -21,6 +21,9 @@ pub(super) struct Host {
     pub(super) state: Option<StateCall>,
     pub(super) calls: HostCalls,
     pub(super) tables: Tables,
+    /// The latest error that the script logged in this call: an SDK says so
+    /// why it is about to trap.
+    pub(super) last_words: Option<String>,
     budget: Budget,
 }
 
@@ -61,6 +64,7 @@ impl Instance {
             state: None,
             calls: HostCalls::default(),
             tables: tables.clone(),
+            last_words: None,
             budget: Budget::default(),
         };
         let mut store = Store::new(pre.engine(), host);
@@ -139,4 +143,5 @@ fn begin(store: &mut Store<Host>, limits: &Limits, messages: usize) {
     host.budget.start(limits.time_of(messages));
     host.calls.start(limits.host_calls_of(messages), limits.host_call_bytes);
     host.memory.start();
+    host.last_words = None;
 }

@@ -149,6 +149,28 @@ async fn after_a_trap_a_fresh_instance_goes_on() {
     }
 }
 
+/// The hook of the SDK for panics logs, then traps.
+#[tokio::test]
+async fn a_trap_comes_with_the_last_error_that_the_call_had_logged() {
+    let wasm = module(
+        r#"(data (i32.const 100) "no\nway" "warned")
+        (func (export "transform") (param $batch i32) (param $n i32) (result i32)
+          (if (i32.eq (call $first (local.get $batch)) (i32.const 88)) (then
+            (call $log (i32.const 3) (i32.const 100) (i32.const 6))
+            (call $log (i32.const 2) (i32.const 106) (i32.const 6))
+            unreachable))
+          (if (i32.eq (call $first (local.get $batch)) (i32.const 89)) (then unreachable))
+          (call $log (i32.const 3) (i32.const 100) (i32.const 6))
+          (call $pass (local.get $batch) (local.get $n)))"#,
+    );
+    let mut mapper = mapper_of(wasm).await;
+    let fault = mapper.transform(&batch(["X"])).await.unwrap_err().to_string();
+    assert!(fault.ends_with("; it had logged: no\\nway"), "{fault}");
+    mapper.transform(&batch(["a"])).await.unwrap();
+    let fault = mapper.transform(&batch(["Y"])).await.unwrap_err().to_string();
+    assert!(!fault.contains("logged"), "that was another call: {fault}");
+}
+
 #[tokio::test]
 async fn deep_recursion_is_a_trap() {
     let wasm = module(
