@@ -108,7 +108,7 @@ fn from_an_idea_to_an_adapter() {
         [60, 900].map(|speed| format!(r#"{{"ident":"1","timestamp":1,"position.speed":{speed}}}"#));
     let map = ["map", "--script", "speed", "--settings", SETTINGS];
     let output = desk.sluicegate(&map, &messages.join("\n"));
-    assert_eq!(output.status.code(), Some(1), "a message was rejected");
+    assert_eq!(output.status.code(), Some(1), "the script failed on a message");
     let mapped = text(&output.stdout);
     let (first, second) = mapped.trim().split_once('\n').unwrap();
     assert!(first.starts_with(r#"{"messages":[0],"target":"fleet/1/speed""#), "{first}");
