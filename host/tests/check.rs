@@ -136,6 +136,39 @@ fn connecting_tells_who_is_not_there() {
 }
 
 #[test]
+fn connecting_shows_no_secrets() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("http://127.0.0.1:{port}/in?key=hunter2");
+    let main = format!(
+        "bus = {{ url = \"mqtt://127.0.0.1:{port}\", client_id = \"gw\", username = \"hunter2\" }}\n"
+    );
+    let dotted = format!(
+        "topics = [\"a\"]\ndestination.headers.X-Key = \"hunter2\"\ndestination.type = \"http\"\n\
+         destination.url = \"{url}\"\n"
+    );
+    let inline = format!(
+        "topics = [\"a\"]\ndestination = {{ type = \"http\", url = \"{url}\", headers = {{ X-Key = \"hunter2\" }} }}\n"
+    );
+    let files =
+        [("sluicegate.toml", &main), ("streams/dotted.toml", &dotted), ("streams/inline.toml", &inline)];
+    check(folder.path(), &files.map(|(path, text)| (path, text.as_str())));
+    let output = check_with(folder.path(), &["--connect"]);
+    let errors = text(&output.stderr, folder.path());
+    assert!(errors.ends_with("\n3 errors\n"), "{errors}");
+    for line in [
+        format!("  1 | bus = {{ url = \"mqtt://127.0.0.1:{port}\", client_id = \"gw\", username = *** }}"),
+        "  2 | destination.headers.X-Key = ***".to_owned(),
+        format!(
+            "  2 | destination = {{ type = \"http\", url = \"http://127.0.0.1:{port}/in?***\", headers = {{"
+        ),
+    ] {
+        assert!(errors.contains(&line), "{line}\nis not in\n{errors}");
+    }
+    assert!(!errors.contains("hunter2"), "{errors}");
+}
+
+#[test]
 fn connecting_to_what_is_there() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

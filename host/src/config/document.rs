@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::Source;
 use super::error::{ConfigError, Meanwhile, Place};
-use super::section::sounds_secret;
+use super::hidden::{possible_secret_in_line, possible_secrets};
 
 /// Bytes of the file.
 pub type Span = Range<usize>;
@@ -76,11 +76,13 @@ impl<'a> Document<'a> {
             }
             last_line.clone_from(&line);
             // Nothing has been read, so nothing is known of secrets but names.
-            if let Some(line) = line
-                && sounds_secret(self.source(&line))
-                && let Some(equals) = self.source(&line).find('=')
-            {
-                self.hide(line.start + equals + 1..line.end);
+            if let Some(line) = line {
+                let above = self.text.get(..line.start).unwrap_or_default();
+                let table = above.lines().rev().find(|line| line.trim_start().starts_with('['));
+                let secret = possible_secret_in_line(self.source(&line), table.unwrap_or_default());
+                if let Some(secret) = secret {
+                    self.hide(line.start + secret.start..line.start + secret.end);
+                }
             }
             self.error(
                 span,
@@ -93,6 +95,12 @@ impl<'a> Document<'a> {
     /// These bytes are not shown in any error.
     pub fn hide(&self, span: Span) {
         self.secrets.borrow_mut().push(span);
+    }
+
+    /// Nor is what may be a secret in `table`, the root of the file, whoever
+    /// reads it.
+    pub fn hide_secrets_of(&self, table: &DeTable<'_>) {
+        self.secrets.borrow_mut().extend(possible_secrets(table, self.text));
     }
 
     /// Whether nothing is wrong so far.
@@ -140,7 +148,8 @@ impl<'a> Document<'a> {
 }
 
 /// Where the last of `keys` is that the text has, each in the table of the one
-/// before.
+/// before. Nobody knows any more what was read as a secret, so everything that
+/// may be one is hidden.
 pub fn place_of_keys(text: &str, keys: &[&str]) -> Option<Place> {
     let root = DeTable::parse(text).ok()?;
     let mut table = Some(root.get_ref());
@@ -153,7 +162,7 @@ pub fn place_of_keys(text: &str, keys: &[&str]) -> Option<Place> {
             _ => None,
         };
     }
-    found.map(|span| place(text, &span, &[]))
+    found.map(|span| place(text, &span, &possible_secrets(root.get_ref(), text)))
 }
 
 /// Where `span` begins, and the line there with `secrets` hidden.
@@ -259,6 +268,13 @@ mod tests {
         assert_eq!(line(&["a", "x"]), Some((1, 1)));
         assert_eq!(line(&["x"]), None);
         assert_eq!(place_of_keys("a =", &["a"]), None);
+    }
+
+    #[test]
+    fn keys_that_are_found_again_show_no_secrets() {
+        let text = |text: &str| place_of_keys(text, &["d"]).unwrap().text;
+        assert_eq!(text("d.headers.Authorization = 'x'\n"), "d.headers.Authorization = ***");
+        assert_eq!(text("d = { a = 'b', password = 'x' }\n"), "d = { a = 'b', password = *** }");
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod bus;
 mod document;
 mod error;
 mod expiry;
+mod hidden;
 mod journal;
 mod keys;
 mod load;

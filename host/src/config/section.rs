@@ -61,6 +61,7 @@ pub enum TlsUse {
 impl<'d> Section<'d> {
     /// The keys of the file outside all tables.
     pub fn root(doc: &'d Document<'d>, table: &'d DeTable<'d>) -> Self {
+        doc.hide_secrets_of(table);
         Self {
             doc,
             name: String::new(),

@@ -97,7 +97,8 @@ impl HttpDestination {
         let limit = self.settings.timeout.min(CONNECT_TIMEOUT);
         let mut connector = Connector::new(self.tls().await?, limit);
         let base = request::address(&self.settings.url, None).map_err(unusable)?;
-        let uri: Uri = base.as_str().parse().map_err(|e| unusable(format!("{base}: {e}")))?;
+        // Without the address itself: its query may be a secret.
+        let uri: Uri = base.as_str().parse().map_err(|e| unusable(format!("url to {}: {e}", self.place)))?;
         match tokio::time::timeout(limit, connector.open_ahead(uri)).await {
             Ok(Ok(())) => Ok(connector),
             Ok(Err(error)) => Err(connect_fault(&self.place, &*error)),
