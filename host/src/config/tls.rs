@@ -93,7 +93,11 @@ pub fn client_config(settings: &TlsSettings) -> Result<Arc<ClientConfig>, TlsErr
 pub fn problems(settings: &TlsSettings) -> Vec<TlsError> {
     let authorities = roots(settings).err();
     let identity = configure(Arc::new(RootCertStore::empty()), settings.identity.as_ref()).err();
-    authorities.into_iter().chain(identity).collect()
+    // The certificate is read first, and where it is wrong the key may be, too.
+    let certificate =
+        |named: &&ClientIdentity| identity.as_ref().and_then(TlsError::file) == Some(&*named.cert);
+    let key = settings.identity.as_ref().filter(certificate).and_then(|named| read_key(&named.key).err());
+    authorities.into_iter().chain(identity).chain(key).collect()
 }
 
 fn roots(settings: &TlsSettings) -> Result<Arc<RootCertStore>, TlsError> {
@@ -149,11 +153,12 @@ fn read_roots(path: &Path) -> Result<RootCertStore, TlsError> {
 fn read_identity(
     identity: &ClientIdentity,
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
-    let chain = read_certificates(&identity.cert)?;
-    let bytes = read(&identity.key)?;
-    let key = PrivateKeyDer::from_pem_slice(&bytes)
-        .map_err(|e| content(&identity.key, told(&e), "a PEM private key (PKCS#8, PKCS#1 or SEC1)"))?;
-    Ok((chain, key))
+    Ok((read_certificates(&identity.cert)?, read_key(&identity.key)?))
+}
+
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(&read(path)?)
+        .map_err(|e| content(path, told(&e), "a PEM private key (PKCS#8, PKCS#1 or SEC1)"))
 }
 
 const CERTIFICATES: &str = "one or more PEM certificates (-----BEGIN CERTIFICATE-----)";
