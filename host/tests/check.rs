@@ -81,6 +81,41 @@ fn an_unusable_main_file_ends_it() {
 }
 
 #[test]
+fn an_unusable_main_file_hides_no_error_of_a_script() {
+    let folder = tempfile::tempdir().unwrap();
+    let wrong = format!("{WIALON}[script.settings]\nwhere = \"position.speed >\"\n");
+    let main = "[bus]\nurl = \"mqtt://broker\"\n";
+    let files = [("sluicegate.toml", main), ("streams/a.toml", WIALON), ("streams/b.toml", wrong.as_str())];
+    let output = check(folder.path(), &files);
+    assert_eq!(output.status.code(), Some(1));
+    let errors = text(&output.stderr, folder.path());
+    assert!(errors.starts_with("sluicegate.toml:1:2: `client_id` is missing in `[bus]`\n"), "{errors}");
+    assert!(errors.contains("\n\nstreams/b.toml:5:1: the script `wialon-retranslator` refuses "), "{errors}");
+    assert!(
+        errors.ends_with("\n  meanwhile: nothing runs until this is put right\n\n2 errors\n"),
+        "{errors}"
+    );
+    let tried = check_with(folder.path(), &["--connect"]);
+    assert!(text(&tried.stderr, folder.path()).contains("\n2 errors\nnothing was connected to: "));
+}
+
+#[test]
+fn a_wrong_stream_hides_no_error_of_its_script() {
+    let folder = tempfile::tempdir().unwrap();
+    let wrong =
+        format!("{WIALON}[script.settings]\nwhere = \"position.speed >\"\n[delivery]\nlanes = \"four\"\n");
+    let twice = format!("{WIALON}[script.settings]\nwher = \"x\"\n");
+    let files = [("sluicegate.toml", MAIN), ("streams/a.toml", wrong.as_str()), ("streams/b.toml", &twice)];
+    let output = check(folder.path(), &files);
+    let table = text(&output.stdout, folder.path());
+    assert!(table.ends_with("\na       (2 errors)\nb       (1 error)\n"), "{table}");
+    let errors = text(&output.stderr, folder.path());
+    assert!(errors.starts_with("\nstreams/a.toml:7:9: `lanes` is text\n"), "{errors}");
+    assert!(errors.contains("\n\nstreams/a.toml:5:1: the script `wialon-retranslator` refuses "), "{errors}");
+    assert!(errors.ends_with("\n\n3 errors\n"), "{errors}");
+}
+
+#[test]
 fn a_script_that_refuses_its_settings_is_told_with_the_setting() {
     let folder = tempfile::tempdir().unwrap();
     let wrong = format!("{WIALON}[script.settings]\nwhere = \"position.speed >\"\n");

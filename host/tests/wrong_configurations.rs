@@ -42,7 +42,7 @@ fn errors_of(files: &[(&str, String)]) -> String {
     }
     let errors: Vec<ConfigError> = match Config::check(Some(&folder.path().join("sluicegate.toml"))) {
         Ok(config) => config.stream_errors().cloned().collect(),
-        Err(errors) => errors.0,
+        Err(unusable) => unusable.errors.0,
     };
     let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
     let text = texts.join("\n\n").replace(&format!("{}/", folder.path().display()), "");

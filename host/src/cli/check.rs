@@ -10,8 +10,8 @@ use super::table::{Cell, Column, Table};
 use super::{ConfigArg, wiring};
 use crate::bus::{self, unix_millis};
 use crate::config::{
-    BusSource, Config, ConfigError, Expiry, Meanwhile, SOON, Selection, StreamEntry, StreamSettings,
-    certificates,
+    BusSource, Config, ConfigError, ConfigErrors, Expiry, Meanwhile, SOON, Selection, StreamEntry,
+    StreamScript, StreamSettings, Unusable, certificates,
 };
 use crate::script::compile::Compilation;
 use crate::script::schema::{SettingsError, Step};
@@ -31,8 +31,8 @@ Examples:
   sluicegate check --connect --config /etc/sluicegate/sluicegate.toml
 
 Exit status:
-  0  nothing is wrong; one line per stream says what it does. Standard error warns of certificates that expire
-     within 30 days
+  0  nothing is wrong; one line per stream says what it does. Standard
+     error warns of certificates that expire within 30 days
   1  something is wrong; standard error says all of it
   2  the command line is wrong")]
 pub struct CheckArgs {
@@ -41,7 +41,7 @@ pub struct CheckArgs {
     /// Try the bus and every destination as well: name, address, TLS, login
     ///
     /// Connects under client ids of its own and publishes nothing, so that a gateway that is running is not
-    /// disturbed.
+    /// disturbed. What is wrong in sluicegate.toml has to be put right first.
     #[arg(long)]
     connect: bool,
 }
@@ -54,18 +54,26 @@ struct Finding<'c> {
 
 /// Runs the command.
 pub async fn check(args: CheckArgs) -> ExitCode {
-    let config = match Config::check(args.config.config.as_deref()) {
-        Ok(config) => config,
-        Err(errors) => {
-            eprintln!("{errors}\n\n{}", sum(errors.0.len()));
-            return ExitCode::FAILURE;
-        }
-    };
+    let checked = Config::check(args.config.config.as_deref());
     // Never two instances of a script at a time here, so the fewest will do.
     let engine = match Engine::with(2 * u32::try_from(AT_A_TIME).unwrap_or(u32::MAX), Compilation::apart()) {
         Ok(engine) => engine,
         Err(error) => {
+            if let Err(unusable) = checked {
+                eprintln!("{}\n", unusable.errors);
+            }
             eprintln!("sluicegate: scripts cannot run on this machine: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let config = match checked {
+        Ok(config) => config,
+        Err(unusable) => {
+            let errors = all_errors(unusable, &engine).await;
+            eprintln!("{errors}\n\n{}", sum(errors.0.len()));
+            if args.connect {
+                eprintln!("nothing was connected to: sluicegate.toml has to be put right first");
+            }
             return ExitCode::FAILURE;
         }
     };
@@ -92,6 +100,22 @@ pub async fn check(args: CheckArgs) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// What is wrong with scripts is told as well, though `sluicegate.toml` has to
+/// be put right first.
+async fn all_errors(unusable: Unusable, engine: &Engine) -> ConfigErrors {
+    let Unusable { errors: ConfigErrors(mut errors), scripts } = unusable;
+    let of_scripts: Vec<Vec<ConfigError>> = stream::iter(&scripts)
+        .map(|script| try_script_alone(script, engine))
+        .buffered(AT_A_TIME)
+        .collect()
+        .await;
+    for mut error in of_scripts.into_iter().flatten() {
+        error.meanwhile = Meanwhile::NothingRuns;
+        errors.push(error);
+    }
+    ConfigErrors(errors)
+}
+
 /// Certificates that have expired, or will before long. No errors: what they
 /// are for works, or is found out by connecting.
 fn expiring(config: &Config) -> Vec<String> {
@@ -111,26 +135,34 @@ fn sum(errors: usize) -> String {
 }
 
 async fn find<'c>(entry: &'c StreamEntry, engine: &Engine, connect: bool) -> Finding<'c> {
-    let errors = match entry {
+    let mut errors = match entry {
         StreamEntry::Unusable { errors, .. } => errors.clone(),
-        StreamEntry::Ready(settings) => {
-            let script = try_script(settings, engine).await;
-            let destination = if connect { try_destination(settings).await } else { None };
-            script.into_iter().chain(destination).collect()
-        }
+        StreamEntry::Ready(_) => Vec::new(),
     };
+    if let Some(script) = entry.script() {
+        errors.extend(try_script_alone(&script, engine).await);
+    }
+    if let StreamEntry::Ready(settings) = entry
+        && connect
+    {
+        errors.extend(try_destination(settings).await);
+    }
     Finding { entry, errors }
 }
 
 /// Loads the stream's script with its settings.
 pub(super) async fn try_script(settings: &StreamSettings, engine: &Engine) -> Vec<ConfigError> {
-    let script = &settings.script;
+    try_script_alone(&StreamScript::of(settings), engine).await
+}
+
+async fn try_script_alone(of: &StreamScript, engine: &Engine) -> Vec<ConfigError> {
+    let script = &of.settings;
     let error = |keys: &[&str], what: String, expected: String| {
-        let meanwhile = Meanwhile::OthersRun(settings.name.clone());
-        ConfigError::found_later(&settings.path, keys, what, expected, meanwhile)
+        let meanwhile = Meanwhile::OthersRun(of.stream.clone());
+        ConfigError::found_later(&of.path, keys, what, expected, meanwhile)
     };
     const WASM: &str = "a WebAssembly component or module that keeps the contract sluicegate:mapper";
-    let package = match wiring::read_package(&script.source, settings.destination.type_name()) {
+    let package = match wiring::read_package(&script.source, of.destination) {
         Ok(package) => package,
         Err(reason) => return vec![error(&["script"], reason, WASM.to_owned())],
     };

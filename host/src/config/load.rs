@@ -9,7 +9,7 @@ use toml::de::DeTable;
 
 use super::document::{Document, Surroundings};
 use super::rate::read_groups;
-use super::read_stream::{is_stream_name, read_stream};
+use super::read_stream::{StreamScript, is_stream_name, read_stream};
 use super::section::{Section, io_reason};
 use super::{
     AdminSettings, BusSettings, Config, ConfigError, ConfigErrors, JournalSettings, Meanwhile,
@@ -21,24 +21,34 @@ const PLACES: [&str; 2] = ["sluicegate.toml", "/etc/sluicegate/sluicegate.toml"]
 /// The environment variable that says so.
 const VARIABLE: &str = "SLUICEGATE_CONFIG";
 
+/// A configuration without a usable `sluicegate.toml`.
+#[derive(Debug)]
+pub struct Unusable {
+    /// All that is wrong with it, and with the files of the streams.
+    pub errors: ConfigErrors,
+    /// The scripts of the streams, as far as they could be read.
+    pub scripts: Vec<StreamScript>,
+}
+
 impl Config {
     /// Reads the configuration for running: what fails is `sluicegate.toml`
     /// itself; streams that are unusable are in [`Config::streams`]. The
     /// errors are then those of the streams as well.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigErrors> {
         let env = |name: &str| std::env::var(name).ok();
-        Self::load_in(path, Surroundings { env: &env, thorough: false })
+        Self::load_in(path, Surroundings { env: &env, thorough: false }).map_err(|unusable| unusable.errors)
     }
 
     /// Reads the configuration and opens the files that it names, as `check`
     /// does.
-    pub fn check(path: Option<&Path>) -> Result<Self, ConfigErrors> {
+    pub fn check(path: Option<&Path>) -> Result<Self, Unusable> {
         let env = |name: &str| std::env::var(name).ok();
         Self::load_in(path, Surroundings { env: &env, thorough: true })
     }
 
-    fn load_in(path: Option<&Path>, surroundings: Surroundings<'_>) -> Result<Self, ConfigErrors> {
-        let path = find(path, surroundings.env, Path::is_file).map_err(|error| ConfigErrors(vec![*error]))?;
+    fn load_in(path: Option<&Path>, surroundings: Surroundings<'_>) -> Result<Self, Unusable> {
+        let path = find(path, surroundings.env, Path::is_file)
+            .map_err(|error| Unusable { errors: ConfigErrors(vec![*error]), scripts: Vec::new() })?;
         let (main, mut errors) = read_main(&path, surroundings);
         let streams = read_streams(&path, &main, surroundings);
         if let Err(error) = &streams {
@@ -49,6 +59,7 @@ impl Config {
             let Main { source, bus, admin, data, journal, rate_limit_groups, reload } = main;
             return Ok(Self { path, source, bus, admin, data, journal, rate_limit_groups, reload, streams });
         }
+        let scripts = streams.iter().filter_map(StreamEntry::script).collect();
         for entry in streams {
             if let StreamEntry::Unusable { errors: of_stream, .. } = entry {
                 errors.extend(of_stream);
@@ -57,7 +68,7 @@ impl Config {
         for error in &mut errors {
             error.meanwhile = Meanwhile::NothingRuns;
         }
-        Err(ConfigErrors(errors))
+        Err(Unusable { errors: ConfigErrors(errors), scripts })
     }
 
     /// Reads the stream files as they are now, for this configuration: what

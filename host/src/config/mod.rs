@@ -36,11 +36,13 @@ pub use expiry::Expiry;
 pub(crate) use expiry::SOON;
 pub use journal::{JournalSettings, SyncMode};
 pub use keys::changed_keys;
+pub use load::Unusable;
 pub(crate) use rate::RATE;
 pub use rate::{Rate, RateLimitGroups};
 #[cfg(test)]
 pub(crate) use read_stream::ADAPTERS;
 pub(crate) use read_stream::Lanes;
+pub use read_stream::StreamScript;
 pub use reload::{ReloadSettings, StreamFiles};
 pub use stream::{
     DeliverySettings, DestinationSettings, ScriptLimits, ScriptSettings, ScriptSource, Selection,
@@ -111,6 +113,14 @@ impl StreamEntry {
         match self {
             Self::Ready(settings) => &settings.name,
             Self::Unusable { name, .. } => name,
+        }
+    }
+
+    /// The stream's script, if it could be read. Blocks.
+    pub fn script(&self) -> Option<StreamScript> {
+        match self {
+            Self::Ready(settings) => Some(StreamScript::of(settings)),
+            Self::Unusable { errors, .. } => StreamScript::read(&errors.first()?.file),
         }
     }
 }

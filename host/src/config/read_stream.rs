@@ -1,19 +1,20 @@
 //! One stream's file: how it is read.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::document::{Document, Span};
+use super::document::{Document, Span, Surroundings};
 use super::load::Main;
 use super::read_delivery::read_delivery;
 use super::read_script::read_script;
 use super::section::{Section, io_reason, listed, nearest};
 use super::{
-    BusSettings, BusSource, DestinationSettings, ScriptSettings, ScriptSource, Selection, StreamSettings,
+    BusSettings, BusSource, DestinationSettings, Meanwhile, ScriptSettings, ScriptSource, Selection,
+    StreamSettings,
 };
 use crate::bus::{KeyRule, TopicFilter};
 use crate::destination::aws_iot::AwsIotSettings;
@@ -43,6 +44,48 @@ pub struct Lanes {
     pub count: u32,
     /// Most unacknowledged publishes on a lane's connection.
     pub in_flight: usize,
+}
+
+/// The script of a stream, which can be tried whatever is wrong with the rest.
+#[derive(Clone, Debug)]
+pub struct StreamScript {
+    /// The stream's name.
+    pub stream: String,
+    /// The stream's file.
+    pub path: PathBuf,
+    /// `[destination] type`.
+    pub destination: &'static str,
+    /// `[script]`, `[tables]` and all below.
+    pub settings: ScriptSettings,
+}
+
+impl StreamScript {
+    /// That of a stream.
+    pub fn of(stream: &StreamSettings) -> Self {
+        Self {
+            stream: stream.name.clone(),
+            path: stream.path.clone(),
+            destination: stream.destination.type_name(),
+            settings: stream.script.clone(),
+        }
+    }
+
+    /// Reads it alone from a stream's file of which something is wrong; none
+    /// where that is the script's own part.
+    pub fn read(path: &Path) -> Option<Self> {
+        let text = std::fs::read_to_string(path).ok()?;
+        let table = DeTable::parse(&text).ok()?;
+        let env = |name: &str| std::env::var(name).ok();
+        let surroundings = Surroundings { env: &env, thorough: true };
+        // What it finds has been reported by whoever read all of the file.
+        let doc = Document::new(path, &text, Meanwhile::NothingRuns, surroundings);
+        let mut root = Section::root(&doc, table.get_ref());
+        let (_, kind) = read_type(&mut root);
+        let settings = read_script(root.section("script"), &root.section("tables"), kind)?;
+        let stream = path.file_stem()?.to_string_lossy().into_owned();
+        let destination = kind.filter(|_| doc.is_good())?;
+        Some(Self { stream, path: path.to_owned(), destination, settings })
+    }
 }
 
 /// Whether a file may name a stream like this.
