@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use base64::Engine as _;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -140,25 +139,7 @@ fn stream_headers(settings: &HttpSettings) -> Result<HeaderMap, String> {
         value.set_sensitive(true);
         headers.append(parsed, value);
     }
-    let (user, password) = (settings.url.username(), settings.url.password());
-    if (!user.is_empty() || password.is_some()) && !headers.contains_key(header::AUTHORIZATION) {
-        let text = base64::engine::general_purpose::STANDARD.encode(format!(
-            "{}:{}",
-            decoded(user),
-            decoded(password.unwrap_or_default())
-        ));
-        let mut value = HeaderValue::from_str(&format!("Basic {text}")).map_err(|e| e.to_string())?;
-        value.set_sensitive(true);
-        headers.append(header::AUTHORIZATION, value);
-    }
     Ok(headers)
-}
-
-/// User and password of a URL without their percent-encoding.
-fn decoded(text: &str) -> String {
-    // form_urlencoded would also turn "+" into a space.
-    let text = format!("x={}", text.replace('+', "%2B"));
-    url::form_urlencoded::parse(text.as_bytes()).next().map_or_else(String::new, |(_, v)| v.into_owned())
 }
 
 #[async_trait]

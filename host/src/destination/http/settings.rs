@@ -10,7 +10,8 @@ use crate::config::{self, Secret, SecretError, TlsSettings};
 /// Settings of an HTTP destination.
 #[derive(Clone, Debug)]
 pub struct HttpSettings {
-    /// `http://` or `https://`; a delivery's target is path and query below it.
+    /// `http://` or `https://`, without login and fragment; a delivery's target
+    /// is path and query below it.
     pub url: url::Url,
     /// `POST` (default), `PUT` or `PATCH`.
     pub method: HttpMethod,

@@ -120,8 +120,7 @@ const OK: Act = Act::Answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
 #[tokio::test]
 async fn sends_what_it_was_given_and_keeps_the_connection() {
     let (port, mut requests) = server(vec![OK, Act::Answer("HTTP/1.1 204 No Content\r\n\r\n")]).await;
-    let destination =
-        HttpDestination::new(settings(&format!("http://user:p%40w+@127.0.0.1:{port}/in?key=k")));
+    let destination = HttpDestination::new(settings(&format!("http://127.0.0.1:{port}/in?key=k")));
     let mut connection = destination.connect(0).await.unwrap();
 
     let verdict = exchange(&mut connection, 1, &delivery(Some("a/b?x=1"), "[1]")).await.unwrap();
@@ -132,7 +131,6 @@ async fn sends_what_it_was_given_and_keeps_the_connection() {
     assert_eq!(seen.header("x-api-key"), Some("s3cret"));
     assert_eq!(seen.header("x-trace"), Some("7"));
     assert_eq!(seen.header("content-type"), Some("application/json"));
-    assert_eq!(seen.header("authorization"), Some("Basic dXNlcjpwQHcr"));
     assert_eq!(seen.body, b"[1]");
 
     let verdict = exchange(&mut connection, 2, &delivery(None, "text")).await.unwrap();
