@@ -101,6 +101,32 @@ async fn http_gets_every_object() {
 }
 
 #[tokio::test]
+async fn http_bodies_are_compressed_where_the_stream_says_so() {
+    let inbox = Inbox::default();
+    let standin = HttpStandin::start(inbox.clone(), None).await.unwrap();
+    let broker = Broker::start().await;
+    let destination = format!("url = \"http://{}/in\"\ngzip = true", standin.address());
+    let folder =
+        Folder::new().bus(&broker.url()).stream("stream", &stream_file(Kind::Http, "", &destination));
+    let gateway = folder.start().await;
+    deliver(&broker, &gateway, FLEET).await;
+    FLEET.assert_arrived(&arrivals_in(&inbox));
+    let mut compressed = 0;
+    for received in inbox.all() {
+        let Received::Request { headers, objects, .. } = received else { panic!("{received:?}") };
+        let gzip = headers.iter().any(|(name, value)| name == "content-encoding" && value == "gzip");
+        // The limit is 1 KiB, and a message has about 250 bytes.
+        match objects.len() {
+            ..=3 => assert!(!gzip, "{} small objects are compressed", objects.len()),
+            6.. => assert!(gzip, "{} objects are not compressed", objects.len()),
+            _ => {}
+        }
+        compressed += usize::from(gzip);
+    }
+    assert!(compressed > 0, "each request had few messages");
+}
+
+#[tokio::test]
 async fn https_with_a_private_authority_headers_and_a_secret_from_a_file() {
     let folder = Folder::new();
     let certificates = Certificates::create(folder.path());

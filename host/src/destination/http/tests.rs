@@ -9,8 +9,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::config::{Secret, TlsSettings};
-use crate::destination::{Cause, FaultKind, Identity};
+use crate::config::{Config, DestinationSettings, Secret, StreamEntry, TlsSettings};
+use crate::destination::{Cause, FaultKind, Identity, Reply};
 
 /// What the server does with one request.
 #[derive(Clone)]
@@ -95,6 +95,22 @@ fn settings(url: &str) -> HttpSettings {
         timeout: Duration::from_secs(20),
         flespi: false,
     }
+}
+
+/// The destination of a stream's file with these keys.
+fn configured(port: u16, keys: &str) -> HttpDestination {
+    let folder = tempfile::tempdir().unwrap();
+    let main = folder.path().join("sluicegate.toml");
+    std::fs::write(&main, "[bus]\nurl = \"embedded\"\n").unwrap();
+    std::fs::create_dir(folder.path().join("streams")).unwrap();
+    let stream = format!(
+        "topics = [\"a\"]\n[destination]\ntype = \"http\"\nurl = \"http://127.0.0.1:{port}/\"\n{keys}\n"
+    );
+    std::fs::write(folder.path().join("streams/a.toml"), stream).unwrap();
+    let config = Config::load(Some(&main)).unwrap();
+    let [StreamEntry::Ready(stream)] = &config.streams[..] else { panic!("{:?}", config.streams) };
+    let DestinationSettings::Http(settings) = &stream.destination else { panic!("{stream:?}") };
+    HttpDestination::new(settings.clone())
 }
 
 fn delivery(target: Option<&str>, body: &'static str) -> Delivery {
@@ -197,6 +213,50 @@ async fn refusals_and_pauses_leave_the_connection_usable() {
     assert_eq!(exchange(&mut connection, 3, &delivery(None, "{}")).await.unwrap().1, Verdict::Delivered);
     for _ in 0..3 {
         assert_eq!(requests.recv().await.unwrap().connection, 1);
+    }
+}
+
+#[tokio::test]
+async fn flespi_takes_nothing_but_200_for_success() {
+    const NO_CONTENT: Act = Act::Answer("HTTP/1.1 204 No Content\r\n\r\n");
+    const BAD: Act = Act::Answer("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+    let deferred =
+        |said: &str| Verdict::Deferred(Fault::persistent(Cause::UnexpectedAnswer, said.to_owned()));
+    let refused = Verdict::Refused(Reply("400 Bad Request".to_owned()));
+    for (keys, expected) in [
+        (
+            "compat = \"flespi\"",
+            [deferred("204 No Content"), deferred("400 Bad Request"), Verdict::Delivered],
+        ),
+        ("", [Verdict::Delivered, refused, Verdict::Delivered]),
+    ] {
+        let (port, mut requests) = server(vec![NO_CONTENT, BAD, OK]).await;
+        let mut connection = configured(port, keys).connect(0).await.unwrap();
+        for (id, verdict) in (1..).zip(expected) {
+            let answer = exchange(&mut connection, id, &delivery(None, "{}")).await.unwrap();
+            assert_eq!(answer, (DeliveryId(id), verdict), "{keys}");
+            assert_eq!(requests.recv().await.unwrap().connection, 1);
+        }
+    }
+}
+
+#[tokio::test]
+async fn bodies_are_compressed_where_the_stream_says_so() {
+    let text = format!("[{}1]", "1,".repeat(600));
+    for (keys, encoding) in [("gzip = true", Some("gzip")), ("gzip = false", None), ("", None)] {
+        let (port, mut requests) = server(vec![OK]).await;
+        let mut connection = configured(port, keys).connect(0).await.unwrap();
+        let large = Delivery { body: Bytes::from(text.clone()), ..delivery(None, "") };
+        let (_, verdict) = exchange(&mut connection, 1, &large).await.unwrap();
+        assert_eq!(verdict, Verdict::Delivered);
+        let seen = requests.recv().await.unwrap();
+        assert_eq!(seen.header("content-encoding"), encoding, "{keys}");
+        assert_eq!(seen.header("content-type"), Some("application/json"));
+        let body = match encoding {
+            None => String::from_utf8(seen.body).unwrap(),
+            Some(_) => std::io::read_to_string(flate2::read::GzDecoder::new(&seen.body[..])).unwrap(),
+        };
+        assert_eq!(body, text);
     }
 }
 
