@@ -1,7 +1,7 @@
 //! The admin listener: what an operator, a supervisor and Prometheus ask.
 //!
-//! [`pages`] only read and show no message; [`calls`] change something or show
-//! messages and want the token. All of it answers only requests that name a
+//! [`pages`] only read and show no message, though a reason may quote of one;
+//! [`calls`] change something or show messages and want the token. All of it answers only requests that name a
 //! loopback host: a page in somebody's browser that rebinds its own name to
 //! 127.0.0.1 gets nothing.
 

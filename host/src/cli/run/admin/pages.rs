@@ -1,4 +1,5 @@
-//! Pages that only read and show no message.
+//! Pages that only read and need no token. They show no message; what they say
+//! of faults may quote a value of one, or the far side, in a short text.
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -8,6 +9,10 @@ use serde::Serialize;
 use super::{Shared, by_stream};
 use crate::bus::{BusSnapshot, unix_millis};
 use crate::cli::operate::answer::{self, JournalLine, ScriptLine, StreamLine};
+
+/// Most bytes of a text that says what is wrong. The whole of it is in the log
+/// and in the dead letter.
+pub(super) const MOST_TEXT: usize = 1_024;
 
 /// `/readyz`.
 #[derive(Serialize)]
@@ -49,6 +54,7 @@ pub(super) async fn readyz(State(shared): State<Shared>) -> Response {
     if let Some(reason) = &holding.broken {
         waiting_for.push(format!("the journal: {reason}"));
     }
+    let waiting_for = waiting_for.into_iter().map(brief).collect();
     // Streams that cannot be loaded are reported but do not take the gateway
     // out of service: the others run.
     let starting = statuses.iter().any(|s| s.script().is_none() && s.state().reason().is_none());
@@ -70,19 +76,28 @@ pub(super) async fn streams(State(shared): State<Shared>) -> Json<Vec<StreamLine
         let script = status.script().map(|(name, version)| ScriptLine { name, version });
         StreamLine {
             state: state.word().to_owned(),
-            reason: state.reason().map(str::to_owned),
+            reason: state.reason().map(str::to_owned).map(brief),
             code: state.code().map(|code| code.word().to_owned()),
             paused: gateway.operations.is_paused(status.index()),
             script,
             retries: status.retries(),
             holds_bus: full && holding.holder.is_some() && holding.holder == status.index(),
-            last_error: status.last_error(),
-            note: gateway.streams.note(status.name()),
-            refused: status.refused(),
+            last_error: status.last_error().map(brief),
+            note: gateway.streams.note(status.name()).map(brief),
+            refused: status.refused().map(brief),
             ..StreamLine::of_books(status.name(), &gateway.books(&status), now)
         }
     });
     Json(lines.collect())
+}
+
+/// The beginning of a text.
+fn brief(mut text: String) -> String {
+    if text.len() > MOST_TEXT {
+        text.truncate(text.floor_char_boundary(MOST_TEXT));
+        text.push('…');
+    }
+    text
 }
 
 pub(super) async fn journal(State(shared): State<Shared>) -> Json<JournalLine> {

@@ -38,7 +38,9 @@ impl Admin {
                 next += 1;
                 StreamStatus::new(&settings.name, StreamIndex(next - 1))
             }
-            StreamEntry::Unusable { name, .. } => StreamStatus::unusable(name, "no topics".to_owned()),
+            StreamEntry::Unusable { name, .. } => {
+                StreamStatus::unusable(name, format!("no topics{}", "ü".repeat(pages::MOST_TEXT)))
+            }
         });
         let statuses = streams.map(Arc::new).collect();
         let gateway = Arc::new(Gateway {
@@ -148,6 +150,29 @@ async fn what_changes_or_shows_messages_needs_the_token() {
         assert!(status == 200 || open == "/readyz", "{open}");
         assert!(!answer.to_string().contains("half"), "{open} shows a message");
     }
+}
+
+/// The longest text in an answer.
+fn longest(answer: &Value) -> &str {
+    let longest = match answer {
+        Value::String(text) => Some(&**text),
+        Value::Array(entries) => entries.iter().map(longest).max_by_key(|text| text.len()),
+        Value::Object(entries) => entries.values().map(longest).max_by_key(|text| text.len()),
+        _ => None,
+    };
+    longest.unwrap_or_default()
+}
+
+#[tokio::test]
+async fn pages_without_a_token_cut_what_they_quote() {
+    let admin = Admin::start().await;
+    for page in ["/streams", "/readyz"] {
+        let (_, answer) = admin.ask(Method::GET, page, &[], "").await;
+        let text = longest(&answer);
+        assert!(text.contains("no topics") && text.ends_with("ü…"), "{page}: {text}");
+        assert!(text.len() <= pages::MOST_TEXT + "…".len(), "{page}: {} bytes", text.len());
+    }
+    drop(admin.stop);
 }
 
 #[tokio::test]
