@@ -222,3 +222,47 @@ fn an_unknown_option_is_status_2() {
     let output = Command::new(env!("CARGO_BIN_EXE_sluicegate")).args(["check", "--conect"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
 }
+
+/// The files of `examples/fleet`, with what its operator brings: secrets in the
+/// environment and in files, and certificates.
+#[test]
+fn the_example_is_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/fleet");
+    fs::create_dir(folder.path().join("streams")).unwrap();
+    for of in ["", "streams"] {
+        for entry in fs::read_dir(example.join(of)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                fs::copy(&path, folder.path().join(of).join(path.file_name().unwrap())).unwrap();
+            }
+        }
+    }
+    let certificates = folder.path().join("certificates");
+    fs::create_dir(&certificates).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let cert = rcgen::CertificateParams::new(["gateway".to_owned()]).unwrap().self_signed(&key).unwrap();
+    fs::write(certificates.join("AmazonRootCA1.pem"), cert.pem()).unwrap();
+    fs::write(certificates.join("gateway.crt"), cert.pem()).unwrap();
+    fs::write(certificates.join("gateway.key"), key.serialize_pem()).unwrap();
+    fs::write(folder.path().join("mqtt-password"), "secret\n").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
+        .args(["check", "--config"])
+        .arg(folder.path().join("sluicegate.toml"))
+        .envs(["FLESPI_TOKEN", "INGEST_AUTHORIZATION", "THINGSBOARD_TOKEN"].map(|name| (name, "secret")))
+        .output()
+        .unwrap();
+    assert_eq!(text(&output.stderr, folder.path()), "");
+    assert_eq!(output.status.code(), Some(0));
+    let table = text(&output.stdout, folder.path());
+    for (stream, row) in [
+        ("aws", "aws-shadow"),
+        ("http", "only 2  http-json"),
+        ("mqtt", "mqtt-json"),
+        ("thingsboard", "thingsboard-gateway"),
+        ("wialon", "wialon-retranslator"),
+    ] {
+        let found = table.lines().find(|line| line.starts_with(&format!("{stream} "))).unwrap();
+        assert!(found.contains(row), "{row} is not in {found}");
+    }
+}
