@@ -93,6 +93,13 @@ pub struct Reader {
     paces: [Pace; 2],
 }
 
+/// A rewind that has begun and has marked nothing yet.
+#[must_use = "nothing is read again before it is marked"]
+pub struct Rewinding {
+    front: Arc<Front>,
+    rewind: Rewind,
+}
+
 /// A stream that has a file: its name, and how the journal treats it.
 #[derive(Clone, Debug)]
 pub struct StreamQuota {
@@ -387,39 +394,20 @@ impl Journal {
         }
     }
 
-    /// Lets a stream read again what it has settled, where `wanted` says so.
-    pub async fn rewind(
-        &self,
-        rewind: Rewind,
-        wanted: impl Fn(&Message) -> bool + Send + Sync + 'static,
-    ) -> Result<Rewound, JournalError> {
+    /// Begins to let a stream read again what it has settled: the scripts'
+    /// state is cleared (unless it is kept, or nothing is to be done) when this
+    /// returns, and no message is handed out before [`Rewinding::mark`].
+    pub async fn begin_rewind(&self, rewind: Rewind) -> Result<Rewinding, JournalError> {
         match &self.0 {
             Backend::Disk(front) => {
                 if !rewind.dry_run {
                     let rewind = rewind.clone();
                     front.run(move |store| store.begin_rewind(&rewind).map(|()| ((), Vec::new()))).await?;
                 }
-                let wanted = Arc::new(wanted);
-                let mut sum = Rewound::default();
-                let mut next = Some(0);
-                while let Some(from) = next {
-                    let (rewind, wanted) = (rewind.clone(), wanted.clone());
-                    let slice = front.run(move |store| {
-                        let mut slice = store.rewind_slice(&rewind, from, &*wanted)?;
-                        let handed = std::mem::take(&mut slice.handed);
-                        Ok((slice, handed))
-                    });
-                    let slice = slice.await?;
-                    sum.add(&slice.found);
-                    next = slice.next;
-                }
-                Ok(sum)
+                Ok(Rewinding { front: front.clone(), rewind })
             }
             #[cfg(test)]
-            Backend::Memory(_) => {
-                drop(wanted);
-                Err(JournalError(format!("no rewind in memory: {rewind:?}")))
-            }
+            Backend::Memory(_) => Err(JournalError(format!("no rewind in memory: {rewind:?}"))),
         }
     }
 
@@ -560,6 +548,41 @@ impl Future for Ticket {
             Ok(result) => result,
             Err(_) => Err(JournalError("it was closed".to_owned())),
         })
+    }
+}
+
+// === impl Rewinding ===
+
+impl Rewinding {
+    /// Marks what the stream reads again, where `wanted` says so. A part at a
+    /// time, and each is handed out as soon as it is marked; what is marked
+    /// stays so if the future is dropped half-way.
+    pub async fn mark(
+        self,
+        wanted: impl Fn(&Message) -> bool + Send + Sync + 'static,
+    ) -> Result<Rewound, JournalError> {
+        let Self { front, rewind } = self;
+        let wanted = Arc::new(wanted);
+        let mut sum = Rewound::default();
+        let mut next = Some(0);
+        while let Some(from) = next {
+            let (rewind, wanted) = (rewind.clone(), wanted.clone());
+            let slice = front.run(move |store| {
+                let mut slice = store.rewind_slice(&rewind, from, &*wanted)?;
+                let handed = std::mem::take(&mut slice.handed);
+                Ok((slice, handed))
+            });
+            let slice = slice.await?;
+            sum.add(&slice.found);
+            next = slice.next;
+        }
+        Ok(sum)
+    }
+}
+
+impl fmt::Debug for Rewinding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Rewinding").field(&self.rewind).finish()
     }
 }
 

@@ -8,7 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::code::Code;
 use super::outbox::Trouble;
 use super::remember::Memory;
-use crate::journal::{Journal, JournalError, StreamIndex};
+use crate::bus::Message;
+use crate::journal::{Journal, JournalError, Rewind, Rewound, StreamIndex};
 use crate::script::Script;
 use crate::telemetry::event;
 use crate::telemetry::histogram::Histogram;
@@ -169,11 +170,30 @@ impl StreamStatus {
         self.lock().state()
     }
 
-    /// Runs `rewind`, which clears what the journal has of the script's state,
+    /// Lets the running stream read again what it has settled, where `wanted`
+    /// says so. If that clears the state, the script has forgotten before the
+    /// first of these messages is handed out. Not to be dropped half-way: some
+    /// would be read again and others not, and the script might not forget.
+    pub async fn rewind(
+        &self,
+        journal: &Journal,
+        rewind: Rewind,
+        wanted: impl Fn(&Message) -> bool + Send + Sync + 'static,
+    ) -> Result<Rewound, JournalError> {
+        let keeps_state = rewind.keep_state || rewind.dry_run;
+        let begin = journal.begin_rewind(rewind);
+        let begun = if keeps_state { begin.await } else { self.clear_state_with(begin).await };
+        begun?.mark(wanted).await
+    }
+
+    /// Runs `clear`, which clears what the journal has of the script's state,
     /// and has the running script forget with it. An error leaves the state as
     /// it is. What is in flight goes on with what it was mapped with.
-    pub async fn clear_state_with<T, E>(&self, rewind: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-        self.memory.clear_with(rewind).await
+    pub(super) async fn clear_state_with<T, E>(
+        &self,
+        clear: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        self.memory.clear_with(clear).await
     }
 
     /// Lets the script's state go where the one script cannot read what the

@@ -205,12 +205,15 @@ impl Operations {
             keep_state: request.keep_state,
             dry_run: request.dry_run,
         };
-        let clears_state = !request.keep_state && !request.dry_run;
-        let rewinding = self.journal.rewind(rewind, wanted(usable.route.clone(), keys));
-        let found = match &usable.running {
-            Some(running) if clears_state => running.status.clear_state_with(rewinding).await?,
-            _ => rewinding.await?,
-        };
+        let (journal, operated) = (self.journal.clone(), usable.clone());
+        let found = to_the_end(async move {
+            let wanted = wanted(operated.route.clone(), keys);
+            match &operated.running {
+                Some(running) => running.status.rewind(&journal, rewind, wanted).await,
+                None => journal.begin_rewind(rewind).await?.mark(wanted).await,
+            }
+        });
+        let found = found.await?;
         Ok(Rewound {
             stream: stream.to_owned(),
             destination: usable.destination.clone(),
@@ -281,13 +284,15 @@ impl Operations {
         if let Some(name) = &filter.stream {
             self.usable(name)?;
         }
-        let dead_letters = self.journal.replay(self.filter(filter)?, as_is).await?;
+        let (journal, filter) = (self.journal.clone(), self.filter(filter)?);
+        let dead_letters = to_the_end(async move { journal.replay(filter, as_is).await }).await?;
         Ok(Taken { dead_letters })
     }
 
     /// Forgets these dead letters.
     pub async fn drop_dead_letters(&self, filter: &LetterFilter) -> Result<Taken, OperateError> {
-        let dead_letters = self.journal.drop_dead_letters(self.filter(filter)?).await?;
+        let (journal, filter) = (self.journal.clone(), self.filter(filter)?);
+        let dead_letters = to_the_end(async move { journal.drop_dead_letters(filter).await }).await?;
         Ok(Taken { dead_letters })
     }
 
@@ -331,6 +336,14 @@ impl Operations {
         let name = stream.map(|stream| stream.name.clone()).or_else(|| self.journal.name(index));
         name.unwrap_or_else(|| format!("#{}", index.0))
     }
+}
+
+/// Does it to its end, also when whoever asked for it goes away meanwhile: what
+/// has many steps must not stop between two of them.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, JournalError>> + Send + 'static,
+) -> Result<T, JournalError> {
+    tokio::spawn(work).await.unwrap_or_else(|failed| Err(JournalError(failed.to_string())))
 }
 
 /// Whether a stream with this route and perhaps only some keys of it wants a

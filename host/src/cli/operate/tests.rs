@@ -1,11 +1,15 @@
 #![allow(clippy::unwrap_used)]
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::net::TcpListener;
 
 use super::testing::{AT, Site};
 use super::*;
+use crate::config::StreamEntry;
+use crate::journal::{Append, Outcome, ReadRules, Reading, Settlement};
 
 const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
 
@@ -118,6 +122,55 @@ async fn a_rewind_that_makes_no_sense_is_refused() {
         assert!(error.contains(expected), "{error}");
     }
     assert!(words(target.rewind("yart", request("1h")).await).contains("did you mean `yard`?"));
+}
+
+/// A client may go away, or give up, while a long rewind is under way.
+#[tokio::test]
+async fn a_rewind_goes_to_its_end_without_whoever_asked_for_it() {
+    let site = Site::new(NOBODY).await;
+    let journal = wiring::open_journal(&site.config).await.unwrap();
+    let index = journal.stream("yard").unwrap();
+    // A chunk each: a rewind of several parts.
+    const COUNT: u64 = 200;
+    for _ in 0..COUNT {
+        let message = Message::received_now("yard", "x");
+        journal.append(vec![Append { message, streams: vec![index] }]).await.await.unwrap();
+    }
+    let mut reader = journal.reader(index, ReadRules::default());
+    let mut seen = 0;
+    while seen < COUNT {
+        let ended: Vec<_> =
+            reader.next(100).await.into_iter().map(|p| (p.position, Outcome::Delivered)).collect();
+        seen += ended.len() as u64;
+        journal.settle(index, Settlement { ended, ..Settlement::default() });
+    }
+    let settings = site.config.streams.iter().find_map(|entry| match entry {
+        StreamEntry::Ready(settings) if settings.name == "yard" => Some(settings.clone()),
+        _ => None,
+    });
+    let operated = Operated::new(index, &settings.unwrap(), None);
+    let operations = Operations::new(journal.clone(), vec![operated], None);
+    let request = RewindRequest {
+        to: "1h".to_owned(),
+        until: Some(moment::show(unix_millis() + 60_000)),
+        keys: None,
+        rate: None,
+        keep_state: false,
+        dry_run: false,
+    };
+    let mut rewinding = Box::pin(operations.rewind("yard", request));
+    assert!(rewinding.as_mut().now_or_never().is_none());
+    drop(rewinding);
+    let all = async {
+        let mut again = 0;
+        while again < COUNT {
+            let read = reader.next(100).await;
+            assert!(read.iter().all(|p| p.reading == Reading::Rewound));
+            again += read.len() as u64;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), all).await.expect("it has stopped half-way");
+    operations.close().await;
 }
 
 #[tokio::test]

@@ -78,12 +78,12 @@ async fn a_script_remembers_across_restarts_and_forgets_with_a_rewind() {
         keep_state,
         dry_run: false,
     };
-    let rewound = running.status.clear_state_with(journal.rewind(rewind(false), |_| true)).await.unwrap();
+    let rewound = running.status.rewind(&journal, rewind(false), |_| true).await.unwrap();
     assert_eq!(rewound.messages, 3);
     running.until(|b| b.delivered == 6).await;
     assert_eq!(far.accepted()[3..], words(&["", "a", "b"]), "as if for the first time");
     assert_eq!(saved().await, "c");
-    journal.rewind(rewind(true), |_| true).await.unwrap();
+    running.status.rewind(&journal, rewind(true), |_| true).await.unwrap();
     running.until(|b| b.delivered == 9).await;
     assert_eq!(far.accepted()[6..], words(&["c", "a", "b"]), "with what it knew");
     stop(running).await;
@@ -94,6 +94,39 @@ async fn a_script_remembers_across_restarts_and_forgets_with_a_rewind() {
     keys.sort_unstable();
     keys.dedup();
     assert_eq!(keys.len(), 9);
+}
+
+/// What is read again is marked a part at a time, and mapped meanwhile.
+#[tokio::test]
+async fn the_first_message_of_a_long_rewind_finds_nothing_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    let far = FarSide::new(Mood::Accepts, 8);
+    let journal = open(&folder);
+    let running = start_on(&journal, RECALLS, &far).await;
+    // A chunk each: several parts of a rewind.
+    for n in 0..300 {
+        let message =
+            Message { topic: "t".into(), payload: n.to_string().into(), received_at: unix_millis() };
+        let appended = journal.append(vec![Append { message, streams: vec![StreamIndex(0)] }]).await;
+        appended.await.unwrap();
+    }
+    running.until(|b| b.delivered == 300).await;
+    let rewind = Rewind {
+        stream: StreamIndex(0),
+        from: 0,
+        until: u64::MAX,
+        rate: None,
+        keep_state: false,
+        dry_run: false,
+    };
+    let rewound = running.status.rewind(&journal, rewind, |_| true).await.unwrap();
+    assert_eq!(rewound.messages, 300);
+    running.until(|b| b.delivered == 600).await;
+    let accepted = far.accepted();
+    assert_eq!(accepted[300..], accepted[..300], "as if for the first time");
+    let saved = journal.state(StreamIndex(0)).await.unwrap();
+    assert_eq!(saved[0].1, "299", "what they wrote is kept");
+    stop(running).await;
 }
 
 #[tokio::test]
