@@ -164,6 +164,7 @@ pub fn quotas<'a>(streams: impl IntoIterator<Item = &'a StreamEntry>) -> Vec<Str
             name: stream.name.clone(),
             quota: stream.delivery.quota,
             live_first: stream.delivery.live_first,
+            conflates: stream.delivery.conflate.is_some(),
         },
         // What its file says about a limit is not known: nothing expires, and
         // nothing comes in that could be too much.
@@ -171,6 +172,7 @@ pub fn quotas<'a>(streams: impl IntoIterator<Item = &'a StreamEntry>) -> Vec<Str
             name: name.clone(),
             quota: Quota { max_backlog: u64::MAX, on_full: OnFull::Block },
             live_first: false,
+            conflates: false,
         },
     };
     streams.into_iter().map(quota).collect()

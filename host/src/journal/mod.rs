@@ -109,6 +109,9 @@ pub struct StreamQuota {
     pub quota: Quota,
     /// As in [`ReadRules`].
     pub live_first: bool,
+    /// It keeps only the newest message of each key that it has read, and is
+    /// handed more than others: what is older is found by reading on.
+    pub conflates: bool,
 }
 
 /// A segment file is about so large.
@@ -528,7 +531,8 @@ async fn blocking<T: Send + 'static>(
 
 impl From<StreamQuota> for StreamOptions {
     fn from(stream: StreamQuota) -> Self {
-        Self { name: stream.name, quota: stream.quota, live_first: stream.live_first }
+        let StreamQuota { name, quota, live_first, conflates } = stream;
+        Self { name, quota, live_first, conflates }
     }
 }
 

@@ -25,7 +25,7 @@ fn options(max_size: u64) -> Options {
 
 fn one_stream() -> Vec<StreamOptions> {
     let quota = Quota { max_backlog: u64::MAX, on_full: OnFull::Block };
-    vec![StreamOptions { name: "a".to_owned(), quota, live_first: false }]
+    vec![StreamOptions { name: "a".to_owned(), quota, live_first: false, conflates: false }]
 }
 
 /// A disk that never came back: what was left for the writer is not in the

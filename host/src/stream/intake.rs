@@ -16,7 +16,8 @@ use crate::journal::{Journal, Outcome, ReadRules, Settlement, StreamIndex};
 /// Most messages that wait in front of the lanes of a stream, and that are
 /// read at once.
 const WAITING: usize = 1024;
-/// Most bytes that wait where only the newest message of a key does.
+/// Most bytes that wait where only the newest message of a key does; the
+/// journal hands out no more either.
 const CONFLATED: usize = 64 << 20;
 
 /// The queues in front of a stream's lanes.

@@ -155,5 +155,5 @@ pub fn journal_settings(folder: &Path, max_size: u64, sync: SyncMode, keep: Dura
 /// A stream that may fill the whole journal and never lets anything expire.
 pub fn journal_stream(name: &str) -> Vec<StreamQuota> {
     let quota = Quota { max_backlog: u64::MAX, on_full: OnFull::Block };
-    vec![StreamQuota { name: name.to_owned(), quota, live_first: false }]
+    vec![StreamQuota { name: name.to_owned(), quota, live_first: false, conflates: false }]
 }

@@ -304,7 +304,9 @@ impl Store {
             if !stream.live.behind {
                 stream.live.next = laid.chunk + 1;
             }
-            let messages = pending(laid.chunk, row, &laid.items, Queue::Live);
+            // Most of them will be superseded, and the rest stays.
+            let few = stream.conflates();
+            let messages = pending(laid.chunk, row, &laid.items, Queue::Live, few);
             handed.push(Handed { stream: StreamIndex(*index), lot: Lot::Live, messages });
         }
         handed

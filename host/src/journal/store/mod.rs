@@ -36,6 +36,10 @@ const LOADED_BYTES_OF_ALL: u64 = 256 * 1024 * 1024;
 const PART_OF_REWIND: u64 = 4;
 /// The part that waiting messages may take where live ones go first.
 const PART_OF_WAITING: u64 = 2;
+/// So many times as much may be handed out to a stream that conflates: what
+/// stays with it is the newest message of each key, and older ones are found
+/// superseded only by reading on.
+const SHARE_OF_CONFLATING: u64 = 16;
 
 /// How the journal is kept.
 #[derive(Clone, Debug)]
@@ -60,6 +64,8 @@ pub(super) struct StreamOptions {
     pub name: String,
     pub quota: Quota,
     pub live_first: bool,
+    /// Of each key it keeps only the newest message that it was handed.
+    pub conflates: bool,
 }
 
 /// Messages that are appended together.
@@ -124,6 +130,9 @@ pub(super) struct Store {
     next_letter: u64,
     next_segment: u32,
     next_stream: u32,
+    /// What the streams with a file have of [`LOADED_BYTES_OF_ALL`]: the sum of
+    /// [`Stream::share`].
+    shares: u64,
     letter_bytes: u64,
     /// Loaded rows that are to be written.
     dirty_rows: Vec<(Queue, u32, u64)>,
@@ -232,9 +241,9 @@ impl Store {
     }
 
     /// Bytes that a stream may have handed out: a share of what all may.
-    fn room_of_one(&self) -> u64 {
-        let most = self.options.loaded_bytes;
-        (LOADED_BYTES_OF_ALL / self.streams.len().max(1) as u64).clamp(most.min(256 * 1024), most)
+    fn room_of_one(&self, share: u64) -> u64 {
+        let most = self.options.loaded_bytes * share;
+        (LOADED_BYTES_OF_ALL * share / self.shares.max(1)).clamp(most.min(256 * 1024), most)
     }
 
     /// Whether a stream may be handed more of a queue than it has; with `part`
@@ -247,11 +256,12 @@ impl Store {
             Queue::Live => (&stream.live, part),
             Queue::Again => (&stream.again, part * PART_OF_REWIND),
         };
-        let bytes = self.room_of_one();
+        let share = stream.share();
+        let bytes = self.room_of_one(share);
         // Little enough that a small quota still has something to expire.
         let bytes = stream.options.as_ref().map_or(bytes, |o| bytes.min(o.quota.max_backlog / 4));
         rows.loaded_messages == 0
-            || (rows.loaded_messages < self.options.loaded_messages / part
+            || (rows.loaded_messages < self.options.loaded_messages * share / part
                 && rows.loaded_bytes < bytes / part)
     }
 
@@ -264,6 +274,15 @@ impl Store {
 // === impl Stream ===
 
 impl Stream {
+    fn conflates(&self) -> bool {
+        self.options.as_ref().is_some_and(|o| o.conflates)
+    }
+
+    /// How many times as much as others it may be handed.
+    fn share(&self) -> u64 {
+        if self.conflates() { SHARE_OF_CONFLATING } else { 1 }
+    }
+
     fn rows(&mut self, queue: Queue) -> &mut Rows {
         match queue {
             Queue::Live => &mut self.live,
@@ -305,10 +324,10 @@ impl Stream {
     }
 }
 
-fn pending(chunk: u64, row: &Row, items: &[Item], queue: Queue) -> Vec<Pending> {
-    // A payload shares the memory of its chunk; a few messages must not keep a
-    // whole chunk in memory.
-    let few = (row.len() as usize) * 4 < items.len();
+/// The messages of a row. Those that are `few` do not keep the whole chunk in
+/// memory, which payloads share.
+fn pending(chunk: u64, row: &Row, items: &[Item], queue: Queue, few: bool) -> Vec<Pending> {
+    let few = few || (row.len() as usize) * 4 < items.len();
     row.iter()
         .filter_map(|index| {
             let mut item = items.get(index as usize)?.clone();

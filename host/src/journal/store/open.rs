@@ -89,6 +89,7 @@ impl Store {
             next_letter: number("next_letter")?,
             next_segment: u32::try_from(number("next_segment")?).unwrap_or(u32::MAX),
             next_stream: u32::try_from(number("next_stream")?).unwrap_or(u32::MAX),
+            shares: 0,
             letter_bytes: number("letter_bytes")?,
             id: id.unwrap_or_else(|| fastrand::u128(..).to_le_bytes()),
             disk,
@@ -157,8 +158,8 @@ impl Store {
                             !had.contains(*i) && !ended.contains(&(index, Position { chunk, index: *i }))
                         })
                         .for_each(|i| again.insert(i));
-                    lost.extend(pending(chunk, &again, &items, queue));
                     if let Some(stream) = self.streams.get_mut(&index) {
+                        lost.extend(pending(chunk, &again, &items, queue, stream.conflates()));
                         stream.load(queue, chunk, row, place.received);
                     }
                 }

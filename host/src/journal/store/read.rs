@@ -104,7 +104,7 @@ impl Store {
             if let Some((place, items)) = self.chunk_or_damage(&snapshot, chunk)?
                 && let Some(stream) = self.streams.get_mut(&index)
             {
-                messages.extend(pending(chunk, &row, &items, queue));
+                messages.extend(pending(chunk, &row, &items, queue, stream.conflates()));
                 stream.load(queue, chunk, row, place.received);
             }
         }

@@ -134,6 +134,7 @@ impl Store {
                 // One mean a row: what is added to one counts as the others do.
                 let mean = before.as_ref().map_or(row.mean, |bits| Row::from_bytes(bits).mean);
                 known.begun(row.len().into(), mean, true);
+                let few = known.conflates();
                 if let Some(loaded) = known.again.loaded.get_mut(&chunk) {
                     // Readers are past this chunk already.
                     row.iter().for_each(|number| loaded.row.insert(number));
@@ -144,7 +145,7 @@ impl Store {
                     handed.push(Handed {
                         stream,
                         lot: Lot::Again,
-                        messages: pending(chunk, &row, &items, Queue::Again),
+                        messages: pending(chunk, &row, &items, Queue::Again, few),
                     });
                     continue;
                 }

@@ -57,6 +57,7 @@ impl Store {
                 );
             }
         }
+        self.shares = self.streams.values().filter(|s| s.options.is_some()).map(Stream::share).sum();
         let records: Vec<_> = self.streams.values().map(|s| (s.name.clone(), s.record.clone())).collect();
         let (id, next_stream) = (self.id, self.next_stream);
         index.write(Durability::Immediate, |tables| {

@@ -30,7 +30,9 @@ fn options() -> Options {
 
 fn streams(names: &[&str]) -> Vec<StreamOptions> {
     let quota = Quota { max_backlog: 1 << 30, on_full: OnFull::ExpireOldest };
-    names.iter().map(|name| StreamOptions { name: (*name).to_owned(), quota, live_first: false }).collect()
+    let stream =
+        |name: &&str| StreamOptions { name: (*name).to_owned(), quota, live_first: false, conflates: false };
+    names.iter().map(stream).collect()
 }
 
 fn open(disk: &SimDisk, names: &[&str]) -> Store {

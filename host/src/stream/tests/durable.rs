@@ -19,6 +19,10 @@ pub(super) const RECALLS: &str = "
     (call $answer (local.get $body) (local.get $len))";
 
 pub(super) fn open(folder: &tempfile::TempDir) -> Journal {
+    open_for(folder, false)
+}
+
+fn open_for(folder: &tempfile::TempDir, conflates: bool) -> Journal {
     let settings = JournalSettings {
         path: folder.path().to_owned(),
         max_size: 1 << 30,
@@ -27,7 +31,8 @@ pub(super) fn open(folder: &tempfile::TempDir) -> Journal {
         dead_letters_max_size: 1 << 20,
     };
     let quota = Quota { max_backlog: 1 << 29, on_full: OnFull::ExpireOldest };
-    Journal::open(&settings, vec![StreamQuota { name: "test".to_owned(), quota, live_first: false }]).unwrap()
+    let stream = StreamQuota { name: "test".to_owned(), quota, live_first: false, conflates };
+    Journal::open(&settings, vec![stream]).unwrap()
 }
 
 async fn start_on(journal: &Journal, transform: &str, far: &Arc<FarSide>) -> Running {
@@ -193,4 +198,54 @@ async fn a_dead_letter_that_is_mapped_again_leaves_the_state_alone() {
     running.deliver("e").await;
     assert_eq!(far.accepted()[4], "d", "and has not been remembered again");
     stop(running).await;
+}
+
+/// More keys than a stream may usually have in memory wait on the disk.
+#[tokio::test]
+async fn conflation_reaches_over_a_backlog_of_many_keys() {
+    const KEYS: u64 = 20_000;
+    let folder = tempfile::tempdir().unwrap();
+    let journal = open(&folder);
+    for round in ["old", "new"] {
+        for part in (0..KEYS).collect::<Vec<_>>().chunks(1000) {
+            let batch = part.iter().map(|key| Append {
+                message: Message {
+                    topic: format!("device/{key}").into(),
+                    payload: format!("{round}{:0>600}", "").into(),
+                    received_at: unix_millis(),
+                },
+                streams: vec![StreamIndex(0)],
+            });
+            journal.append(batch.collect()).await.await.unwrap();
+        }
+    }
+    journal.close().await;
+
+    let journal = open_for(&folder, true);
+    let intake = Arc::new(Intake::conflating(1, (1000, usize::MAX), Duration::from_secs(1)));
+    let feeding = tokio::spawn({
+        let (journal, intake) = (journal.clone(), intake.clone());
+        async move {
+            let key = Arc::new(KeyRule::Topic);
+            intake.feed(&journal, StreamIndex(0), ReadRules::default(), key).await;
+        }
+    });
+    let superseded = async {
+        while journal.books(StreamIndex(0)).superseded < KEYS {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), superseded).await.expect("the old ones are sent one by one");
+    let mut newest = 0;
+    loop {
+        let taken = intake.take(0, Instant::now());
+        if taken.is_empty() {
+            break;
+        }
+        assert!(taken.iter().all(|entry| entry.message.payload.starts_with(b"new")));
+        newest += taken.len() as u64;
+    }
+    assert_eq!(newest, KEYS);
+    feeding.abort();
+    journal.close().await;
 }

@@ -111,6 +111,31 @@ fn a_rewind_larger_than_the_quota_costs_no_message_that_was_not_sent() {
 }
 
 #[test]
+fn a_stream_that_conflates_is_handed_more_and_still_not_all() {
+    let mut bench = small(&["a"], |o| o.conflates = true);
+    append_each(&mut bench, &numbers(200));
+    assert_eq!(bench.given.len(), 8 * 16);
+    settle_everything(&mut bench);
+    assert_eq!(bench.books(0).delivered, 200);
+}
+
+#[test]
+fn many_streams_share_what_may_be_in_memory() {
+    let names: Vec<String> = (0..200).map(|n| format!("stream {n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let rooms = |conflating: &[&str]| {
+        let bench = small(&names, |o| o.conflates = conflating.contains(&o.name.as_str()));
+        assert_eq!(bench.store.shares, 200 + 15 * conflating.len() as u64);
+        (bench.store.room_of_one(1), bench.store.room_of_one(SHARE_OF_CONFLATING))
+    };
+    let all = LOADED_BYTES_OF_ALL;
+    assert_eq!(rooms(&[]).0, all / 200);
+    let (one, conflating) = rooms(&names[..20]);
+    assert_eq!((one, conflating), (all / 500, all * 16 / 500));
+    assert!(180 * one + 20 * conflating <= all);
+}
+
+#[test]
 fn what_a_lost_commit_had_settled_is_given_again_and_its_numbers_are_not_used_again() {
     let mut bench = Bench::new(&["a"]);
     bench.append(&["1", "2"], &[0]);
