@@ -19,7 +19,8 @@ pub struct JournalSettings {
     pub keep: Duration,
     /// When it is durable (default [`SyncMode::Always`]).
     pub sync: SyncMode,
-    /// Bytes of dead letters at most (default 256 MiB).
+    /// Bytes of dead letters at most (default 256 MiB, or half of `max_size`);
+    /// no more than half of `max_size`, of which they take their room.
     pub dead_letters_max_size: u64,
 }
 
@@ -35,6 +36,8 @@ pub enum SyncMode {
 
 /// Room for a list of 100,000 messages, and for the index.
 const SMALLEST: u64 = 32 << 20;
+/// Bytes of dead letters where nobody says how many.
+const USUAL_LETTERS: u64 = 256 << 20;
 /// How many of the largest packets must fit: one that never does would keep the
 /// bus waiting for ever.
 const PACKETS: u64 = 4;
@@ -56,15 +59,30 @@ impl JournalSettings {
             "none" => Ok(SyncMode::None),
             other => Err(format!("`sync` is \"{}\"", other.escape_debug())),
         });
+        let max_size = journal.size("max_size", SMALLEST..=1 << 44).unwrap_or(10 << 30);
+        let letters = dead_letters.size("max_size", 64 << 10..=1 << 40);
+        // They leave only when somebody says so: the bus must not wait for that.
+        let most = max_size / 2;
         let settings = Self {
             path: path.map_or_else(|| data.join("journal"), |given| given.value),
-            max_size: journal.size("max_size", SMALLEST..=1 << 44).unwrap_or(10 << 30),
+            max_size,
             keep: journal
                 .duration("keep", Duration::ZERO..=Duration::from_secs(365 * 86_400))
                 .unwrap_or(Duration::from_secs(3600)),
             sync: sync.map(|given| given.value).unwrap_or_default(),
-            dead_letters_max_size: dead_letters.size("max_size", 64 << 10..=1 << 40).unwrap_or(256 << 20),
+            dead_letters_max_size: letters.unwrap_or(USUAL_LETTERS.min(most)),
         };
+        if settings.dead_letters_max_size > most {
+            dead_letters.doc().error(
+                dead_letters.value_span("max_size"),
+                format!(
+                    "`max_size` of [dead_letters] is {}, and that of [journal], which they lie in, {}",
+                    show_size(settings.dead_letters_max_size),
+                    show_size(settings.max_size)
+                ),
+                format!("at most half of the journal: {}", show_size(most)),
+            );
+        }
         let least = PACKETS * u64::from(max_packet);
         if settings.max_size < least {
             journal.doc().error(

@@ -67,6 +67,8 @@ fn describe() {
     describe_gauge!("sluicegate_journal_messages", "Unsettled messages held");
     describe_gauge!("sluicegate_journal_bytes", "Bytes that the journal takes");
     describe_gauge!("sluicegate_journal_max_bytes", "Bytes that the journal may take");
+    describe_gauge!("sluicegate_dead_letters_bytes", "Bytes of dead letters, which are in the journal");
+    describe_gauge!("sluicegate_dead_letters_max_bytes", "Bytes of dead letters that there may be");
     describe_gauge!("sluicegate_journal_full", "1 while an append waits for room in the journal");
     describe_gauge!(
         "sluicegate_books_differences",

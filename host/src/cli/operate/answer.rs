@@ -87,6 +87,12 @@ pub struct JournalLine {
     pub bytes: u64,
     /// Bytes that it may take.
     pub max_bytes: u64,
+    /// Bytes of it that are dead letters.
+    #[serde(default)]
+    pub dead_letter_bytes: u64,
+    /// How many there may be.
+    #[serde(default)]
+    pub max_dead_letter_bytes: u64,
     /// The highest of 50, 80 and 100 (percent of `max_bytes`) that is reached.
     pub alarm: Option<u8>,
     /// An append waits for room: the bus is held back.

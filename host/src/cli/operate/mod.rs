@@ -158,6 +158,8 @@ impl Operations {
             messages: holding.messages,
             bytes: holding.bytes.0,
             max_bytes: holding.bytes.1,
+            dead_letter_bytes: holding.dead_letters.0,
+            max_dead_letter_bytes: holding.dead_letters.1,
             alarm: answer::alarm(&holding),
             full: holding.full,
             holder: holding.holder.filter(|_| holding.full).map(|index| self.name(index)),

@@ -214,6 +214,8 @@ paused         paused        -       0     0          0     0
             messages: 99,
             bytes: 3 << 20,
             max_bytes: 10 << 30,
+            dead_letter_bytes: 0,
+            max_dead_letter_bytes: 256 << 20,
             alarm: None,
             full: false,
             holder: None,
