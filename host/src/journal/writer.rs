@@ -723,6 +723,7 @@ impl Writer {
     /// it works again. Settlements are kept; appends were refused.
     fn open_again(&mut self, error: StoreError, settlements: Vec<(StreamIndex, Settlement)>) {
         event::JournalBroken { reason: &error }.emit();
+        let mut full = error.is_full();
         let memory = self.store.take().map(Store::into_memory);
         {
             let mut inner = self.front.lock();
@@ -738,7 +739,9 @@ impl Writer {
                         Some(before) => store.resume(before, &settlements),
                         None => Ok(Vec::new()),
                     };
-                    match resumed {
+                    // Or the next commit would meet the same disk.
+                    let evicted = if full { store.evict_half() } else { Ok(()) };
+                    match evicted.and(resumed) {
                         Ok(handed) => {
                             self.hand_over(handed);
                             let mut inner = self.front.lock();
@@ -753,7 +756,10 @@ impl Writer {
                             tracing::info!("the journal is open again");
                             return;
                         }
-                        Err(error) => self.still_broken(error.to_string()),
+                        Err(error) => {
+                            full |= error.is_full();
+                            self.still_broken(error.to_string());
+                        }
                     }
                 }
                 Err(error) => self.still_broken(error.to_string()),

@@ -4,6 +4,7 @@ use super::*;
 use crate::bus::{Message, unix_millis};
 use crate::journal::chunk::Item;
 use crate::journal::disk::Folder;
+use crate::journal::store::sim::SimDisk;
 use crate::journal::{Outcome, Settlement};
 
 fn batch(bytes: usize) -> Batch {
@@ -70,5 +71,29 @@ async fn a_large_batch_gets_the_room_that_is_only_kept_for_rewinds() {
     }
     let appended = tokio::time::timeout(Duration::from_secs(20), front.append(batch(6 << 20)));
     appended.await.expect("it waits for room that nobody makes").await.unwrap().unwrap();
+    tokio::task::spawn_blocking(move || front.close()).await.unwrap();
+}
+
+/// `max_size` says more than the disk has: nobody asks for room before it is
+/// gone.
+#[tokio::test]
+async fn a_full_disk_gets_the_room_that_is_only_kept_for_rewinds() {
+    let disk = SimDisk::new();
+    disk.set_capacity(24 << 20);
+    let options = Options { segment: 1 << 20, ..options(1 << 40) };
+    let front = start(Arc::new(disk), options, one_stream(), SyncMode::Always).unwrap();
+    let mut paces = Default::default();
+    let mut refused = 0;
+    for _ in 0..60 {
+        // As the bus does: what was refused is sent again.
+        while front.append(batch(1 << 20)).await.await.unwrap().is_err() {
+            refused += 1;
+            assert!(refused < 20, "what is settled stays on the disk");
+        }
+        let taken = front.read(StreamIndex(0), &ReadRules::default(), &mut paces, 10).await;
+        let ended = taken.into_iter().map(|p| (p.position, Outcome::Delivered)).collect();
+        front.settle(StreamIndex(0), Settlement { ended, ..Settlement::default() });
+    }
+    assert!(refused > 0, "the disk was never full");
     tokio::task::spawn_blocking(move || front.close()).await.unwrap();
 }

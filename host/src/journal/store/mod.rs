@@ -14,6 +14,7 @@ mod space;
 mod streams;
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -107,9 +108,17 @@ pub(super) struct Handed {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StoreError {
     #[error("{path}: {source}")]
-    File { path: String, source: std::io::Error },
+    File { path: String, source: io::Error },
     #[error("the index of the journal: {0}")]
     Index(#[from] redb::Error),
+}
+
+impl StoreError {
+    /// The disk has no more room for us.
+    pub(super) fn is_full(&self) -> bool {
+        let (Self::File { source, .. } | Self::Index(redb::Error::Io(source))) = self else { return false };
+        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
 }
 
 pub(super) type Result<T, E = StoreError> = std::result::Result<T, E>;
@@ -265,7 +274,7 @@ impl Store {
                 && rows.loaded_bytes < bytes / part)
     }
 
-    fn file_error(&self, name: &str) -> impl FnOnce(std::io::Error) -> StoreError + use<> {
+    fn file_error(&self, name: &str) -> impl FnOnce(io::Error) -> StoreError + use<> {
         let path = self.disk.path(name);
         move |source| StoreError::File { path, source }
     }
@@ -346,6 +355,6 @@ fn pending(chunk: u64, row: &Row, items: &[Item], queue: Queue, few: bool) -> Ve
 }
 
 #[cfg(test)]
-mod sim;
+pub(super) mod sim;
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ use crate::journal::disk::{Disk, DiskFile};
 const SECTOR: usize = 512;
 
 #[derive(Clone)]
-pub(super) struct SimDisk(Arc<Mutex<Sim>>);
+pub(in crate::journal) struct SimDisk(Arc<Mutex<Sim>>);
 
 struct Sim {
     files: BTreeMap<String, Arc<Mutex<File>>>,
@@ -22,6 +22,8 @@ struct Sim {
     /// What has failed once goes on failing until the disk is repaired.
     failing: bool,
     full: bool,
+    /// Bytes that its files may have together.
+    capacity: u64,
     operations: u64,
 }
 
@@ -41,13 +43,14 @@ enum Change {
 }
 
 impl SimDisk {
-    pub(super) fn new() -> Self {
+    pub(in crate::journal) fn new() -> Self {
         Self(Arc::new(Mutex::new(Sim {
             files: BTreeMap::new(),
             durable: BTreeMap::new(),
             until_failure: None,
             failing: false,
             full: false,
+            capacity: u64::MAX,
             operations: 0,
         })))
     }
@@ -60,6 +63,11 @@ impl SimDisk {
     /// Writes that make a file longer fail as on a full disk.
     pub(super) fn set_full(&self, full: bool) {
         self.0.lock().unwrap().full = full;
+    }
+
+    /// Room for so many bytes, and no more.
+    pub(in crate::journal) fn set_capacity(&self, bytes: u64) {
+        self.0.lock().unwrap().capacity = bytes;
     }
 
     pub(super) fn repair(&self) {
@@ -120,7 +128,8 @@ impl SimDisk {
         self.0.lock().unwrap().files.keys().cloned().collect()
     }
 
-    fn change(&self, grows: bool) -> io::Result<()> {
+    /// A change by which a file grows by so many bytes.
+    fn change(&self, growth: u64) -> io::Result<()> {
         let mut sim = self.0.lock().unwrap();
         sim.operations += 1;
         if let Some(left) = &mut sim.until_failure {
@@ -133,7 +142,8 @@ impl SimDisk {
         if sim.failing {
             return Err(io::Error::other("the disk has failed"));
         }
-        if sim.full && grows {
+        let used = || sim.files.values().map(|file| file.lock().unwrap().bytes.len() as u64).sum::<u64>();
+        if growth > 0 && (sim.full || (sim.capacity < u64::MAX && used() + growth > sim.capacity)) {
             return Err(io::Error::from(io::ErrorKind::StorageFull));
         }
         Ok(())
@@ -166,7 +176,7 @@ impl Disk for SimDisk {
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        self.change(true)?;
+        self.change(1)?;
         let file = Arc::default();
         self.0.lock().unwrap().files.insert(name.to_owned(), Arc::clone(&file));
         Ok(Arc::new(SimFile { disk: self.clone(), file }))
@@ -177,7 +187,7 @@ impl Disk for SimDisk {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.change(false)?;
+        self.change(0)?;
         self.0.lock().unwrap().files.remove(name).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
@@ -186,7 +196,7 @@ impl Disk for SimDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.change(false)?;
+        self.change(0)?;
         let mut sim = self.0.lock().unwrap();
         let file = sim.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
         sim.files.insert(to.to_owned(), file);
@@ -194,7 +204,7 @@ impl Disk for SimDisk {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.change(false)?;
+        self.change(0)?;
         let mut sim = self.0.lock().unwrap();
         sim.durable = sim.files.clone();
         Ok(())
@@ -227,10 +237,10 @@ impl std::fmt::Debug for SimFile {
 impl SimFile {
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let end = offset as usize + bytes.len();
-        let grows = end > self.file.lock().unwrap().bytes.len();
-        self.disk.change(grows)?;
+        let growth = end.saturating_sub(self.file.lock().unwrap().bytes.len());
+        self.disk.change(growth as u64)?;
         let mut file = self.file.lock().unwrap();
-        if grows {
+        if growth > 0 {
             file.bytes.resize(end, 0);
         }
         file.bytes[offset as usize..end].copy_from_slice(bytes);
@@ -249,7 +259,7 @@ impl SimFile {
     /// A sync that fails has lost what it was to write: the pages are marked
     /// clean, and the next sync says that all is well.
     fn sync_all(&self) -> io::Result<()> {
-        let done = self.disk.change(false);
+        let done = self.disk.change(0);
         let mut file = self.file.lock().unwrap();
         if done.is_ok() {
             file.synced = file.bytes.clone();
@@ -283,8 +293,8 @@ impl redb::StorageBackend for SimFile {
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
-        let grows = length > self.file.lock().unwrap().bytes.len() as u64;
-        self.disk.change(grows)?;
+        let growth = length.saturating_sub(self.file.lock().unwrap().bytes.len() as u64);
+        self.disk.change(growth)?;
         let mut file = self.file.lock().unwrap();
         file.bytes.resize(length as usize, 0);
         file.unsynced.push(Change::Length(length));

@@ -68,21 +68,36 @@ impl Store {
     /// Removes settled segments whose messages are all older than `before`,
     /// the oldest first, until there is room for `wanted` bytes.
     fn remove_settled(&mut self, before: u64, wanted: u64) -> Result<()> {
-        let settled: Vec<u32> = self
-            .segments
-            .iter()
-            .filter(|(number, s)| {
-                s.record.held == 0 && s.record.newest < before && Some(**number) != self.current
-            })
-            .map(|(number, _)| *number)
-            .collect();
-        for number in settled {
+        for number in self.settled(before) {
             if self.room() >= wanted {
                 break;
             }
             self.forget_segment(number)?;
         }
         Ok(())
+    }
+
+    /// Makes room on a disk that has none left, however much `max_size` allows:
+    /// the older half of what is only kept for rewinds goes.
+    pub(in crate::journal) fn evict_half(&mut self) -> Result<()> {
+        let settled = self.settled(u64::MAX);
+        let going = settled.len().div_ceil(2);
+        for number in settled.into_iter().take(going) {
+            self.forget_segment(number)?;
+        }
+        if going > 0 {
+            warn!(segments = going, "the disk is full: what was kept for rewinds has made room");
+        }
+        Ok(())
+    }
+
+    /// Settled segments whose messages are all older than `before`, the oldest
+    /// first.
+    fn settled(&self, before: u64) -> Vec<u32> {
+        let settled = self.segments.iter().filter(|(number, s)| {
+            s.record.held == 0 && s.record.newest < before && Some(**number) != self.current
+        });
+        settled.map(|(number, _)| *number).collect()
     }
 
     /// Removes a segment and all chunks in it.
