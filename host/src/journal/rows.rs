@@ -20,6 +20,11 @@ impl Row {
         row
     }
 
+    /// How many are in what [`Row::to_bytes`] gave.
+    pub(super) fn count(bytes: &[u8]) -> u64 {
+        bytes.iter().skip(4).map(|bits| u64::from(bits.count_ones())).sum()
+    }
+
     /// As it is stored: the mean, little endian, and the bits.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(4 + self.bytes.len());
@@ -109,6 +114,7 @@ mod tests {
                 prop_assert_eq!(row.is_empty(), model.is_empty());
                 prop_assert_eq!(row.contains(index), model.contains(&index));
                 prop_assert_eq!(&Row::from_bytes(&row.to_bytes()), &row);
+                prop_assert_eq!(Row::count(&row.to_bytes()), u64::from(row.len()));
             }
         }
     }

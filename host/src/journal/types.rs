@@ -217,7 +217,8 @@ pub struct Books {
     pub superseded: u64,
     /// Settled as [`Outcome::DeadLettered`].
     pub dead_lettered: u64,
-    /// Not settled yet: counted from the pending marks, not derived.
+    /// Not settled yet: counted from the pending marks when the journal is
+    /// opened, and with each mark since; not derived from the others.
     pub queued: u64,
     /// When the oldest queued message was received, Unix milliseconds.
     pub oldest: Option<u64>,

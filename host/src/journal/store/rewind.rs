@@ -175,7 +175,7 @@ pub(in crate::journal) fn check(index: &Index) -> index::Result<Vec<Difference>>
     let mut rows: BTreeMap<u64, u32> = BTreeMap::new();
     for queue in [Queue::Live, Queue::Again] {
         snapshot.each_row(queue, |stream, chunk, bits| {
-            *queued.entry(stream).or_default() += u64::from(Row::from_bytes(bits).len());
+            *queued.entry(stream).or_default() += Row::count(bits);
             *rows.entry(chunk).or_default() += 1;
         })?;
     }

@@ -287,6 +287,22 @@ fn the_check_finds_books_and_records_that_are_wrong() {
 }
 
 #[test]
+fn what_is_queued_after_a_restart_is_what_has_a_mark() {
+    let mut bench = Bench::new(&["a", "b"]);
+    bench.append(&["1", "2", "3"], &[0, 1]);
+    bench.settle(0, ended(bench.given[0].1.position, Outcome::Delivered));
+    let lost = |tables: &mut Tables<'_>| {
+        tables.set_counts(0, &Counts { read: 3, delivered: 2, ..Default::default() })
+    };
+    bench.store.index().write(redb::Durability::Immediate, lost).unwrap();
+    drop(bench.store);
+    let store = open(&bench.disk, &["a", "b"]);
+    let books = |stream| store.books(StreamIndex(stream)).0;
+    assert_eq!((books(0).queued, books(0).balance()), (2, false), "{:?}", books(0));
+    assert_eq!((books(1).queued, books(1).balance()), (3, true));
+}
+
+#[test]
 fn a_stream_counts_its_own_bytes_and_not_those_of_its_neighbours() {
     let mut bench = Bench::new(&["a", "b"]);
     let large = "x".repeat(5000);
