@@ -11,9 +11,6 @@ use crate::journal::{Rewind, Rewound, StreamIndex};
 
 /// Chunks that are looked at between two commits.
 const CHUNKS: usize = 64;
-/// How much later than the first message of a chunk its last may have been
-/// received: while the journal is full, messages wait before they share one.
-const SPAN: u64 = 10 * 60 * 1000;
 
 /// A part of a rewind.
 #[derive(Debug)]
@@ -61,7 +58,10 @@ impl Store {
         }
         let mut rows: BTreeMap<u64, (Row, std::sync::Arc<[crate::journal::chunk::Item]>)> = BTreeMap::new();
         for (chunk, place) in places {
-            if place.received >= rewind.until || place.received.saturating_add(SPAN) < rewind.from {
+            // A chunk says when its first message was received. While the
+            // journal was full its others may have waited for hours to join it.
+            let newest = self.segments.get(&place.segment).map_or(u64::MAX, |s| s.record.newest);
+            if place.received >= rewind.until || newest < rewind.from {
                 continue;
             }
             let Some((_, items)) = self.chunk_or_damage(&snapshot, chunk)? else { continue };

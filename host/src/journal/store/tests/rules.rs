@@ -161,6 +161,29 @@ fn a_rewind_gives_again_what_was_settled_and_leaves_alone_what_is_queued() {
 }
 
 #[test]
+fn a_rewind_finds_what_shares_a_chunk_with_a_message_of_hours_before() {
+    let mut bench = Bench::new(&["a"]);
+    const HOUR: u64 = 3_600_000;
+    let start = crate::bus::unix_millis() - 5 * HOUR;
+    // While the journal is full, what comes in hours goes into one chunk.
+    let mut batch = for_streams(&["early", "late"], &[0]);
+    batch.items[0].0.message.received_at = start;
+    batch.items[1].0.message.received_at = start + 3 * HOUR;
+    bench.commit(Work { batches: vec![batch], ..Work::default() });
+    bench.settle_all(0, Outcome::Delivered);
+    let mut found = |from, until| {
+        let rewind =
+            Rewind { stream: StreamIndex(0), from, until, rate: None, keep_state: true, dry_run: true };
+        bench.store.rewind_slice(&rewind, 0, &|_| true).unwrap().found
+    };
+    let late = found(start + 2 * HOUR, u64::MAX);
+    assert_eq!((late.messages, late.oldest), (1, Some(start + 3 * HOUR)));
+    assert_eq!(found(0, start + 1).messages, 1);
+    assert_eq!(found(start + 1, start + HOUR).messages, 0);
+    assert_eq!(found(start + 4 * HOUR, u64::MAX).messages, 0);
+}
+
+#[test]
 fn dead_letters_are_kept_found_replayed_and_dropped() {
     let mut bench = Bench::new(&["a"]);
     bench.append(&["1", "2"], &[0]);
