@@ -30,7 +30,7 @@ use crate::config::JournalSettings;
 use chunk::Item;
 #[cfg(test)]
 use memory::Memory;
-use store::{Batch, Options, Store, StreamOptions};
+use store::{Batch, Options, Store, StreamOptions, TOGETHER};
 use writer::{Front, Pace};
 
 pub use store::{Difference, OpenError};
@@ -354,10 +354,8 @@ impl Journal {
                 let mut replayed = 0;
                 let mut taken = 0;
                 while taken < most {
-                    let filter = DeadLetterFilter {
-                        limit: Some(REPLAYED_TOGETHER.min(most - taken)),
-                        ..filter.clone()
-                    };
+                    let filter =
+                        DeadLetterFilter { limit: Some(TOGETHER.min(most - taken)), ..filter.clone() };
                     let range = ids.clone();
                     let part = front.run(move |store| {
                         let letters = store::find_letters_in(&store.index(), &filter, range)?;
@@ -383,14 +381,22 @@ impl Journal {
     pub async fn drop_dead_letters(&self, filter: DeadLetterFilter) -> Result<u64, JournalError> {
         match &self.0 {
             Backend::Disk(front) => {
-                let dropped = front.run(move |store| {
-                    let letters = store::find_letters(&store.index(), &filter)?;
-                    let count = letters.len() as u64;
-                    let drop_letters = letters.into_iter().map(|(id, _, _)| id).collect();
-                    let handed = store.commit(&store::Work { drop_letters, ..Default::default() }, true)?;
-                    Ok((count, handed))
-                });
-                dropped.await
+                let mut left = filter.limit.unwrap_or(usize::MAX);
+                // Those that come meanwhile are left alone.
+                let end = front.run(|store| Ok((store.next_letter(), Vec::new()))).await?;
+                let mut ids = 0..end;
+                let mut dropped = 0;
+                while left > 0 {
+                    let filter = DeadLetterFilter { limit: Some(TOGETHER.min(left)), ..filter.clone() };
+                    let (index, range) = (front.index()?, ids.clone());
+                    // Looked for beside the writer: there may be a lot to read.
+                    let part = blocking(move || store::find_ids_in(&index, &filter, range)).await?;
+                    let Some(last) = part.last() else { break };
+                    ids.start = last.0 + 1;
+                    left -= part.len();
+                    dropped += front.run(move |store| store.drop_letters(part)).await?;
+                }
+                Ok(dropped)
             }
             #[cfg(test)]
             Backend::Memory(_) => Err(JournalError(format!("nothing is dropped in memory: {filter:?}"))),
@@ -459,7 +465,15 @@ impl Journal {
         match &self.0 {
             Backend::Disk(front) => {
                 let Some(index) = self.orphan(name) else { return Ok(false) };
-                front.run(move |store| store.forget(index).map(|()| (true, Vec::new()))).await
+                // Its letters a part at a time, so that no commit waits for all.
+                let mut letters = Some(0);
+                while let Some(from) = letters {
+                    let part = move |store: &mut Store| {
+                        store.forget_letters(index, from).map(|next| (next, Vec::new()))
+                    };
+                    letters = front.run(part).await?;
+                }
+                front.run(move |store| store.forget(index).map(|gone| (gone, Vec::new()))).await
             }
             #[cfg(test)]
             Backend::Memory(_) => Err(JournalError(format!("nothing is forgotten in memory: {name}"))),
@@ -516,8 +530,6 @@ impl Journal {
 
 /// How far back [`Journal::latest`] looks: bytes of messages of all streams.
 pub const LOOK_BACK: u64 = 64 * 1024 * 1024;
-/// Dead letters that are replayed in one commit.
-const REPLAYED_TOGETHER: usize = 500;
 
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> index::Result<T> + Send + 'static,
@@ -604,5 +616,7 @@ impl Reader {
     }
 }
 
+#[cfg(test)]
+mod disk_tests;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use crate::bus::{Message, unix_millis};
 use crate::journal::chunk::Item;
 use crate::journal::disk::Folder;
 use crate::journal::store::sim::SimDisk;
-use crate::journal::{Outcome, Settlement};
+use crate::journal::{Outcome, Position, Settlement};
 
 fn batch(bytes: usize) -> Batch {
     let message = Message { topic: "t".into(), payload: vec![7; bytes].into(), received_at: unix_millis() };
@@ -95,5 +95,78 @@ async fn a_full_disk_gets_the_room_that_is_only_kept_for_rewinds() {
         front.settle(StreamIndex(0), Settlement { ended, ..Settlement::default() });
     }
     assert!(refused > 0, "the disk was never full");
+    tokio::task::spawn_blocking(move || front.close()).await.unwrap();
+}
+
+fn pending(chunk: u64) -> Pending {
+    let message = Message { topic: "t".into(), payload: "x".into(), received_at: 0 };
+    let position = Position { chunk, index: 0 };
+    Pending { position, message, as_is: None, reading: Default::default() }
+}
+
+#[tokio::test]
+async fn live_messages_go_first_only_where_that_is_asked_for() {
+    let quota = one_stream()[0].quota;
+    let order = |live_first| {
+        let mut front = StreamFront::new("a", quota);
+        front.live.extend([pending(3), pending(6)]);
+        front.waited.extend([pending(1), pending(2), pending(4)]);
+        front.again.push_back(pending(0));
+        let rules = ReadRules { live_first, backlog_rate: None };
+        let mut paces = Default::default();
+        let mut chunks = Vec::new();
+        while let Some(next) = front.take(&rules, &mut paces, 1).0.pop() {
+            chunks.push(next.position.chunk);
+        }
+        chunks
+    };
+    assert_eq!(order(false), [1, 2, 3, 4, 6, 0]);
+    assert_eq!(order(true), [3, 6, 1, 2, 4, 0]);
+}
+
+#[tokio::test]
+async fn a_stream_alarms_at_half_and_at_four_fifths_of_its_quota_until_it_has_less() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Folder::make(folder.path().to_owned()).unwrap());
+    let mut streams = one_stream();
+    streams[0].quota.max_backlog = 10 << 20;
+    let front = start(disk, options(1 << 30), streams, SyncMode::None).unwrap();
+    let mut alarms = Vec::new();
+    for _ in 0..9 {
+        front.append(batch(1 << 20)).await.await.unwrap().unwrap();
+        alarms.push(front.backlog(StreamIndex(0)).alarm);
+    }
+    assert_eq!(alarms, [0, 0, 0, 0, 50, 50, 50, 80, 80]);
+    let mut paces = Default::default();
+    let mut left = 9;
+    while left > 0 {
+        let taken = front.read(StreamIndex(0), &ReadRules::default(), &mut paces, 1).await;
+        left -= taken.len();
+        let ended = taken.into_iter().map(|p| (p.position, Outcome::Delivered)).collect();
+        front.settle(StreamIndex(0), Settlement { ended, ..Settlement::default() });
+    }
+    // The second answer comes after what the first one came with was shown.
+    for _ in 0..2 {
+        front.run(|_| Ok(((), Vec::new()))).await.unwrap();
+    }
+    assert_eq!(front.backlog(StreamIndex(0)), Backlog { bytes: 0, max_bytes: 10 << 20, alarm: 0 });
+    tokio::task::spawn_blocking(move || front.close()).await.unwrap();
+}
+
+#[tokio::test]
+async fn without_a_sync_for_each_commit_there_is_one_a_second() {
+    let disk = SimDisk::new();
+    let front = start(Arc::new(disk.clone()), options(64 << 20), one_stream(), SyncMode::None).unwrap();
+    front.append(batch(1)).await.await.unwrap().unwrap();
+    // Whatever a cut of the power may lose, it loses.
+    let queued = || {
+        let after = Store::open(Arc::new(disk.crash(|| false)), options(64 << 20), &one_stream()).unwrap();
+        after.books(StreamIndex(0)).0.queued
+    };
+    let deadline = Instant::now() + TICK * 20;
+    while queued() < 1 {
+        assert!(Instant::now() < deadline, "it is never durable");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     tokio::task::spawn_blocking(move || front.close()).await.unwrap();
 }

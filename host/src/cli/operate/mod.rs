@@ -243,7 +243,8 @@ impl Operations {
             let names: Vec<&str> = known.iter().map(|(name, _)| name.as_str()).collect();
             return Err(unknown("stream without a file", stream, &names));
         }
-        if self.journal.forget(stream).await? {
+        let (journal, name) = (self.journal.clone(), stream.to_owned());
+        if to_the_end(async move { journal.forget(&name).await }).await? {
             Ok(Forgotten { forgotten: stream.to_owned() })
         } else {
             Err(OperateError::Unknown(format!("the stream `{stream}` was forgotten already")))

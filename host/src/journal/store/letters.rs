@@ -1,16 +1,20 @@
 //! Dead letters, pausing and scripts' state: what operators and streams ask
 //! of the index.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use bytes::Bytes;
 use redb::Durability;
 use serde::{Deserialize, Serialize};
 
-use super::{Batch, Result, Store, Work};
+use super::{Batch, Handed, Result, Store, Work};
 use crate::journal::chunk::{self, Damage, Item};
 use crate::journal::index::{self, Index, Tables};
 use crate::journal::{DeadLetter, DeadLetterFilter, DeadLetterId, Position, REPLY_BYTES, StreamIndex};
+
+/// Letters that are dealt with in one commit: the next one waits for it.
+pub(in crate::journal) const TOGETHER: usize = 500;
 
 /// What a letter says beside the message and the delivery.
 #[derive(Serialize, Deserialize)]
@@ -85,10 +89,33 @@ pub(in crate::journal) fn find_letters_in(
     filter: &DeadLetterFilter,
     ids: Range<u64>,
 ) -> index::Result<Vec<(DeadLetterId, StreamIndex, DeadLetter)>> {
-    let snapshot = index.read()?;
     let mut found = Vec::new();
+    each_letter(index, filter, ids, |id, stream, letter| found.push((id, stream, letter)))?;
+    Ok(found)
+}
+
+/// The numbers of such letters: for those who need nothing else of them.
+pub(in crate::journal) fn find_ids_in(
+    index: &Index,
+    filter: &DeadLetterFilter,
+    ids: Range<u64>,
+) -> index::Result<Vec<DeadLetterId>> {
+    let mut found = Vec::new();
+    each_letter(index, filter, ids, |id, _, _| found.push(id))?;
+    Ok(found)
+}
+
+/// Shows those that the filter lets through, the oldest first, until its limit.
+fn each_letter(
+    index: &Index,
+    filter: &DeadLetterFilter,
+    ids: Range<u64>,
+    mut see: impl FnMut(DeadLetterId, StreamIndex, DeadLetter),
+) -> index::Result<()> {
+    let snapshot = index.read()?;
+    let mut left = filter.limit.unwrap_or(usize::MAX);
     for entry in snapshot.dead_letters.range(ids)? {
-        if filter.limit.is_some_and(|limit| found.len() >= limit) {
+        if left == 0 {
             break;
         }
         let (id, bytes) = entry?;
@@ -96,10 +123,11 @@ pub(in crate::journal) fn find_letters_in(
         let (stream, letter) =
             decode_letter(bytes.value()).map_err(|damage| redb::Error::Corrupted(damage.0))?;
         if filter.admits(id, stream, &letter) {
-            found.push((id, stream, letter));
+            left -= 1;
+            see(id, stream, letter);
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 impl Store {
@@ -137,9 +165,53 @@ impl Store {
         tables.set_number("letter_bytes", self.letter_bytes)
     }
 
-    pub(super) fn letters_of(&self, stream: StreamIndex) -> Result<Vec<DeadLetterId>> {
-        let filter = DeadLetterFilter { stream: Some(stream), ..DeadLetterFilter::default() };
-        Ok(find_letters(&self.index, &filter)?.into_iter().map(|(id, _, _)| id).collect())
+    /// Drops those of the letters that are there (still), in one commit. How
+    /// many.
+    pub(in crate::journal) fn drop_letters(
+        &mut self,
+        mut ids: Vec<DeadLetterId>,
+    ) -> Result<(u64, Vec<Handed>)> {
+        let snapshot = self.index.read()?;
+        let mut there = HashSet::new();
+        for id in &ids {
+            if snapshot.dead_letters.get(id.0).map_err(redb::Error::from)?.is_some() {
+                there.insert(*id);
+            }
+        }
+        drop(snapshot);
+        ids.retain(|id| there.contains(id));
+        let work = Work { drop_letters: ids, ..Work::default() };
+        Ok((there.len() as u64, self.commit(&work, true)?))
+    }
+
+    /// Looks at some letters from a number on and drops those of a stream that
+    /// has no file. Where to go on; none: that was all, or it has one.
+    pub(in crate::journal) fn forget_letters(
+        &mut self,
+        stream: StreamIndex,
+        from: u64,
+    ) -> Result<Option<u64>> {
+        if self.streams.get(&stream.0).is_none_or(|s| s.options.is_some()) {
+            return Ok(None);
+        }
+        let snapshot = self.index.read()?;
+        let mut mine = Vec::new();
+        let mut next = None;
+        for entry in snapshot.dead_letters.range(from..).map_err(redb::Error::from)?.take(TOGETHER) {
+            let (id, bytes) = entry.map_err(redb::Error::from)?;
+            next = Some(id.value() + 1);
+            if bytes.value().starts_with(&stream.0.to_le_bytes()) {
+                mine.push(DeadLetterId(id.value()));
+            }
+        }
+        drop(snapshot);
+        if !mine.is_empty() {
+            let index = self.durable_index()?;
+            index.write(Durability::Immediate, |tables| {
+                mine.iter().try_for_each(|id| self.drop_letter(tables, *id))
+            })?;
+        }
+        Ok(next)
     }
 
     /// Pauses or resumes a stream.

@@ -26,7 +26,7 @@ use super::{Books, DeadLetterId, Pending, Position, Quota, Reading, Settlement, 
 use read::Cache;
 
 pub(super) use latest::Latest;
-pub(super) use letters::{find_letters, find_letters_in};
+pub(super) use letters::{TOGETHER, find_ids_in, find_letters, find_letters_in};
 pub use open::OpenError;
 pub use rewind::Difference;
 pub(super) use rewind::check;

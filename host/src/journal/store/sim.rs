@@ -84,7 +84,7 @@ impl SimDisk {
 
     /// The disk after the power was cut: of what was not synced, `chance` says
     /// for each sector whether it has reached the disk.
-    pub(super) fn crash(&self, mut chance: impl FnMut() -> bool) -> Self {
+    pub(in crate::journal) fn crash(&self, mut chance: impl FnMut() -> bool) -> Self {
         let sim = self.0.lock().unwrap();
         let after = Self::new();
         {

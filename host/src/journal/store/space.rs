@@ -282,12 +282,17 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets a stream without a file, with all that it has.
-    pub(in crate::journal) fn forget(&mut self, stream: StreamIndex) -> Result<()> {
-        let Some(name) = self.streams.get(&stream.0).map(|s| s.name.clone()) else { return Ok(()) };
+    /// Forgets a stream without a file, with all that it has. False: it has one
+    /// (again), or is not known (any more).
+    pub(in crate::journal) fn forget(&mut self, stream: StreamIndex) -> Result<bool> {
+        let orphan = self.streams.get(&stream.0).filter(|s| s.options.is_none());
+        let Some(name) = orphan.map(|s| s.name.clone()) else { return Ok(false) };
+        let mut letters = Some(0);
+        while let Some(from) = letters {
+            letters = self.forget_letters(stream, from)?;
+        }
         let index = self.durable_index()?;
-        let letters = self.letters_of(stream)?;
-        let dropped = index.write(Durability::Immediate, |tables| {
+        index.write(Durability::Immediate, |tables| {
             for queue in [Queue::Live, Queue::Again] {
                 loop {
                     let rows = tables.rows_from(queue, stream.0, 0, 1024)?;
@@ -299,24 +304,15 @@ impl Store {
                     }
                 }
             }
-            for id in &letters {
-                self.drop_letter(tables, *id)?;
-            }
             self.clear_state(tables, stream)?;
             tables.forget_counts(stream.0)?;
             tables.streams.remove(name.as_str())?;
-            self.write_back(tables)?;
-            Ok(letters.len())
+            self.write_back(tables)
         })?;
         if let Some(gone) = self.streams.remove(&stream.0) {
-            warn!(
-                stream = name,
-                queued = gone.queued,
-                dead_letters = dropped,
-                "a stream was forgotten with all that it had"
-            );
+            warn!(stream = name, queued = gone.queued, "a stream was forgotten with all that it had");
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Forgets what a stream's scripts have left.
