@@ -156,6 +156,10 @@ async fn dead_letters_are_replayed_and_streams_paused_offline() {
     assert_eq!(gateway.prints(&of_stream).await.lines().count(), 3);
     let dropped = gateway.prints(&["dead-letters", "drop", "--stream", "stream"]).await;
     assert_eq!(dropped, "dropped 2 dead letters\n");
+    let said = gateway.prints(&["streams", "forget", "stream"]).await;
+    assert_eq!(said, "stream is forgotten, with all that was queued for it\n");
+    let error = complaint(&gateway, &["streams", "forget", "stream"]).await;
+    assert!(error.contains("no stream without a file `stream`"), "{error}");
 }
 
 #[tokio::test]

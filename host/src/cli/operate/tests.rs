@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use super::testing::{AT, Site};
 use super::*;
 use crate::config::StreamEntry;
-use crate::journal::{Append, Outcome, ReadRules, Reading, Settlement};
+use crate::journal::{Append, DeadLetter, Outcome, ReadRules, Reading, Settlement};
 
 const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
 
@@ -194,6 +194,45 @@ async fn only_a_stream_without_a_file_is_forgotten() {
     let (_site, target) = offline().await;
     assert!(words(target.forget("yard").await).contains("has a file"));
     assert_eq!(words(target.forget("old").await), "there is no stream without a file `old`; there is none");
+}
+
+#[tokio::test]
+async fn a_stream_whose_file_is_gone_is_forgotten() {
+    let site = Site::new(NOBODY).await;
+    let journal = wiring::open_journal(&site.config).await.unwrap();
+    let index = journal.stream("yard").unwrap();
+    let message = Message::received_now("yard", "x");
+    let read = async || journal.reader(index, ReadRules::default()).next(1).await.remove(0);
+    journal.append(vec![Append { message: message.clone(), streams: vec![index] }]).await.await.unwrap();
+    let position = read().await.position;
+    let letter = DeadLetter {
+        position,
+        at: AT,
+        reason: "no".to_owned(),
+        script: String::new(),
+        message,
+        delivery: None,
+        reply: None,
+    };
+    let ended = vec![(position, Outcome::DeadLettered)];
+    journal.settle(index, Settlement { ended, dead_letters: vec![letter], ..Settlement::default() });
+    journal.set_streams(Vec::new()).await.unwrap();
+    let operations = Operations::new(journal.clone(), Vec::new(), None);
+    let line = operations.journal();
+    assert!(line.dead_letter_bytes > 0 && line.max_dead_letter_bytes == 256 << 20, "{line:?}");
+    assert!(line.orphans.iter().any(|orphan| orphan.name == "yard"), "{line:?}");
+    assert_eq!(operations.forget("yard").await.unwrap().forgotten, "yard");
+    // What the writer has done is shown before it answers the next question.
+    assert_eq!(journal.state(index).await.unwrap(), []);
+    let line = operations.journal();
+    assert!(
+        line.dead_letter_bytes == 0 && line.orphans.iter().all(|orphan| orphan.name != "yard"),
+        "{line:?}"
+    );
+    assert!(operations.dead_letters(&LetterFilter::default()).await.unwrap().dead_letters.is_empty());
+    let again = operations.forget("yard").await.unwrap_err();
+    assert!(again.to_string().contains("no stream without a file `yard`"), "{again}");
+    operations.close().await;
 }
 
 #[tokio::test]
