@@ -48,6 +48,8 @@ fn books(text: &mut Exposition, streams: &[Seen], now: u64) {
     let counter = Kind::Counter;
     let read = "Messages that entered the journal, by stream";
     text.family("sluicegate_messages_read_total", counter, read, each(|s, _| s.books.read as f64));
+    let reread = "How many of them were read again by replay and rewind, by stream";
+    text.family("sluicegate_messages_reread_total", counter, reread, each(|s, _| s.books.reread as f64));
     let outcomes = streams.iter().flat_map(|Seen { status, books, .. }| {
         let outcomes = [
             ("delivered", books.delivered),
