@@ -15,7 +15,7 @@ pub enum KeyRule {
     Topic,
     /// One level of the topic, counted from 0: `"topic[4]"`.
     TopicLevel(usize),
-    /// A top-level field of the JSON payload: text or a number.
+    /// A field of the JSON payload: text, a number, true or false.
     Field(String),
 }
 
@@ -47,10 +47,12 @@ impl KeyRule {
             .ok_or_else(|| KeyRuleError::Level(text.to_owned()))
     }
 
-    /// The key of a message. Text is unescaped, a number is its text in the
-    /// payload (so that 64-bit identifiers stay whole). If the payload names
-    /// the field twice the first one counts. The payload is read only as far
-    /// as the field; null, true, false, objects and arrays are no keys.
+    /// The key of a message. A field is what a script's template `{field}` is,
+    /// or a script would keep the state of one key in the lane of another: text
+    /// is unescaped, a number is its text in the payload (so that 64-bit
+    /// identifiers stay whole), true and false are theirs; of a field that the
+    /// payload has twice the last one counts; a dotted name finds the flat
+    /// field first, then the nested one. Null, objects and arrays are no keys.
     pub fn extract<'a>(&self, topic: &'a str, payload: &'a [u8]) -> Cow<'a, str> {
         match self {
             Self::Topic => Cow::Borrowed(topic),
@@ -71,21 +73,37 @@ impl fmt::Display for KeyRule {
 }
 
 fn field<'a>(payload: &'a [u8], name: &str) -> Option<Cow<'a, str>> {
-    let mut found = None;
-    let mut json = serde_json::Deserializer::from_slice(payload);
-    // Leaving the object at the field makes serde_json report that the object
-    // goes on, so the result is what the visitor has put aside.
-    let _ = json.deserialize_map(FieldOfObject { name, found: &mut found });
-    let raw = found?.get();
+    let raw = find(payload, name)?.get();
     match raw.as_bytes().first()? {
         b'"' if raw.contains('\\') => serde_json::from_str(raw).ok().map(Cow::Owned),
         b'"' => raw.get(1..raw.len() - 1).map(Cow::Borrowed),
-        b'-' | b'0'..=b'9' => Some(Cow::Borrowed(raw)),
+        b'-' | b'0'..=b'9' | b't' | b'f' => Some(Cow::Borrowed(raw)),
         _ => None,
     }
 }
 
+/// `a.b.c`, else `c` in `a.b`, else `b.c` in `a`.
+fn find<'a>(object: &'a [u8], name: &str) -> Option<&'a RawValue> {
+    last(object, name).or_else(|| {
+        name.rmatch_indices('.').find_map(|(dot, _)| {
+            let outer = last(object, name.get(..dot)?)?.get();
+            outer.starts_with('{').then(|| find(outer.as_bytes(), name.get(dot + 1..)?))?
+        })
+    })
+}
+
+/// The last of the object's fields of that name.
+fn last<'a>(object: &'a [u8], name: &str) -> Option<&'a RawValue> {
+    let mut found = None;
+    let mut json = serde_json::Deserializer::from_slice(object);
+    // Leaving the object at the field makes serde_json report that the object
+    // goes on, so the result is what the visitor has put aside.
+    let _ = json.deserialize_map(FieldOfObject { object, name, found: &mut found });
+    found
+}
+
 struct FieldOfObject<'n, 'f, 'a> {
+    object: &'a [u8],
     name: &'n str,
     found: &'f mut Option<&'a RawValue>,
 }
@@ -100,13 +118,27 @@ impl<'a> Visitor<'a> for FieldOfObject<'_, '_, 'a> {
     fn visit_map<A: MapAccess<'a>>(self, mut object: A) -> Result<(), A::Error> {
         while let Some(is_it) = object.next_key_seed(IsName(self.name))? {
             if is_it {
-                *self.found = Some(object.next_value()?);
-                return Ok(());
+                let value: &RawValue = object.next_value()?;
+                *self.found = Some(value);
+                if !may_come_again(self.object, value, self.name) {
+                    return Ok(());
+                }
+            } else {
+                object.next_value::<IgnoredAny>()?;
             }
-            object.next_value::<IgnoredAny>()?;
         }
         Ok(())
     }
+}
+
+/// Whether the name may be a key behind this value. Looking for its letters is
+/// ten times faster than taking the rest of the payload apart.
+fn may_come_again(object: &[u8], value: &RawValue, name: &str) -> bool {
+    let value = value.get().as_bytes();
+    let behind = value.as_ptr_range().end.addr() - object.as_ptr().addr();
+    let rest = object.get(behind..).and_then(|rest| std::str::from_utf8(rest).ok());
+    // With an escape a key does not show its letters.
+    rest.is_none_or(|rest| rest.contains('\\') || rest.contains(name))
 }
 
 /// Compares a field's name without keeping it.
@@ -175,7 +207,38 @@ mod tests {
         assert_eq!(key("ident", r#"{"ident":-1.50}"#), "-1.50");
         assert_eq!(key("id\"x", r#"{"id\"x":"y"}"#), "y");
         assert_eq!(key("ident", r#"{"ident":""}"#), "");
-        assert_eq!(key("ident", r#"{"ident":"1","ident":"2"}"#), "1");
+        assert_eq!(key("ident", r#"{"ident":true}"#), "true");
+    }
+
+    /// A script reads the last value of a key that comes twice. With the first
+    /// one here, the thing `b` would be updated from the lane of `a`.
+    #[test]
+    fn the_last_of_several_fields_counts() {
+        for again in [
+            r#""ident":"b""#,
+            r#""\u0069dent":"b""#,
+            r#""x":"\n","ident":"b""#,
+            r#""x":{"ident":"c"},"ident":"b""#,
+        ] {
+            assert_eq!(key("ident", &format!(r#"{{"ident":"a","v":1,{again}}}"#)), "b", "{again}");
+            assert_eq!(key("o.ident", &format!(r#"{{"o":{{"ident":"a",{again}}}}}"#)), "b", "{again}");
+        }
+        assert_eq!(key("ident", r#"{"ident":"a","v":{"ident":"b"}}"#), "a");
+        assert_eq!(key("ident", r#"{"ident":"a","v":"ident"}"#), "a");
+        assert_eq!(key("ident", r#"{"ident":"a","ident":null}"#), TOPIC);
+    }
+
+    #[test]
+    fn dotted_names_find_the_flat_field_first() {
+        let payload = r#"{"a":{"b":{"c":1},"b.c":2},"a.b":{"c":3},"a.b.c":4}"#;
+        assert_eq!(key("a.b.c", payload), "4");
+        assert_eq!(key("a.b.c", r#"{"a":{"b":{"c":1},"b.c":2},"a.b":{"c":3}}"#), "3");
+        assert_eq!(key("a.b.c", r#"{"a":{"b":{"c":1},"b.c":2},"a.b":3}"#), "2");
+        assert_eq!(key("a.b.c", r#"{"a":{"b":{"c":1}},"a.b":{}}"#), "1");
+        assert_eq!(key("a.b.c", r#"{"a":{"b":{"c":1}},"a.b.c":null}"#), TOPIC);
+        for missing in [".", "a.", ".a", "a..b", "a.b.c.d"] {
+            assert_eq!(key(missing, payload), TOPIC, "{missing}");
+        }
     }
 
     #[test]
@@ -185,7 +248,6 @@ mod tests {
             "null",
             "[{\"ident\":\"1\"}]",
             "{\"ident\":null}",
-            "{\"ident\":true}",
             "{\"ident\":{}}",
             "{\"ident\":[1]}",
             "{\"Ident\":\"1\"}",
@@ -226,6 +288,7 @@ mod tests {
             let expected = match value.get("ident") {
                 Some(Value::String(text)) => text.clone(),
                 Some(Value::Number(number)) => number.to_string(),
+                Some(Value::Bool(truth)) => truth.to_string(),
                 _ => TOPIC.to_owned(),
             };
             prop_assert_eq!(key("ident", &text), expected);
