@@ -287,6 +287,9 @@ impl<'de> Visitor<'de> for FieldsVisitor<'_, 'de> {
 /// with many more, looking for doubles would take longer than a script may.
 const MAX_FIELDS: usize = 2000;
 
+/// `"":0,`
+const SHORTEST_FIELD: usize = 5;
+
 /// Keys that were seen, one bit each of 256: most keys need no search for
 /// their double.
 #[derive(Default)]
@@ -347,19 +350,30 @@ impl<'de> Visitor<'de> for Key {
     }
 }
 
-/// What serde_json leaves unchecked in values that it only skips: the depth,
-/// and escapes that are half a surrogate pair, which no text can hold.
 fn check_nested(text: &str, fields: &[Field<'_>]) -> Result<()> {
     let escapes = text.as_bytes().contains(&b'\\');
     for Field { key, value } in fields {
-        if matches!(value.kind(), Kind::Object | Kind::Array) && depth(value.raw()) > DEEPEST {
-            return Err(format!("`{key}` is nested deeper than {DEEPEST} levels").into());
-        }
-        if escapes && !surrogates_pair(value.raw()) {
-            return Err(format!("`{key}` has a \\u escape that is half a character").into());
+        if let Some(fault) = fault(*value, escapes) {
+            return Err(format!("`{key}` {fault}").into());
         }
     }
     Ok(())
+}
+
+/// What serde_json leaves unchecked in a value that it only skips: the depth,
+/// the number of fields, and escapes that are half a surrogate pair, which no
+/// text can hold. A value without a fault can be taken apart on every level.
+pub(crate) fn fault(value: Value<'_>, escapes: bool) -> Option<String> {
+    let raw = value.raw();
+    if matches!(value.kind(), Kind::Object | Kind::Array) {
+        if depth(raw) > DEEPEST {
+            return Some(format!("is nested deeper than {DEEPEST} levels"));
+        }
+        if raw.len() > MAX_FIELDS * SHORTEST_FIELD && most_fields(raw) > MAX_FIELDS {
+            return Some(format!("has an object of more than {MAX_FIELDS} fields in it"));
+        }
+    }
+    (escapes && !surrogates_pair(raw)).then(|| "has a \\u escape that is half a character".to_owned())
 }
 
 /// How deep valid JSON is nested; 0 for a scalar.
@@ -379,6 +393,29 @@ pub(crate) fn depth(raw: &str) -> usize {
         }
     }
     deepest
+}
+
+/// How many fields the largest object in valid JSON has; a key that comes twice
+/// counts twice.
+fn most_fields(raw: &str) -> usize {
+    let (mut open, mut most, mut in_string) = (Vec::new(), 0, false);
+    let mut bytes = raw.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => in_string = !in_string,
+            b'\\' if in_string => drop(bytes.next()),
+            b'{' | b'[' if !in_string => open.push(0_usize),
+            b'}' | b']' if !in_string => drop(open.pop()),
+            b':' if !in_string => {
+                if let Some(fields) = open.last_mut() {
+                    *fields += 1;
+                    most = most.max(*fields);
+                }
+            }
+            _ => {}
+        }
+    }
+    most
 }
 
 /// Whether each `\uD800`-`\uDBFF` is followed by `\uDC00`-`\uDFFF`, and none of

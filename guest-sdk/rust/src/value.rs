@@ -7,7 +7,7 @@ use std::fmt;
 use serde_json::value::RawValue;
 
 use crate::Field;
-use crate::message::parse_object;
+use crate::message::{fault, parse_object};
 
 /// A JSON value, borrowed from the payload. The text is valid JSON.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -38,10 +38,12 @@ impl<'a> Value<'a> {
         Self { raw }
     }
 
-    /// One JSON value that the script wrote itself; none if it is not valid.
+    /// One JSON value that the script wrote itself; none if it is not valid, or
+    /// if no message could have it, by its depth or its number of fields.
     pub fn parse(raw: &'a str) -> Option<Self> {
         let value: &RawValue = serde_json::from_str(raw).ok()?;
-        Some(Self::new(value.get()))
+        let value = Self::new(value.get());
+        fault(value, true).is_none().then_some(value)
     }
 
     /// The value as it stands in the payload, byte for byte.
@@ -119,6 +121,7 @@ impl<'a> Value<'a> {
     /// once, with its last value); empty for any other type.
     pub fn fields(self) -> Vec<Field<'a>> {
         match self.kind() {
+            // Never fails: what has a fault does not become a value.
             Kind::Object => parse_object(self.raw).unwrap_or_default(),
             _ => Vec::new(),
         }

@@ -64,6 +64,27 @@ fn nesting_is_bounded() {
     assert_eq!(reason(nested(100_000)), "`a` is nested deeper than 128 levels");
 }
 
+/// They were taken for an empty object by all that looks into one.
+#[test]
+fn a_nested_object_with_too_many_fields_is_refused() {
+    let object = |count: usize| {
+        let fields: Vec<String> = (0..count).map(|number| format!("\"{number}:{{\":0")).collect();
+        format!("{{{}}}", fields.join(","))
+    };
+    let (full, more) = (object(2000), object(2001));
+    for payload in [format!(r#"{{"io":{full}}}"#), format!(r#"{{"io":[{full},{{"x":{full}}}]}}"#)] {
+        let raw = raw(payload);
+        let io = Message::parse(0, &raw).unwrap().get("io").unwrap();
+        let objects = if io.kind() == Kind::Array { io.elements() } else { vec![io] };
+        assert_eq!(objects[0].fields().len(), 2000);
+    }
+    for payload in [format!(r#"{{"io":{more}}}"#), format!(r#"{{"x":1,"io":[{{"y":{more}}}]}}"#)] {
+        assert_eq!(reason(payload), "`io` has an object of more than 2000 fields in it");
+    }
+    assert!(reason(more.clone()).contains("more than 2000 fields"));
+    assert!(Value::parse(&full).is_some() && Value::parse(&more).is_none());
+}
+
 #[test]
 fn dotted_names_find_the_flat_key_first() {
     let raw =
