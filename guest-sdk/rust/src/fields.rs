@@ -1,11 +1,8 @@
 //! The allow-list of fields: the setting `fields` of adapters that pass
 //! messages on whole.
 
-use std::borrow::Cow;
-
 use serde::Deserialize;
 
-use crate::message::parse_object;
 use crate::{Field, Kind, Message, Result};
 
 /// Which fields of a message are passed on. Empty: all. A name that ends in
@@ -55,7 +52,12 @@ impl Fields {
 
     /// The fields of the message that pass, in its order. Where the list names
     /// `position.speed` and the message has an object `position`, that field
-    /// of the object passes under its dotted name.
+    /// of the object passes under its dotted name; so does one of an object in
+    /// an object. If the message has a flat field of that name, that one passes.
+    /// Two nested fields of one name both pass: [`Notation::write_object`]
+    /// rejects them.
+    ///
+    /// [`Notation::write_object`]: crate::Notation::write_object
     pub fn select<'a>(&self, message: &Message<'a>) -> Vec<Field<'a>> {
         if self.all() {
             return message.fields().to_vec();
@@ -64,17 +66,31 @@ impl Fields {
         for field in message.fields() {
             if self.allows(&field.key) {
                 selected.push(field.clone());
-            } else if field.value.kind() == Kind::Object {
-                let inner = parse_object(field.value.raw()).unwrap_or_default();
-                selected.extend(inner.into_iter().filter_map(|inner| {
-                    let name = format!("{}.{}", field.key, inner.key);
-                    let flat = message.fields().iter().any(|other| other.key == name);
-                    (self.allows(&name) && !flat)
-                        .then_some(Field { key: Cow::Owned(name), value: inner.value })
-                }));
+            } else {
+                self.select_inside(field, message, &mut selected);
             }
         }
         selected
+    }
+
+    fn select_inside<'a>(&self, outer: &Field<'a>, message: &Message<'a>, selected: &mut Vec<Field<'a>>) {
+        if outer.value.kind() != Kind::Object || !self.names_inside(&outer.key) {
+            return;
+        }
+        for inner in outer.value.fields() {
+            let field = Field { key: format!("{}.{}", outer.key, inner.key).into(), value: inner.value };
+            if !self.allows(&field.key) {
+                self.select_inside(&field, message, selected);
+            } else if message.fields().iter().all(|flat| flat.key != field.key) {
+                selected.push(field);
+            }
+        }
+    }
+
+    /// Whether the list has a name that begins with this one and a dot.
+    fn names_inside(&self, name: &str) -> bool {
+        let inside = |listed: &String| listed.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
+        self.exact.iter().any(inside) || self.prefixes.iter().any(inside)
     }
 }
 
@@ -100,6 +116,26 @@ mod tests {
         assert_eq!(select(&["position.*"], payload), ["position.speed=5", "position.altitude=7"]);
         assert_eq!(select(&["position"], payload), [r#"position={"speed":6,"altitude":7}"#]);
         assert_eq!(select(&["position.altitude"], payload), ["position.altitude=7"]);
+    }
+
+    #[test]
+    fn every_level_of_nesting_is_read() {
+        let payload =
+            r#"{"can":{"fuel":{"volume":5,"unit":"l"},"rpm":1},"x":{"y":{"z":2}},"canal":{"fuel":6}}"#;
+        assert_eq!(select(&["can.fuel.volume"], payload), ["can.fuel.volume=5"]);
+        assert_eq!(select(&["can.fuel.*"], payload), ["can.fuel.volume=5", r#"can.fuel.unit="l""#]);
+        assert_eq!(select(&["can.fuel"], payload), [r#"can.fuel={"volume":5,"unit":"l"}"#]);
+        assert_eq!(
+            select(&["can.*", "x.y.z"], payload),
+            [r#"can.fuel={"volume":5,"unit":"l"}"#, "can.rpm=1", "x.y.z=2"]
+        );
+        assert_eq!(select(&["can.fuel.volume.x", "x.y.z.*", "can.gone"], payload), Vec::<String>::new());
+        let mixed = r#"{"a":{"b.c":{"d":1}},"a.b":{"x":2},"a.b.x":3}"#;
+        assert_eq!(select(&["a.b.c.d", "a.b.x"], mixed), ["a.b.c.d=1", "a.b.x=3"]);
+        // As deep as a message may be.
+        let deep = format!("{}1{}", r#"{"a":"#.repeat(129), "}".repeat(129));
+        let name = vec!["a"; 129].join(".");
+        assert_eq!(select(&[&name], &deep), [format!("{name}=1")]);
     }
 
     #[test]
