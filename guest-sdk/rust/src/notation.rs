@@ -44,13 +44,14 @@ impl Notation {
         out.push(b'{');
         match self {
             Self::Dots => {
+                names(fields)?;
                 for field in fields {
                     json::write_key(out, &field.key);
                     write(out, field.value)?;
                 }
             }
             Self::Underscores | Self::Pascal => self.write_converted(out, fields, &mut write)?,
-            Self::Nested => write_nested(out, &nest(fields), fields, &mut write)?,
+            Self::Nested => write_nested(out, &nest(fields)?, fields, &mut write)?,
         }
         out.push(b'}');
         Ok(())
@@ -116,6 +117,19 @@ impl Notation {
     }
 }
 
+/// The names of the fields, if no two are the same.
+fn names(fields: &[Field<'_>]) -> Result<Marks> {
+    let mut names = Marks::default();
+    for (number, field) in fields.iter().enumerate() {
+        let again = |other: &Field<'_>| other.key == field.key;
+        if names.maybe(field.key.as_bytes()) && fields.iter().take(number).any(again) {
+            return Err(Reject::new(format!("two fields would become the key `{}`", field.key)));
+        }
+        names.add(field.key.as_bytes());
+    }
+    Ok(names)
+}
+
 // nested
 
 /// Names deeper than this keep the rest of their dots.
@@ -132,16 +146,15 @@ enum Content<'n> {
     Object(Vec<Node<'n>>),
 }
 
-fn nest<'n>(fields: &'n [Field<'_>]) -> Vec<Node<'n>> {
-    let mut names = Marks::default();
-    fields.iter().for_each(|field| names.add(field.key.as_bytes()));
+fn nest<'n>(fields: &'n [Field<'_>]) -> Result<Vec<Node<'n>>> {
+    let names = names(fields)?;
     let is_field = |name: &str| names.maybe(name.as_bytes()) && fields.iter().any(|field| field.key == name);
     let mut root = Vec::with_capacity(fields.len());
     for (number, field) in fields.iter().enumerate() {
         let parts = if splits(&field.key, is_field) { DEEPEST } else { 1 };
         insert(&mut root, &field.key, parts, number);
     }
-    root
+    Ok(root)
 }
 
 /// Whether a name can be taken apart: no part of it is empty, as in `a..b`,
@@ -257,6 +270,12 @@ mod tests {
             written(Notation::Nested, r#"{"a.b.c":1,"a.b":2}"#).unwrap(),
             r#"{"a.b.c":1,"a":{"b":2}}"#
         );
+        let field = |key: &'static str, value| Field { key: key.into(), value: Value::new(value) };
+        let twice = [field("a.b", "1"), field("c", "2"), field("a.b", "3")];
+        for notation in [Notation::Dots, Notation::Nested] {
+            let reject = notation.write_object(&mut Vec::new(), &twice).unwrap_err();
+            assert_eq!(reject.reason(), "two fields would become the key `a.b`");
+        }
     }
 
     /// The scalars in a document, and whether no object has a key twice.

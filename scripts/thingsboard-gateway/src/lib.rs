@@ -7,7 +7,7 @@ mod publish;
 mod values;
 
 use serde::Deserialize;
-use sluicegate_sdk::{BatchScript, Fields, Message, Output, Reject, Result, Template};
+use sluicegate_sdk::{BatchScript, Field, Fields, Message, Output, Reject, Result, Template};
 
 use crate::publish::Device;
 use crate::values::Pairs;
@@ -110,19 +110,20 @@ impl ThingsBoardGateway {
 
         let mut telemetry = Pairs::default();
         let own = |key: &str| key == "timestamp" || (key == "ident" && self.fields.all());
-        let mut add = |key: &str, value| match own(key) || self.is_attribute(key) {
-            true => Ok(()),
-            false => telemetry.add(key, value),
-        };
+        let is_telemetry = |field: &&Field<'_>| !own(&field.key) && !self.is_attribute(&field.key);
         if self.fields.all() {
-            message.fields().iter().try_for_each(|field| add(&field.key, field.value))?;
+            // No key of a message comes twice.
+            let mut fields = message.fields().iter().filter(is_telemetry);
+            fields.try_for_each(|field| telemetry.add(&field.key, field.value))?;
         } else {
-            self.fields.select(message).iter().try_for_each(|field| add(&field.key, field.value))?;
+            let selected = self.fields.select(message);
+            let mut fields = selected.iter().filter(is_telemetry);
+            fields.try_for_each(|field| telemetry.add_new(&field.key, field.value))?;
         }
         let mut attributes = Pairs::default();
         if !self.attributes.all() {
             let selected = self.attributes.select(message);
-            selected.iter().try_for_each(|field| attributes.add(&field.key, field.value))?;
+            selected.iter().try_for_each(|field| attributes.add_new(&field.key, field.value))?;
         }
         Ok(Reading { device, device_type, ts: message.time_ms()?, telemetry, attributes })
     }

@@ -1,6 +1,6 @@
 //! The members of a JSON object, written once and cut where a publish is full.
 
-use sluicegate_sdk::{Kind, Result, Value, json};
+use sluicegate_sdk::{Kind, Reject, Result, Value, json};
 
 use crate::{check_name, number};
 
@@ -40,6 +40,16 @@ impl Pairs {
         }
         self.pairs.push(Pair { start, key_end, end: self.text.len() });
         Ok(())
+    }
+
+    /// As [`Self::add`], for fields of which two may have one name.
+    pub(crate) fn add_new(&mut self, key: &str, value: Value<'_>) -> Result<()> {
+        let mut quoted = Vec::with_capacity(key.len() + 2);
+        json::write_str(&mut quoted, key);
+        if self.iter().any(|(known, _)| known == quoted) {
+            return Err(Reject::new(format!("two fields would become the key `{key}`")));
+        }
+        self.add(key, value)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
