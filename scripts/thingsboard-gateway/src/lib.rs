@@ -15,8 +15,9 @@ use crate::values::Pairs;
 /// The settings, and the script itself.
 #[derive(Debug, Deserialize)]
 pub struct ThingsBoardGateway {
-    /// Name of the device; none: the message's `ident`.
-    device: Option<Template>,
+    /// Name of the device.
+    #[serde(default = "ident")]
+    device: Template,
     /// Profile of the device, which the platform makes if it has none of that
     /// name; none: the platform's `default`.
     device_type: Option<Template>,
@@ -37,6 +38,10 @@ const LONGEST_PUBLISH: usize = 65_535;
 const SHORTEST_PUBLISH: usize = 4_096;
 /// Longest key, name of a device and name of a profile, characters.
 const MAX_NAME: usize = 255;
+
+fn ident() -> Template {
+    Template::field("ident")
+}
 
 fn longest_publish() -> usize {
     LONGEST_PUBLISH
@@ -98,10 +103,7 @@ impl BatchScript for ThingsBoardGateway {
 
 impl ThingsBoardGateway {
     fn read(&self, message: &Message<'_>) -> Result<Reading> {
-        let device = match &self.device {
-            Some(template) => template.render(message)?,
-            None => message.ident()?.into_owned(),
-        };
+        let device = self.device.render(message)?;
         check_name("device", &device)?;
         let device_type = self.device_type.as_ref().map(|template| template.render(message)).transpose()?;
         if let Some(device_type) = &device_type {

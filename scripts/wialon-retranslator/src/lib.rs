@@ -15,8 +15,8 @@ use crate::names::{Rename, Spelling};
 #[derive(Debug, Deserialize)]
 #[serde(default)]
 pub struct Retranslator {
-    /// Unit id of the packets; none: the message's `ident`.
-    uid: Option<Template>,
+    /// Unit id of the packets.
+    uid: Template,
     /// Fields that may leave the gateway, `ident` and `timestamp` aside; empty: all.
     fields: Fields,
     /// Fields that may not.
@@ -56,7 +56,7 @@ const LARGEST_PACKET: usize = 1 << 20;
 impl Default for Retranslator {
     fn default() -> Self {
         Self {
-            uid: None,
+            uid: Template::field("ident"),
             fields: Fields::default(),
             exclude: Fields::default(),
             max_packet: 1024,

@@ -40,10 +40,7 @@ impl Retranslator {
     /// The packets of one message, in order. All of them have its unit id, its
     /// time and its position.
     pub(crate) fn packets(&self, message: &Message<'_>) -> Result<Vec<Vec<u8>>> {
-        let uid = match &self.uid {
-            Some(template) => Cow::Owned(template.render(message)?),
-            None => message.ident()?,
-        };
+        let uid = self.uid.render(message)?;
         check_uid(&uid).map_err(|error| error.to_string())?;
         let time = time(message)?;
         let special = self.special(message)?;
