@@ -59,21 +59,21 @@ impl Retranslator {
     }
 
     fn special<'a>(&'a self, message: &Message<'a>) -> Result<Special<'a>> {
-        let passes = |name: &&String| self.passes(name);
-        let position = match self.passes("position.latitude") && self.passes("position.longitude") {
+        let passes = |name: &str| self.passes(message, name);
+        let position = match passes("position.latitude") && passes("position.longitude") {
             true => message.position()?,
             false => None,
         };
         Ok(Special {
-            posinfo: position.map(|position| self.posinfo(&position)),
-            inputs: if self.passes("din") { message.din()? } else { None },
-            outputs: if self.passes("dout") { message.dout()? } else { None },
-            driver: self.driver.iter().filter(passes).find_map(|name| {
+            posinfo: position.map(|position| self.posinfo(&position, passes)),
+            inputs: if passes("din") { message.din()? } else { None },
+            outputs: if passes("dout") { message.dout()? } else { None },
+            driver: self.driver.iter().filter(|name| passes(name)).find_map(|name| {
                 let value = message.present(name)?;
                 let text = value.as_text().filter(|text| value.kind() != Kind::Bool && !text.is_empty())?;
                 Some((name.as_str(), text))
             }),
-            alarm: self.alarm.iter().filter(passes).any(|name| {
+            alarm: self.alarm.iter().filter(|name| passes(name)).any(|name| {
                 message.present(name).is_some_and(|value| {
                     value.as_bool().unwrap_or(false) || value.as_f64().is_some_and(|number| number != 0.0)
                 })
@@ -82,9 +82,9 @@ impl Retranslator {
     }
 
     /// Parts of the position that may not leave the gateway are as if missing.
-    fn posinfo(&self, position: &Position) -> Posinfo {
-        let part = |name, value: Option<f64>| value.filter(|_| self.passes(name)).unwrap_or(0.0);
-        let satellites = position.satellites.filter(|_| self.passes("position.satellites"));
+    fn posinfo(&self, position: &Position, passes: impl Fn(&str) -> bool) -> Posinfo {
+        let part = |name, value: Option<f64>| value.filter(|_| passes(name)).unwrap_or(0.0);
+        let satellites = position.satellites.filter(|_| passes("position.satellites"));
         Posinfo {
             lon: position.longitude,
             lat: position.latitude,
@@ -95,13 +95,16 @@ impl Retranslator {
         }
     }
 
-    /// Whether a field, flat or inside an object that is listed whole, may
-    /// leave the gateway.
-    fn passes(&self, name: &str) -> bool {
+    /// Whether a field may leave the gateway. What is in an object may if the
+    /// object may; a flat field of the same name is in no object.
+    fn passes(&self, message: &Message<'_>, name: &str) -> bool {
+        let nested = || message.fields().iter().all(|field| field.key != name);
         let objects = || name.match_indices('.').filter_map(|(dot, _)| name.get(..dot));
-        (self.fields.allows(name) || objects().any(|object| self.fields.allows(object)))
-            && !self.excludes(name)
-            && !objects().any(|object| self.excludes(object))
+        let allows = |name: &str| self.fields.allows(name);
+        let excludes = |name: &str| self.excludes(name);
+        (allows(name) || (objects().any(allows) && nested()))
+            && !excludes(name)
+            && !(objects().any(excludes) && nested())
     }
 
     fn excludes(&self, name: &str) -> bool {
