@@ -19,7 +19,7 @@ use crate::destination::thingsboard::ThingsBoardDestination;
 use crate::destination::wialon::WialonDestination;
 use crate::journal::{Journal, OnFull, OpenError, Quota, ReadRules, StreamIndex, StreamQuota};
 use crate::script::schema::SettingsError;
-use crate::script::{Limits, Package, PackageError, Recipe, Tables};
+use crate::script::{Limits, Package, PackageError, Recipe, TableSettings, Tables};
 use crate::stream::reload::versions::Versions;
 use crate::stream::{self, Pressure, RateLimit, RateLimits, ReloadHandle, ReloadRules, Stream, StreamStatus};
 use crate::watch::Watch;
@@ -111,6 +111,13 @@ fn check_pin(package: &Package, pin: Option<u32>) -> Result<(), String> {
         )),
         _ => Ok(()),
     }
+}
+
+/// Where a table is read from: what it is known by.
+fn origin_of_table(table: &TableSettings) -> String {
+    let column = |column: &Option<String>| format!("{:?}", column.as_deref().unwrap_or_default());
+    let (key, value) = (column(&table.columns.key), column(&table.columns.value));
+    format!("{} {key} {value}", spelled(&table.file).display())
 }
 
 /// A path that says the same wherever the gateway is started: what a stream's
@@ -289,6 +296,7 @@ fn script_source(stream: &StreamSettings, scripts: &Scripts) -> stream::ScriptSo
     };
     stream::ScriptSource {
         paths: script.into_iter().chain(tables.iter().map(|table| table.file.clone())).collect(),
+        tables: tables.iter().map(|table| (table.name.clone(), origin_of_table(table))).collect(),
         origin: match &source {
             ScriptSource::Official(name) => format!("adapter {name}"),
             ScriptSource::File(path) => spelled(path).display().to_string(),
@@ -301,13 +309,11 @@ fn script_source(stream: &StreamSettings, scripts: &Scripts) -> stream::ScriptSo
             check_pin(&package, pin)?;
             Ok(package.wasm)
         }),
-        recipe: Box::new(move |wasm, running| {
+        recipe: Box::new(move |wasm, known| {
             let package = Package::parse(wasm).map_err(|error| format!("{source}: {error}"))?;
             let package = serving(package, &source, kind)?;
-            let tables = match running {
-                Some(tables) => tables,
-                None => Tables::read(&tables).map_err(|error| error.to_string())?,
-            };
+            let known = known.unwrap_or_default();
+            let tables = Tables::complete(&tables, &known).map_err(|error| error.to_string())?;
             let name = package.manifest.as_ref().map_or(&name, |manifest| &manifest.name);
             recipe(&package, name, &settings, limits.clone(), tables)
                 .map_err(|error| format!("{source}: {error}"))

@@ -4,12 +4,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod durable;
+mod first;
 mod pressure;
 mod reload;
 mod reload_model;
 mod renewal;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -210,6 +211,7 @@ async fn start_to(
     let source = ScriptSource {
         origin: "test".to_owned(),
         paths: Vec::new(),
+        tables: BTreeMap::new(),
         read: Box::new(move || Ok(wasm.clone())),
         recipe: Box::new(move |wasm, _| Ok(Recipe { limits: limits.clone(), ..Recipe::new("pass", wasm) })),
         follow: false,

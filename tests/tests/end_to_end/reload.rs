@@ -336,17 +336,18 @@ async fn a_table_that_is_written_anew_is_taken_and_a_bad_one_is_not() {
         standin.port()
     );
     let broker = Broker::start().await;
-    let gateway = Folder::new()
+    let mut gateway = Folder::new()
         .bus(&broker.url())
         .file("names.csv", "ident,name\nunit-0,zero\n")
         .stream("fleet", &stream)
         .start()
         .await;
     let publisher = Publisher::connect(&broker);
-    let fleet = Fleet::new(1, 3);
+    let fleet = Fleet::new(1, 5);
+    let folder = gateway.path().to_owned();
     let write = |csv: &str| {
-        std::fs::write(gateway.path().join("names.new"), csv).unwrap();
-        std::fs::rename(gateway.path().join("names.new"), gateway.path().join("names.csv")).unwrap();
+        std::fs::write(folder.join("names.new"), csv).unwrap();
+        std::fs::rename(folder.join("names.new"), folder.join("names.csv")).unwrap();
     };
     publisher.publish_all(fleet.some(0..1)).await;
     gateway.until_settled("fleet", 1).await;
@@ -362,8 +363,21 @@ async fn a_table_that_is_written_anew_is_taken_and_a_bad_one_is_not() {
     gateway.until("fleet", "the table is refused", |s| s.refused.is_some()).await;
     publisher.publish_all(fleet.some(2..3)).await;
     gateway.until_settled("fleet", 3).await;
+    // Nor does a restart take it, or an apply, which starts the stream anew.
+    assert!(gateway.terminate().await.success());
+    gateway.restart().await;
+    gateway.until_ready().await;
+    gateway.until("fleet", "the table is refused again", |s| s.refused.is_some()).await;
+    publisher.publish_all(fleet.some(3..4)).await;
+    gateway.until_settled("fleet", 4).await;
+    gateway.write_stream("fleet", &format!("{stream}[delivery]\nbatch_messages = 7\n"));
+    gateway.prints(&["apply"]).await;
+    gateway.until("fleet", "and again", |s| s.state == "running" && s.refused.is_some()).await;
+    publisher.publish_all(fleet.some(4..5)).await;
+    gateway.until_settled("fleet", 5).await;
     let topics: Vec<String> = inbox.all().iter().filter_map(topic).map(str::to_owned).collect();
-    assert_eq!(topics, ["out/zero", "out/null", "out/null"]);
+    assert_eq!(topics, ["out/zero", "out/null", "out/null", "out/null", "out/null"]);
+    assert_eq!(gateway.stream("fleet").await.dead_lettered, 0);
 }
 
 /// As a person does it: look, take, regret.

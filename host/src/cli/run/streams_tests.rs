@@ -116,6 +116,8 @@ fn words(words: &[(&str, Word)]) -> Vec<(String, Word)> {
 #[tokio::test]
 async fn the_script_of_a_running_stream_is_changed() {
     let site = Site::start(&["a"]).await;
+    site.until("the adapter runs", || site.status("a").script().is_some()).await;
+    let (name, version) = site.status("a").script().unwrap();
     let script = site.folder.path().join("mine.wasm");
     let write = |transform: &str| fs::write(&script, crate::script::tests::transform(transform)).unwrap();
     let pass = "(call $pass (local.get $batch) (local.get $n))";
@@ -148,9 +150,12 @@ async fn the_script_of_a_running_stream_is_changed() {
     assert_eq!((back.taken, &back.after), (true, &first.after));
     let kept = operations.versions("a").await.unwrap().versions;
     let kept: Vec<String> = kept.iter().map(|v| format!("{} {}", v.name, &v.version[..12])).collect();
-    assert_eq!(kept, [taken.after, first.after]);
+    assert_eq!(kept, [format!("{name} {version}"), taken.after, first.after]);
     let error = operations.roll_back("a", Some("0000".to_owned())).await.unwrap_err().to_string();
     assert_eq!(error, "the stream has had no version 0000");
+    let running = site.status("a").script().unwrap().1;
+    let error = operations.roll_back("a", Some(running.clone())).await.unwrap_err().to_string();
+    assert_eq!(error, format!("version {running} is the one that runs already"));
     site.close().await;
 }
 

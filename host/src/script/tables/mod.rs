@@ -87,6 +87,25 @@ impl Tables {
         settings.iter().map(read).collect::<Result<_, _>>().map(Self::new)
     }
 
+    /// These tables; of those that are `known` the content that is known, of
+    /// the others what their files have. Blocks as [`Self::read`] does.
+    pub fn complete(settings: &[TableSettings], known: &Self) -> Result<Self, TableError> {
+        let table = |settings: &TableSettings| {
+            let known = known.0.tables.iter().find(|(name, _)| *name == settings.name);
+            let table = match known {
+                Some((_, table)) => table.clone(),
+                None => shared(read::read_file(settings)?),
+            };
+            Ok((settings.name.clone(), table))
+        };
+        settings.iter().map(table).collect::<Result<_, _>>().map(Self::new)
+    }
+
+    /// These, by their names.
+    pub fn of(tables: impl IntoIterator<Item = (String, Table)>) -> Self {
+        Self::new(tables.into_iter().map(|(name, table)| (name, shared(table))).collect())
+    }
+
     /// Tables from the bytes of CSV files by their names; the first column is
     /// the key, the second the value. Blocks as [`Self::read`] does.
     pub fn of_csv<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<Self, TableError> {

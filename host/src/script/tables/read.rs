@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use csv::{ByteRecord, ErrorKind, Reader, ReaderBuilder};
@@ -162,7 +162,7 @@ impl TableProblem {
 
 /// Reads the file of a table.
 pub(super) fn read_file(settings: &TableSettings) -> Result<Table, TableError> {
-    let unreadable = |error: std::io::Error| (None, TableProblem::Unreadable(error.to_string()));
+    let unreadable = |error: io::Error| (None, TableProblem::Unreadable(error.to_string()));
     let read = || {
         let file = File::open(&settings.file).map_err(unreadable)?;
         if file.metadata().map_err(unreadable)?.len() > MAX_BYTES {
@@ -176,6 +176,27 @@ pub(super) fn read_file(settings: &TableSettings) -> Result<Table, TableError> {
 /// Reads the bytes of a table's file.
 pub(super) fn read_bytes(name: &str, bytes: &[u8]) -> Result<Table, TableError> {
     read(bytes, &Columns::default()).map_err(|fault| error(name, Path::new(&format!("{name}.csv")), fault))
+}
+
+impl Table {
+    /// Writes a CSV file with a column of the keys and one of the values, for
+    /// [`Self::read_back`].
+    pub fn write(&self, to: impl Write) -> io::Result<()> {
+        let mut writer = csv::Writer::from_writer(to);
+        writer.write_record(["key", "value"])?;
+        for (key, value) in self.rows() {
+            writer.write_record([key, value])?;
+        }
+        writer.flush()
+    }
+
+    /// What [`Self::write`] has written, with the same version.
+    pub fn read_back(file: &[u8]) -> io::Result<Self> {
+        // No line ends are changed and nothing is measured: that was done when
+        // it was read for the first time, and one with quotes may be longer.
+        let filled = fill(&mut ReaderBuilder::new().from_reader(file), &Columns::default());
+        filled.map(Builder::build).map_err(|(_, problem)| io::Error::other(problem.to_string()))
+    }
 }
 
 fn error(table: &str, file: &Path, (line, problem): Fault) -> TableError {

@@ -129,6 +129,11 @@ impl Table {
         Some(row.value(&self.text))
     }
 
+    /// Keys and values, in the order of the keys.
+    pub fn rows(&self) -> impl Iterator<Item = (&str, &str)> {
+        sorted(&self.index, &self.text)
+    }
+
     /// How many keys there are.
     pub fn len(&self) -> usize {
         self.index.len()

@@ -210,7 +210,23 @@ fn field() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #[test]
+        #[test]
+    fn what_is_written_is_what_is_read_back(rows in prop::collection::hash_map("\\PC*\\S\\PC*", "(\\PC|[\r\n\",])*", 0..20)) {
+        let mut builder = table::Builder::default();
+        let mut keys = HashMap::new();
+        for (key, value) in &rows {
+            if keys.insert(key.trim(), value.trim()).is_none() {
+                builder.add(key.trim(), value.trim(), 1).unwrap();
+            }
+        }
+        let table = builder.build();
+        let mut file = Vec::new();
+        table.write(&mut file).unwrap();
+        let back = Table::read_back(&file).unwrap();
+        prop_assert_eq!(back.version(), table.version(), "{}", String::from_utf8_lossy(&file));
+    }
+
+#[test]
     fn a_table_gives_what_a_map_gives(
         rows in prop::collection::hash_map(field().prop_filter("a key", |key| !key.is_empty()), field(), 0..60),
         others in prop::collection::vec(field(), 0..20),

@@ -42,6 +42,18 @@ pub(crate) fn transform(body: &str) -> Vec<u8> {
     module(&format!(r#"(func (export "transform") (param $batch i32) (param $n i32) (result i32) {body})"#))
 }
 
+/// The same of a script that accepts only settings that are as long as these.
+pub(crate) fn transform_for(settings: &str, body: &str) -> Vec<u8> {
+    let length = settings.len();
+    module(&format!(
+        r#"(func (export "configure") (param i32 i32) (result i32)
+             (if (i32.ne (local.get 1) (i32.const {length}))
+               (then (return (call $error (local.get 0) (local.get 1)))))
+             (i32.const 16))
+           (func (export "transform") (param $batch i32) (param $n i32) (result i32) {body})"#
+    ))
+}
+
 /// `transform` of a script that delivers every payload unchanged.
 pub(crate) const PASS: &str = "(call $pass (local.get $batch) (local.get $n))";
 

@@ -5,22 +5,22 @@
 //! disk ([`versions`]) and put in place, where each lane takes it up between
 //! two batches. What is refused ([`verdict`]) changes nothing.
 
+pub mod first;
 pub mod shadow;
 pub mod verdict;
 pub mod versions;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep_until};
 
 use super::code::Code;
 use super::edition::{Edition, GuardWindow, Slot};
-use super::status::{State, StreamStatus};
-use crate::backoff::Backoff;
+use super::status::StreamStatus;
 use crate::bus::{Message, unix_millis};
 use crate::journal::Journal;
 use crate::script::{Engine, Limits, Package, Recipe, Script, Tables, Version, cases};
@@ -28,7 +28,7 @@ use crate::telemetry::event;
 use crate::watch::{Changes, Watch};
 use shadow::Comparison;
 use verdict::judge;
-use versions::{Accepted, Versions};
+use versions::{Accepted, AcceptedTable, Versions};
 
 pub use verdict::Refusal;
 
@@ -40,10 +40,13 @@ pub struct ScriptSource {
     /// The files that the recipe depends on: the script's own, unless the binary
     /// brings it along, and its tables'.
     pub paths: Vec<PathBuf>,
+    /// Where each of its tables is read from, by their names: a file, and which
+    /// columns of it. A table that is read from elsewhere than before is another.
+    pub tables: BTreeMap<String, String>,
     /// Reads its bytes; an error for a person.
     pub read: Box<dyn Fn() -> Result<Bytes, String> + Send + Sync>,
-    /// What is to be loaded, given the bytes; without tables it reads them, and so
-    /// blocks. An error for a person.
+    /// What is to be loaded, given the bytes. Tables that are not given it reads,
+    /// and so blocks. An error for a person.
     pub recipe: Box<dyn Fn(Bytes, Option<Tables>) -> Result<Recipe, String> + Send + Sync>,
     /// Whether new bytes are taken by themselves, or only on order.
     pub follow: bool,
@@ -250,101 +253,16 @@ impl ScriptSource {
 // === impl Reloader ===
 
 impl Reloader {
-    /// The script to begin with: what was accepted last, else what the source
-    /// has. Tries for ever: a stream without a script holds its messages, and a
-    /// file that is put in place later is found.
-    pub(super) async fn first(&mut self) -> Script {
-        let mut backoff = Backoff::new(fastrand::u64(..));
-        let mut failures = 0;
-        let mut waiting: Option<oneshot::Sender<Answer>> = None;
-        if let Some(changes) = &mut self.changes {
-            // What changes from here on is noticed.
-            changes.ready().await;
-        }
-        loop {
-            match self.begin().await {
-                Ok(script) => {
-                    let after = script.label().to_owned();
-                    answer(waiting, Ok(Reloaded::alone(after)));
-                    return script;
-                }
-                Err((code, refusal)) => {
-                    self.status.set_stream(State::Blocked(code, format!("script: {refusal}")));
-                    answer(waiting.take(), Err(refusal));
-                }
-            }
-            failures += 1;
-            let again = Instant::now() + backoff.pause(failures, None);
-            loop {
-                tokio::select! {
-                    () = sleep_until(again) => break,
-                    () = changed(&mut self.changes) => break,
-                    Some(order) = self.orders.0.recv() => match order.what {
-                        What::Reload | What::Update => {
-                            waiting = Some(order.answer);
-                            break;
-                        }
-                        What::RollBack(_) | What::Compare(_) => answer(Some(order.answer), Err(Refusal::NoScript)),
-                    },
-                }
-            }
-        }
-    }
-
-    async fn begin(&self) -> Result<Script, (Code, Refusal)> {
-        let refused = |refusal| (Code::ScriptInvalid, refusal);
-        let (stream, origin) = (self.stream.clone(), self.source.origin.clone());
-        let accepted = self.source.versions(None, move |versions| {
-            let last = versions.of(&stream)?.pop().filter(|last| last.source == origin);
-            last.map(|last| versions.read(&last.version)).transpose()
-        });
-        let kept = match accepted.await {
-            Ok(kept) => kept,
-            // The source may still do.
-            Err(error) => {
-                tracing::error!(stream = self.stream, %error, "the accepted version of the script is lost");
-                None
-            }
-        };
-        if let Some(wasm) = kept {
-            let recipe = self.source.recipe(Some(wasm), None).await?;
-            return Script::load(&self.engine, recipe).await.map_err(|error| refused(error.into()));
-        }
-        let recipe = self.source.recipe(None, None).await?;
-        let wasm = recipe.wasm.clone();
-        let script = Script::load(&self.engine, recipe).await.map_err(|error| refused(error.into()))?;
-        self.forget_other_state(&script).await.map_err(refused)?;
-        self.accept(&script, wasm).await.map_err(refused)?;
-        Ok(script)
-    }
-
-    /// Lets the state go that a script with another form of it has left: the
-    /// stream has another source now.
-    async fn forget_other_state(&self, script: &Script) -> Result<(), Refusal> {
-        let stream = self.stream.clone();
-        let last = self.source.versions(None, move |versions| Ok(versions.of(&stream)?.pop())).await?;
-        match (last, self.status.index()) {
-            (Some(last), Some(index)) if last.state_version != script.state_version() => {
-                Ok(self.status.clear_state_with(self.journal.clear_state(index)).await?)
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Keeps the script of the lanes up to date, for ever.
     pub(super) async fn run(mut self, slot: Arc<Slot>) {
         let mut editions = slot.follow();
         editions.mark_unchanged();
-        if self.source.follow {
-            // It may have changed while nothing ran.
+        if self.source.follow || !self.source.tables.is_empty() {
+            // They may have changed while nothing ran.
             self.follow(&slot).await;
-        } else if let Some(waiting) = self.waiting_update(&slot).await {
-            event::ScriptUpdateWaits {
-                stream: &self.stream,
-                running: slot.current().script.label(),
-                waiting: &waiting,
-            }
-            .emit();
+        }
+        if !self.source.follow {
+            self.tell_of_update(&slot).await;
         }
         loop {
             tokio::select! {
@@ -457,14 +375,14 @@ impl Reloader {
             None => known.pop(),
             Some(to) => known.into_iter().rev().find(|accepted| accepted.version.starts_with(to.as_str())),
         };
-        let wanted = wanted.ok_or_else(|| Refusal::no_version(to.as_deref()))?;
+        let wanted = wanted.ok_or_else(|| Refusal::no_version(to.as_deref(), Some(&running)))?;
         let version = wanted.version.clone();
         let wasm = self.source.versions(Bytes::new(), move |versions| versions.read(&version)).await?;
         // The tables that have stood the proof, not what may be on the disk now.
         let tables = Some(old.tables().clone());
         let recipe = self.source.recipe(Some(wasm), tables).await.map_err(|(_, refusal)| refusal)?;
         let new = Script::load(&self.engine, recipe).await?;
-        self.go_back(&old, wanted).await?;
+        self.go_back(&old, wanted, &new).await?;
         slot.restore(new.clone(), self.status.clear_state_between(&old, &new, &self.journal)).await?;
         event::ScriptRolledBack { stream: &self.stream, from: old.label(), to: new.label(), because: None }
             .emit();
@@ -482,16 +400,30 @@ impl Reloader {
         event::ScriptRolledBack { stream: &self.stream, from, to, because: Some(fault) }.emit();
         self.status.set_refused(Some(format!("{from} was taken back: {fault}")));
         let restored = self.accepted(&edition.script);
-        if let Err(error) = self.go_back(failed, restored).await {
+        if let Err(error) = self.go_back(failed, restored, &edition.script).await {
             tracing::error!(stream = self.stream, %error, "a restart would run the script that was taken back");
         }
     }
 
-    /// What the binary brings along instead of what runs.
-    async fn waiting_update(&self, slot: &Slot) -> Option<String> {
-        let recipe = self.source.recipe(None, None).await.ok()?;
-        let version = Version::of(&recipe.wasm);
-        (*slot.current().script.version() != version).then(|| format!("{} {version}", recipe.name))
+    /// Says what the binary brings along instead of what runs.
+    async fn tell_of_update(&self, slot: &Slot) {
+        let script = slot.current().script.clone();
+        let (stream, running) = (&self.stream, script.label());
+        match self.source.recipe(None, Some(script.tables().clone())).await {
+            Ok(recipe) => {
+                let version = Version::of(&recipe.wasm);
+                if *script.version() != version {
+                    let waiting = format!("{} {version}", recipe.name);
+                    event::ScriptUpdateWaits { stream, running, waiting: &waiting }.emit();
+                }
+            }
+            Err((_, reason)) => tracing::warn!(
+                stream,
+                running,
+                %reason,
+                "the version of the adapter that this gateway brings along cannot take its place"
+            ),
+        }
     }
 
     fn refused(&self, refusal: &Refusal) {
@@ -523,22 +455,30 @@ impl Reloader {
     }
 
     async fn accept(&self, script: &Script, wasm: Bytes) -> Result<(), Refusal> {
-        let (stream, accepted) = (self.stream.clone(), self.accepted(script));
-        self.source.versions((), move |versions| versions.accept(&stream, accepted, &wasm)).await
+        let (stream, accepted, tables) =
+            (self.stream.clone(), self.accepted(script), script.tables().clone());
+        self.source.versions((), move |versions| versions.accept(&stream, accepted, &wasm, &tables)).await
     }
 
-    async fn go_back(&self, from: &Script, to: Accepted) -> Result<(), Refusal> {
-        let (stream, from) = (self.stream.clone(), from.version().full());
-        self.source.versions((), move |versions| versions.go_back(&stream, &from, to)).await
+    /// `script` is what is loaded of `to`, with the tables that it runs with.
+    async fn go_back(&self, from: &Script, to: Accepted, script: &Script) -> Result<(), Refusal> {
+        let (stream, from, tables) = (self.stream.clone(), from.version().full(), script.tables().clone());
+        let to = Accepted { tables: self.accepted(script).tables, ..to };
+        self.source.versions((), move |versions| versions.go_back(&stream, &from, to, &tables)).await
     }
 
     fn accepted(&self, script: &Script) -> Accepted {
+        let tables = script.tables().iter().filter_map(|(name, table)| {
+            let source = self.source.tables.get(name)?.clone();
+            Some((name.to_owned(), AcceptedTable { source, version: table.version().full() }))
+        });
         Accepted {
             version: script.version().full(),
             name: script.name().to_owned(),
             source: self.source.origin.clone(),
             accepted_at: unix_millis(),
             state_version: script.state_version(),
+            tables: tables.collect(),
         }
     }
 }

@@ -86,9 +86,13 @@ impl From<JournalError> for Refusal {
 }
 
 impl Refusal {
-    /// `to` is the beginning of a version that the stream has not had.
-    pub(super) fn no_version(to: Option<&str>) -> Self {
+    /// `to` is the beginning of a version that the stream has not had, unless it
+    /// is the one that is running.
+    pub(super) fn no_version(to: Option<&str>, running: Option<&str>) -> Self {
         Self::NoVersion(match to {
+            Some(to) if running.is_some_and(|running| running.starts_with(to)) => {
+                format!("version {to} is the one that runs already")
+            }
             Some(to) => format!("the stream has had no version {}", to.escape_debug()),
             None => "the stream has had no version before this one".to_owned(),
         })

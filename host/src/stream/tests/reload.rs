@@ -10,15 +10,16 @@ use crate::stream::reload::versions::Versions;
 
 /// A stream on a journal of its own, whose script can be written anew.
 pub(super) struct Site {
-    folder: TempDir,
+    pub(super) folder: TempDir,
     pub(super) far: Arc<FarSide>,
     /// What the source has; none: it cannot be read.
-    wasm: Arc<Mutex<Option<Bytes>>>,
-    state_version: Arc<Mutex<u32>>,
+    pub(super) wasm: Arc<Mutex<Option<Bytes>>>,
+    pub(super) state_version: Arc<Mutex<u32>>,
     /// The table `names`; none: there is no table.
-    names: Arc<Mutex<Option<&'static str>>>,
+    pub(super) names: Arc<Mutex<Option<&'static str>>>,
+    pub(super) settings: Arc<Mutex<serde_json::Value>>,
     /// Whether it is a file, and not an adapter of the binary.
-    follow: bool,
+    pub(super) follow: bool,
 }
 
 /// Delivers every payload with its first byte replaced.
@@ -52,6 +53,7 @@ impl Site {
             wasm: Arc::default(),
             state_version: Arc::default(),
             names: Arc::default(),
+            settings: Arc::default(),
             follow: true,
         };
         site.write(transform);
@@ -66,7 +68,7 @@ impl Site {
         *self.wasm.lock().unwrap() = Some(Bytes::from_static(wasm));
     }
 
-    fn versions(&self) -> Versions {
+    pub(super) fn versions(&self) -> Versions {
         Versions::open(self.folder.path().join("scripts")).unwrap()
     }
 
@@ -77,17 +79,19 @@ impl Site {
 
     pub(super) fn start(&self) -> Running {
         let (wasm, state_version) = (self.wasm.clone(), self.state_version.clone());
-        let names = self.names.clone();
+        let (names, settings) = (self.names.clone(), self.settings.clone());
         let source = ScriptSource {
             origin: "mine.wasm".to_owned(),
             paths: Vec::new(),
+            tables: BTreeMap::from([("names".to_owned(), "names.csv".to_owned())]),
             read: Box::new(move || wasm.lock().unwrap().clone().ok_or_else(|| "it is gone".to_owned())),
-            recipe: Box::new(move |wasm, running| {
+            recipe: Box::new(move |wasm, known| {
                 let state_version = *state_version.lock().unwrap();
                 let names = names.lock().unwrap().map(|csv| ("names", csv.as_bytes()));
                 let read = || Tables::of_csv(names).map_err(|error| error.to_string());
-                let tables = running.map_or_else(read, Ok)?;
-                Ok(Recipe { state_version, tables, ..Recipe::new("mine", wasm) })
+                let tables = known.filter(|known| !known.is_empty()).map_or_else(read, Ok)?;
+                let settings = settings.lock().unwrap().clone();
+                Ok(Recipe { settings, state_version, tables, ..Recipe::new("mine", wasm) })
             }),
             follow: self.follow,
             watch: None,
