@@ -271,9 +271,12 @@ pub struct Scripts {
     pub watch: Watch,
 }
 
+/// The folder of the accepted scripts, in the data folder.
+const SCRIPTS: &str = "scripts";
+
 /// The accepted scripts in the data folder.
 pub async fn versions(config: &Config) -> std::io::Result<Versions> {
-    let folder = config.data.join("scripts");
+    let folder = config.data.join(SCRIPTS);
     let opened = tokio::task::spawn_blocking(move || Versions::open(folder)).await;
     opened.unwrap_or_else(|failed| Err(std::io::Error::other(failed)))
 }
@@ -284,7 +287,17 @@ pub async fn scripts(config: &Config, watch: Watch) -> std::io::Result<Scripts> 
     Ok(Scripts { versions: Some(versions), rules: config.reload.rules, watch })
 }
 
-fn script_source(stream: &StreamSettings, scripts: &Scripts) -> stream::ScriptSource {
+/// The accepted scripts in the data folder of a gateway that does not run, to
+/// be read only.
+pub async fn kept_scripts(config: &Config) -> std::io::Result<Scripts> {
+    // Opening would make it.
+    let there = config.data.join(SCRIPTS).is_dir();
+    let versions = if there { Some(versions(config).await?) } else { None };
+    Ok(Scripts { versions, rules: config.reload.rules, watch: Watch::new() })
+}
+
+/// How to come by a stream's script.
+pub fn script_source(stream: &StreamSettings, scripts: &Scripts) -> stream::ScriptSource {
     let settings = &stream.script;
     let kind = stream.destination.type_name();
     let (source, read) = (settings.source.clone(), settings.source.clone());

@@ -108,6 +108,11 @@ impl Accepted {
         self.0.iter().map(|(name, file)| config.read_stream(name, &file.path, &file.text)).collect()
     }
 
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn accept(&mut self, settings: &StreamSettings) {
         let path = std::path::absolute(&settings.path).unwrap_or_else(|_| settings.path.clone());
         let text = settings.source.expose().to_owned();
@@ -135,10 +140,18 @@ impl Config {
     /// Puts what was accepted in the place of files that say something else,
     /// and accepts files of which nothing was: what is to be kept now, and what
     /// an operator should know. With `take_over` every file that can be used is
-    /// accepted as it is. A stream without a file is none, as ever.
+    /// accepted as it is. A stream without a file is none, as ever, unless the
+    /// whole folder is missing.
     pub fn settle(&mut self, accepted: &Accepted, take_over: bool) -> (Accepted, Vec<Note>) {
         let (mut kept, mut notes) = (Accepted::default(), Vec::new());
         let entries = std::mem::take(&mut self.streams);
+        if entries.is_empty() && !self.stream_folder().is_dir() {
+            // An operator removes files; a folder goes with the disk that it is on.
+            let text = format!("there is no folder {} any more", self.stream_folder().display());
+            let note = |stream: &String| Note { stream: stream.clone(), text: text.clone() };
+            self.streams = accepted.entries(self);
+            return (accepted.clone(), accepted.0.keys().map(note).collect());
+        }
         for entry in entries {
             let known = accepted.0.get(entry.name());
             let entry = match (entry, known) {
@@ -294,6 +307,22 @@ mod tests {
         let data = site.0.path().join("data");
         elsewhere.write("sluicegate.toml", &format!("data = {:?}\n{MAIN}", data));
         assert_eq!(elsewhere.lanes(false), [1]);
+    }
+
+    #[test]
+    fn a_folder_that_is_gone_takes_no_stream_along() {
+        let site = Site::new();
+        site.write("streams/a.toml", &stream(3));
+        site.start(false);
+        let aside = site.0.path().join("aside");
+        fs::rename(site.0.path().join("streams"), &aside).unwrap();
+        for take_over in [false, true] {
+            let (streams, notes) = site.start(take_over);
+            assert_eq!(streams, [("a".to_owned(), 3)]);
+            assert!(notes[0].text.contains("there is no folder"), "{notes:?}");
+        }
+        fs::create_dir(site.0.path().join("streams")).unwrap();
+        assert_eq!(site.lanes(false), [0; 0]);
     }
 
     #[test]

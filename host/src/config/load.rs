@@ -54,7 +54,7 @@ impl Config {
         if let Err(error) = &streams {
             errors.push(*error.clone());
         }
-        let streams = streams.unwrap_or_default();
+        let streams = streams.unwrap_or_default().unwrap_or_default();
         if errors.is_empty() {
             let Main { source, bus, admin, data, journal, rate_limit_groups, reload } = main;
             return Ok(Self { path, source, bus, admin, data, journal, rate_limit_groups, reload, streams });
@@ -73,13 +73,25 @@ impl Config {
 
     /// Reads the stream files as they are now, for this configuration: what
     /// `sluicegate.toml` says meanwhile is left aside. The files that they name
-    /// are opened as well.
-    pub fn check_streams(&self) -> Result<Vec<StreamEntry>, Box<ConfigError>> {
+    /// are opened as well. Where there have been streams, a folder that is
+    /// missing is an error and not the end of all of them.
+    pub fn check_streams(&self, had_streams: bool) -> Result<Vec<StreamEntry>, Box<ConfigError>> {
         let env = |name: &str| std::env::var(name).ok();
-        read_streams(&self.path, &self.main(), Surroundings { env: &env, thorough: true })
+        let surroundings = Surroundings { env: &env, thorough: true };
+        match read_streams(&self.path, &self.main(), surroundings)? {
+            Some(streams) => Ok(streams),
+            None if !had_streams => Ok(Vec::new()),
+            None => Err(Box::new(ConfigError {
+                file: self.stream_folder(),
+                place: None,
+                what: "there is no such folder, and there are streams".to_owned(),
+                expected: "the folder with one file a stream; an empty one if no stream is wanted".to_owned(),
+                meanwhile: Meanwhile::NothingChanges,
+            })),
+        }
     }
 
-    /// Reads a stream's file of which the text is known.
+    /// Reads a stream's file that was accepted.
     pub fn read_stream(&self, name: &str, path: &Path, text: &str) -> StreamEntry {
         let env = |name: &str| std::env::var(name).ok();
         let surroundings = Surroundings { env: &env, thorough: false };
@@ -90,7 +102,8 @@ impl Config {
     /// or all that is wrong with it.
     pub fn changed_since(&self) -> Result<Vec<String>, ConfigErrors> {
         let env = |name: &str| std::env::var(name).ok();
-        let (main, errors) = read_main(&self.path, Surroundings { env: &env, thorough: true });
+        let (main, errors) =
+            read_main(&self.path, Surroundings { env: &env, thorough: true });
         if errors.is_empty() {
             Ok(changed_keys(self.source.expose(), main.source.expose()))
         } else {
@@ -217,17 +230,16 @@ fn read_main(path: &Path, surroundings: Surroundings<'_>) -> (Main, Vec<ConfigEr
     (main, doc.into_errors())
 }
 
-/// Reads every `*.toml` of the folder `streams`. A folder that is missing has
-/// no streams.
+/// Reads every `*.toml` of the folder `streams`. None: there is no such folder.
 fn read_streams(
     path: &Path,
     main: &Main,
     surroundings: Surroundings<'_>,
-) -> Result<Vec<StreamEntry>, Box<ConfigError>> {
+) -> Result<Option<Vec<StreamEntry>>, Box<ConfigError>> {
     let folder = beside(path, "streams");
     let files = match toml_files(&folder) {
         Ok(files) => files,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => {
             return Err(Box::new(ConfigError {
                 file: folder,
@@ -238,7 +250,8 @@ fn read_streams(
             }));
         }
     };
-    Ok(files.into_iter().map(|(name, path)| read_stream_file(name, &path, main, surroundings)).collect())
+    let read = |(name, path): (String, PathBuf)| read_stream_file(name, &path, main, surroundings);
+    Ok(Some(files.into_iter().map(read).collect()))
 }
 
 fn read_stream_file(name: String, path: &Path, main: &Main, surroundings: Surroundings<'_>) -> StreamEntry {

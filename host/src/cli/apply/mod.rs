@@ -87,6 +87,9 @@ enum ApplyError {
     /// What is to be kept cannot be.
     #[error("sluicegate: {0}")]
     Accepted(#[from] AcceptedError),
+    /// What was accepted of the scripts is not to be had.
+    #[error("sluicegate: the accepted scripts: {0}")]
+    Scripts(io::Error),
     /// Scripts cannot be checked.
     #[error("sluicegate: {0}")]
     Engine(#[from] EngineError),
@@ -143,9 +146,10 @@ async fn carry_out(config: ConfigArg, json: bool, apply: bool) -> Result<(), App
 
 /// While no gateway runs: what the next one runs is changed.
 async fn offline(mut config: Config, apply: bool, nobody: String) -> Result<answer::Plan, ApplyError> {
-    let candidate = Candidate::read(&config, &Engine::new(16)?).await?;
     let accepted = Accepted::load(&config.data)?;
-    let plan = Plan::new(&accepted.entries(&config), &candidate.files).answer(candidate.restart);
+    let scripts = wiring::kept_scripts(&config).await.map_err(ApplyError::Scripts)?;
+    let candidate = Candidate::read(&config, !accepted.is_empty(), &Engine::new(16)?, &scripts).await?;
+    let plan = Plan::new(&accepted.entries(&config), &candidate.files).answer(&candidate);
     if !apply {
         return Ok(plan);
     }
@@ -166,6 +170,11 @@ fn show(plan: &answer::Plan, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "no stream has a file")?;
     } else {
         table(&plan.streams).write(out, None)?;
+    }
+    for line in &plan.streams {
+        if let Some(script) = &line.script {
+            writeln!(out, "\nnote: {}: {script}", line.stream)?;
+        }
     }
     if !plan.restart.is_empty() {
         let keys = plan.restart.join(", ");
@@ -222,6 +231,7 @@ mod tests {
             stream: stream.to_owned(),
             change,
             keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+            script: None,
         };
         let mut plan = answer::Plan {
             applied: false,
@@ -244,6 +254,9 @@ sluicegate.toml is not what runs: bus.keep_alive; that takes effect when the gat
 Nothing was done. `sluicegate apply` does it.
 ";
         assert_eq!(shown(&plan), expected);
+        plan.streams[0].script = Some("mine 2 takes the place of mine 1".to_owned());
+        assert!(shown(&plan).contains("yard    new\n\nnote: fleet: mine 2 takes the place of mine 1\n\n"));
+        plan.streams[0].script = None;
         (plan.applied, plan.restart) = (true, Vec::new());
         assert!(shown(&plan).ends_with("yard    new\n\nApplied.\n"));
         plan.streams = vec![line("yard", Change::Unchanged, &[])];

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::candidate::Candidate;
 use crate::cli::operate::answer::{self, PlanLine};
 use crate::config::{StreamEntry, StreamSettings, changed_keys};
 
@@ -49,9 +50,8 @@ impl Plan {
         self.0.values().any(|change| *change != Change::Unchanged)
     }
 
-    /// For whoever asked; `restart`: keys of `sluicegate.toml` that differ
-    /// from what runs.
-    pub fn answer(&self, restart: Vec<String>) -> answer::Plan {
+    /// For whoever asked.
+    pub fn answer(&self, candidate: &Candidate) -> answer::Plan {
         let line = |(stream, change): (&String, &Change)| {
             let (change, keys) = match change {
                 Change::New => (answer::Change::New, &[][..]),
@@ -59,8 +59,11 @@ impl Plan {
                 Change::Unchanged => (answer::Change::Unchanged, &[][..]),
                 Change::Gone => (answer::Change::Orphaned, &[][..]),
             };
-            PlanLine { stream: stream.clone(), change, keys: keys.to_vec() }
+            let begins = change != answer::Change::Unchanged;
+            let script = candidate.scripts.get(stream).filter(|_| begins).cloned();
+            PlanLine { stream: stream.clone(), change, keys: keys.to_vec(), script }
         };
+        let restart = candidate.restart.clone();
         answer::Plan { applied: false, streams: self.0.iter().map(line).collect(), restart, waiting: None }
     }
 }

@@ -200,6 +200,10 @@ pub struct PlanLine {
     pub change: Change,
     /// The keys that differ, as paths with dots.
     pub keys: Vec<String>,
+    /// Which script it begins with, and why, where that is not the one that was
+    /// accepted last.
+    #[serde(default)]
+    pub script: Option<String>,
 }
 
 /// The word for it.

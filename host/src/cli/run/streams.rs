@@ -168,7 +168,7 @@ impl Streams {
     /// What an apply would change.
     pub async fn plan(&self) -> Result<answer::Plan, ConfigErrors> {
         let candidate = self.candidate().await?;
-        Ok(self.compare(&candidate).answer(candidate.restart))
+        Ok(self.compare(&candidate).answer(&candidate))
     }
 
     /// Takes over the stream files as they are: all of them, or nothing.
@@ -191,7 +191,7 @@ impl Streams {
         let carried_out = self.carry_out(&plan, &candidate.files).await;
         changed();
         carried_out?;
-        let mut answer = answer::Plan { applied: true, ..plan.answer(candidate.restart) };
+        let mut answer = answer::Plan { applied: true, ..plan.answer(&candidate) };
         if timeout(SUBACKS, self.routes.subscribed()).await.is_err() {
             let waiting = "the bus is not there: what is new is subscribed as soon as it is";
             answer.waiting = Some(waiting.to_owned());
@@ -208,7 +208,8 @@ impl Streams {
     }
 
     async fn candidate(&self) -> Result<Candidate, ConfigErrors> {
-        let candidate = Candidate::read(&self.config, &self.engine).await?;
+        let had_streams = !self.lock().is_empty();
+        let candidate = Candidate::read(&self.config, had_streams, &self.engine, &self.scripts).await?;
         let lanes = candidate.files.iter().map(|file| u64::from(file.delivery.lanes.max(1))).sum();
         if lanes > self.room.into() {
             return Err(too_many_lanes(&self.config, lanes, self.room.into()));

@@ -159,6 +159,82 @@ async fn the_script_of_a_running_stream_is_changed() {
     site.close().await;
 }
 
+/// A stream of which the script is `mine.wasm` and gets these settings.
+fn scripted(site: &Site, settings: &str) -> String {
+    stream(&site.receiver, "").replace(
+        "[script.settings]\ntopic = \"out\"\n",
+        &format!("topic = \"out\"\n[script]\npath = \"../mine.wasm\"\n[script.settings]\n{settings}"),
+    )
+}
+
+/// The new script is refused with the old settings and the old one with the
+/// new: the two are taken together.
+#[tokio::test]
+async fn a_setting_that_a_new_script_wants_brings_it_in() {
+    let site = Site::start(&["a"]).await;
+    let pass = "(call $pass (local.get $batch) (local.get $n))";
+    let old = crate::script::tests::transform_for("{\"a\":1}", pass);
+    let new = crate::script::tests::transform_for("{\"a\":1,\"b\":2}", pass);
+    let write = |wasm: &[u8]| fs::write(site.folder.path().join("mine.wasm"), wasm).unwrap();
+    let settings = |settings: &str| fs::write(file(&site.folder, "a"), scripted(&site, settings)).unwrap();
+    write(&old);
+    settings("a = 1\n");
+    site.apply().await;
+    site.publish(1).await;
+    site.until("it is delivered", || site.books("a").delivered == 1).await;
+    let version = |wasm: &[u8]| crate::script::Version::of(wasm).to_string();
+    assert_eq!(site.status("a").script().unwrap().1, version(&old));
+
+    write(&new);
+    let operations = Operations::new(site.journal.clone(), site.streams.operated(), site.versions.clone());
+    operations.reload("a").await.unwrap_err();
+    settings("a = 1\nb = 2\n");
+    let told = site.streams.plan().await.unwrap().streams.remove(0).script.unwrap();
+    let (old, new) = (version(&old), version(&new));
+    let expected = format!("mine {new} takes the place of mine {old}, unproven: it refuses its settings: ");
+    assert!(told.starts_with(&expected), "{told}");
+    let applied = site.streams.apply(|| ()).await.unwrap();
+    assert_eq!(applied.streams[0].script, Some(told));
+    site.publish(2).await;
+    site.until("it is delivered", || site.books("a").delivered == 2).await;
+    assert_eq!(site.status("a").script().unwrap().1, new);
+
+    // What nothing takes is not applied.
+    settings("c = 3\n");
+    let error = site.streams.apply(|| ()).await.unwrap_err().to_string();
+    assert!(error.contains("the script `mine` refuses its settings"), "{error}");
+    // Nor is a file next to which something is broken.
+    settings("a = 1\nb = 2\n[delivery]\nlanes = 2\n");
+    write(b"half a fi");
+    let error = site.streams.apply(|| ()).await.unwrap_err().to_string();
+    assert!(error.contains("the script `mine` cannot be used"), "{error}");
+    assert_eq!(site.status("a").script().unwrap().1, new);
+    site.close().await;
+}
+
+/// A disk that is not there, or somebody who is about to put another folder in
+/// its place.
+#[tokio::test]
+async fn a_folder_that_is_gone_does_not_end_the_streams_in_it() {
+    let site = Site::start(&["a"]).await;
+    let folder = site.folder.path().join("streams");
+    let aside = site.folder.path().join("aside");
+    fs::rename(&folder, &aside).unwrap();
+    for error in [
+        site.streams.plan().await.unwrap_err().to_string(),
+        site.streams.apply(|| panic!("nothing was changed")).await.unwrap_err().to_string(),
+    ] {
+        assert!(error.contains("streams: there is no such folder, and there are streams"), "{error}");
+        assert!(error.contains("nothing is changed, what runs goes on as it is"), "{error}");
+    }
+    fs::create_dir(&folder).unwrap();
+    assert_eq!(site.apply().await, words(&[("a", Word::Orphaned)]));
+    // Without streams there need be no folder.
+    fs::remove_dir(&folder).unwrap();
+    assert_eq!(site.apply().await, []);
+    site.close().await;
+}
+
 /// What a stream has read and could not send is not lost when it is started
 /// again, comes in order, and counts once.
 #[tokio::test]
