@@ -113,6 +113,22 @@ fn check_pin(package: &Package, pin: Option<u32>) -> Result<(), String> {
     }
 }
 
+/// Whether a version of an official adapter that was accepted is one that the
+/// stream may have now: the pin may be a newer one.
+fn check_pinned(package: &Package, source: &ScriptSource, pin: Option<u32>) -> Result<(), String> {
+    match (pin, &package.manifest, source) {
+        (Some(pin), Some(manifest), ScriptSource::Official(name))
+            if manifest.name == *name && manifest.version.major != pin =>
+        {
+            Err(format!(
+                "this is version {} of `{name}`, and the stream is pinned to `{name}@{pin}`",
+                manifest.version
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Where a table is read from: what it is known by.
 fn origin_of_table(table: &TableSettings) -> String {
     let column = |column: &Option<String>| format!("{:?}", column.as_deref().unwrap_or_default());
@@ -325,6 +341,7 @@ pub fn script_source(stream: &StreamSettings, scripts: &Scripts) -> stream::Scri
         recipe: Box::new(move |wasm, known| {
             let package = Package::parse(wasm).map_err(|error| format!("{source}: {error}"))?;
             let package = serving(package, &source, kind)?;
+            check_pinned(&package, &source, pin)?;
             let known = known.unwrap_or_default();
             let tables = Tables::complete(&tables, &known).map_err(|error| error.to_string())?;
             let name = package.manifest.as_ref().map_or(&name, |manifest| &manifest.name);

@@ -105,7 +105,7 @@ impl Accepted {
 
     /// Each stream as it was accepted, read for this configuration.
     pub fn entries(&self, config: &Config) -> Vec<StreamEntry> {
-        self.0.iter().map(|(name, file)| config.read_stream(name, &file.path, &file.text)).collect()
+        self.0.iter().map(|(name, file)| file.read(config, name)).collect()
     }
 
     /// Whether there is nothing.
@@ -114,9 +114,26 @@ impl Accepted {
     }
 
     fn accept(&mut self, settings: &StreamSettings) {
+        self.0.insert(settings.name.clone(), AcceptedFile::of(settings));
+    }
+}
+
+// === impl AcceptedFile ===
+
+impl AcceptedFile {
+    fn of(settings: &StreamSettings) -> Self {
         let path = std::path::absolute(&settings.path).unwrap_or_else(|_| settings.path.clone());
-        let text = settings.source.expose().to_owned();
-        self.0.insert(settings.name.clone(), AcceptedFile { path, text });
+        Self { path, text: settings.source.expose().to_owned() }
+    }
+
+    fn read(&self, config: &Config, name: &str) -> StreamEntry {
+        config.read_stream(name, &self.path, &self.text)
+    }
+
+    /// What these settings say otherwise: the file with it.
+    fn differs_from(&self, settings: &StreamSettings) -> Option<PathBuf> {
+        let now = Self::of(settings);
+        (now.text != self.text).then(|| settings.path.clone())
     }
 }
 
@@ -155,32 +172,39 @@ impl Config {
         for entry in entries {
             let known = accepted.0.get(entry.name());
             let entry = match (entry, known) {
-                (StreamEntry::Ready(settings), known)
-                    if take_over || known.is_none_or(|k| k.text == settings.source.expose()) =>
-                {
+                (StreamEntry::Ready(settings), Some(known)) if !take_over => {
+                    if let Some(file) = known.differs_from(&settings) {
+                        notes.push(Note {
+                            stream: settings.name.clone(),
+                            text: format!(
+                                "{} is not what runs: it was changed and not applied; `sluicegate apply` takes it over",
+                                file.display()
+                            ),
+                        });
+                        kept.0.insert(settings.name.clone(), known.clone());
+                        known.read(self, &settings.name)
+                    } else {
+                        kept.accept(&settings);
+                        StreamEntry::Ready(settings)
+                    }
+                }
+                (StreamEntry::Ready(settings), _) => {
                     kept.accept(&settings);
                     StreamEntry::Ready(settings)
                 }
-                (StreamEntry::Ready(settings), Some(known)) => {
-                    notes.push(Note {
-                        stream: settings.name.clone(),
-                        text: format!(
-                            "{} is not what runs: it was changed and not applied; `sluicegate apply` takes it over",
-                            settings.path.display()
-                        ),
-                    });
-                    kept.0.insert(settings.name.clone(), known.clone());
-                    self.read_stream(&settings.name, &known.path, &known.text)
-                }
                 (StreamEntry::Unusable { name, errors }, Some(known)) => {
                     kept.0.insert(name.clone(), known.clone());
-                    match self.read_stream(&name, &known.path, &known.text) {
+                    match known.read(self, &name) {
                         StreamEntry::Ready(settings) => {
                             let reasons: Vec<String> = errors.iter().map(|error| error.summary()).collect();
-                            let text = format!(
-                                "its file is not what runs, it cannot be used: {}",
-                                reasons.join("; ")
-                            );
+                            let reasons = reasons.join("; ");
+                            let same =
+                                fs::read_to_string(&settings.path).is_ok_and(|text| text == known.text);
+                            let text = if same {
+                                format!("its file could not be accepted now: {reasons}")
+                            } else {
+                                format!("its file is not what runs, it cannot be used: {reasons}")
+                            };
                             notes.push(Note { stream: name, text });
                             StreamEntry::Ready(settings)
                         }
@@ -323,6 +347,24 @@ mod tests {
         }
         fs::create_dir(site.0.path().join("streams")).unwrap();
         assert_eq!(site.lanes(false), [0; 0]);
+    }
+
+    /// The adapter that this binary brings along has other settings than the
+    /// one that runs.
+    #[test]
+    fn settings_of_another_version_of_the_adapter_are_no_reason() {
+        let site = Site::new();
+        let text = stream(1) + "[script.settings]\nof_old = true\n";
+        site.write("streams/a.toml", &text);
+        assert_eq!(site.lanes(false), [0], "it is new");
+        let path = site.0.path().join("streams/a.toml");
+        let file = AcceptedFile { path, text };
+        Accepted([("a".to_owned(), file)].into()).save(&site.0.path().join("data")).unwrap();
+        for take_over in [false, true] {
+            let (streams, notes) = site.start(take_over);
+            assert_eq!(streams, [("a".to_owned(), 1)]);
+            assert!(notes[0].text.contains("could not be accepted now") && notes[0].text.contains("of_old"));
+        }
     }
 
     #[test]

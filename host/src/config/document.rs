@@ -28,6 +28,10 @@ pub struct Surroundings<'a> {
     /// `check` does. A running gateway opens them when it connects, so that a
     /// file that comes late or is replaced needs no restart.
     pub thorough: bool,
+    /// Whether an official adapter is the one that this binary brings along.
+    /// A stream that has run goes on with the version that it has, with the
+    /// settings of that one.
+    pub embedded: bool,
 }
 
 /// The text of a file with what was found wrong so far.

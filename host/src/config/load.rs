@@ -36,14 +36,15 @@ impl Config {
     /// errors are then those of the streams as well.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigErrors> {
         let env = |name: &str| std::env::var(name).ok();
-        Self::load_in(path, Surroundings { env: &env, thorough: false }).map_err(|unusable| unusable.errors)
+        let surroundings = Surroundings { env: &env, thorough: false, embedded: true };
+        Self::load_in(path, surroundings).map_err(|unusable| unusable.errors)
     }
 
     /// Reads the configuration and opens the files that it names, as `check`
     /// does.
     pub fn check(path: Option<&Path>) -> Result<Self, Unusable> {
         let env = |name: &str| std::env::var(name).ok();
-        Self::load_in(path, Surroundings { env: &env, thorough: true })
+        Self::load_in(path, Surroundings { env: &env, thorough: true, embedded: true })
     }
 
     fn load_in(path: Option<&Path>, surroundings: Surroundings<'_>) -> Result<Self, Unusable> {
@@ -73,11 +74,12 @@ impl Config {
 
     /// Reads the stream files as they are now, for this configuration: what
     /// `sluicegate.toml` says meanwhile is left aside. The files that they name
-    /// are opened as well. Where there have been streams, a folder that is
-    /// missing is an error and not the end of all of them.
+    /// are opened as well, but for what runs of an official adapter, which may
+    /// be of another version than this binary's. Where there have been streams,
+    /// a folder that is missing is an error and not the end of all of them.
     pub fn check_streams(&self, had_streams: bool) -> Result<Vec<StreamEntry>, Box<ConfigError>> {
         let env = |name: &str| std::env::var(name).ok();
-        let surroundings = Surroundings { env: &env, thorough: true };
+        let surroundings = Surroundings { env: &env, thorough: true, embedded: false };
         match read_streams(&self.path, &self.main(), surroundings)? {
             Some(streams) => Ok(streams),
             None if !had_streams => Ok(Vec::new()),
@@ -94,7 +96,7 @@ impl Config {
     /// Reads a stream's file that was accepted.
     pub fn read_stream(&self, name: &str, path: &Path, text: &str) -> StreamEntry {
         let env = |name: &str| std::env::var(name).ok();
-        let surroundings = Surroundings { env: &env, thorough: false };
+        let surroundings = Surroundings { env: &env, thorough: false, embedded: false };
         read_stream_text(name.to_owned(), path, Ok(text.to_owned()), &self.main(), surroundings)
     }
 
@@ -103,7 +105,7 @@ impl Config {
     pub fn changed_since(&self) -> Result<Vec<String>, ConfigErrors> {
         let env = |name: &str| std::env::var(name).ok();
         let (main, errors) =
-            read_main(&self.path, Surroundings { env: &env, thorough: true });
+            read_main(&self.path, Surroundings { env: &env, thorough: true, embedded: true });
         if errors.is_empty() {
             Ok(changed_keys(self.source.expose(), main.source.expose()))
         } else {

@@ -28,6 +28,7 @@ pub fn read_script(
     let section = script.section("settings");
     let settings = read_settings(&section);
     if let Some((ScriptSource::Official(name), pin)) = &source
+        && script.doc().surroundings().embedded
         && is_here(name, *pin)
     {
         check_settings(&section, script.span(), name, &settings);
@@ -106,8 +107,8 @@ fn read_source(script: &mut Section<'_>, kind: Option<&str>) -> Option<(ScriptSo
     official.map(|(_, adapter)| (ScriptSource::Official((*adapter).to_owned()), None))
 }
 
-/// The first number of the version in `name@1`; it has to be that of the
-/// adapter that this gateway brings along.
+/// The first number of the version in `name@1`; for `check` it has to be that
+/// of the adapter that this gateway brings along.
 fn read_pin(doc: &Document<'_>, span: Span, name: &str, pin: &str) -> Option<u32> {
     let here = adapter::official(name)?.manifest.version;
     let major = here.major;
@@ -115,7 +116,9 @@ fn read_pin(doc: &Document<'_>, span: Span, name: &str, pin: &str) -> Option<u32
         return Some(major);
     }
     // What a stream has run before goes on after an upgrade.
-    if let Some(before) = pin.parse().ok().filter(|_| !doc.surroundings().thorough) {
+    let surroundings = doc.surroundings();
+    let other_versions = !surroundings.thorough || !surroundings.embedded;
+    if let Some(before) = pin.parse().ok().filter(|_| other_versions) {
         return Some(before);
     }
     let what = format!("there is no `{name}@{}` here", pin.escape_debug());

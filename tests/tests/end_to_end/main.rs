@@ -22,6 +22,7 @@ mod renewal;
 mod stuck;
 mod traps;
 mod unnoticed;
+mod upgrade;
 
 use sluicegate_tests::broker::Broker;
 use sluicegate_tests::gateway::{Folder, Gateway};
