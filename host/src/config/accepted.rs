@@ -2,7 +2,8 @@
 //! whatever the files say meanwhile.
 //!
 //! It is kept in the data folder, with the path that each text came from, so
-//! that the paths in it mean the same. Whoever may read the stream files' plain
+//! that the paths in it mean the same, and with the keys of a list in a file of
+//! its own, which is part of the stream's file. Whoever may read the stream files' plain
 //! headers may read it: its owner alone.
 
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Config, StreamEntry, StreamSettings};
+use super::{Config, Selection, StreamEntry, StreamSettings};
 
 /// A newer one is not read.
 const FORMAT: u32 = 1;
@@ -28,6 +29,10 @@ struct AcceptedFile {
     /// Absolute.
     path: PathBuf,
     text: String,
+    /// Of the list of keys that it names, in their order; none: it names none,
+    /// or was accepted when that was not kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    keys: Option<Vec<String>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -123,17 +128,27 @@ impl Accepted {
 impl AcceptedFile {
     fn of(settings: &StreamSettings) -> Self {
         let path = std::path::absolute(&settings.path).unwrap_or_else(|_| settings.path.clone());
-        Self { path, text: settings.source.expose().to_owned() }
+        let keys = settings.key_list.as_ref().and(settings.selection.as_ref()).map(|selection| {
+            let (Selection::Only(keys) | Selection::Except(keys)) = selection;
+            let mut keys: Vec<String> = keys.iter().cloned().collect();
+            keys.sort_unstable();
+            keys
+        });
+        Self { path, text: settings.source.expose().to_owned(), keys }
     }
 
     fn read(&self, config: &Config, name: &str) -> StreamEntry {
-        config.read_stream(name, &self.path, &self.text)
+        config.read_stream(name, &self.path, &self.text, self.keys.as_deref())
     }
 
     /// What these settings say otherwise: the file with it.
     fn differs_from(&self, settings: &StreamSettings) -> Option<PathBuf> {
         let now = Self::of(settings);
-        (now.text != self.text).then(|| settings.path.clone())
+        if now.text != self.text {
+            return Some(settings.path.clone());
+        }
+        let other_keys = self.keys.is_some() && now.keys != self.keys;
+        settings.key_list.clone().filter(|_| other_keys)
     }
 }
 
@@ -333,6 +348,59 @@ mod tests {
         assert_eq!(elsewhere.lanes(false), [1]);
     }
 
+    /// Which keys the streams serve.
+    fn keys(site: &Site, take_over: bool) -> (Vec<String>, Vec<Note>) {
+        let mut config = Config::load(Some(&site.0.path().join("sluicegate.toml"))).unwrap();
+        let (accepted, notes) = config.settle(&Accepted::load(&config.data).unwrap(), take_over);
+        accepted.save(&config.data).unwrap();
+        let of = |entry: &StreamEntry| {
+            let StreamEntry::Ready(settings) = entry else { panic!("{entry:?}") };
+            let Some(Selection::Only(keys)) = &settings.selection else { panic!("{settings:?}") };
+            keys.iter().cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(
+            accepted.entries(&config).iter().map(of).collect::<Vec<_>>(),
+            config.streams.iter().map(of).collect::<Vec<_>>()
+        );
+        (config.streams.iter().flat_map(of).collect(), notes)
+    }
+
+    #[test]
+    fn a_list_of_keys_is_part_of_what_was_accepted() {
+        let site = Site::new();
+        site.write("streams/a.toml", &stream(1));
+        assert_eq!(keys(&site, false), (vec!["1".to_owned()], vec![]));
+        site.write("streams/keys", "# the same\n1\n");
+        assert_eq!(keys(&site, false), (vec!["1".to_owned()], vec![]));
+        site.write("streams/keys", "2\n");
+        for _ in 0..2 {
+            let (keys, notes) = keys(&site, false);
+            assert_eq!(keys, ["1"]);
+            assert!(notes[0].text.contains("streams/keys is not what runs"), "{notes:?}");
+        }
+        fs::remove_file(site.0.path().join("streams/keys")).unwrap();
+        for take_over in [false, true] {
+            let (keys, notes) = keys(&site, take_over);
+            assert_eq!(keys, ["1"]);
+            assert!(notes[0].text.contains("could not be accepted now: ") && notes[0].text.contains("keys"));
+        }
+        site.write("streams/keys", "2\n");
+        assert_eq!(keys(&site, true), (vec!["2".to_owned()], vec![]));
+    }
+
+    #[test]
+    fn what_was_accepted_before_lists_were_kept_takes_the_list_that_there_is() {
+        let site = Site::new();
+        site.write("streams/a.toml", &stream(1));
+        site.start(false);
+        let kept = file(&site.0.path().join("data"));
+        let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&kept).unwrap()).unwrap();
+        json["streams"]["a"].as_object_mut().unwrap().remove("keys").unwrap();
+        fs::write(&kept, json.to_string()).unwrap();
+        site.write("streams/keys", "2\n");
+        assert_eq!(keys(&site, false), (vec!["2".to_owned()], vec![]));
+    }
+
     #[test]
     fn a_folder_that_is_gone_takes_no_stream_along() {
         let site = Site::new();
@@ -358,7 +426,7 @@ mod tests {
         site.write("streams/a.toml", &text);
         assert_eq!(site.lanes(false), [0], "it is new");
         let path = site.0.path().join("streams/a.toml");
-        let file = AcceptedFile { path, text };
+        let file = AcceptedFile { path, text, keys: None };
         Accepted([("a".to_owned(), file)].into()).save(&site.0.path().join("data")).unwrap();
         for take_over in [false, true] {
             let (streams, notes) = site.start(take_over);

@@ -32,6 +32,9 @@ pub struct Surroundings<'a> {
     /// A stream that has run goes on with the version that it has, with the
     /// settings of that one.
     pub embedded: bool,
+    /// What a list of keys in a file of its own held when it was accepted;
+    /// none: it is read.
+    pub keys: Option<&'a [String]>,
 }
 
 /// The text of a file with what was found wrong so far.

@@ -36,7 +36,7 @@ impl Config {
     /// errors are then those of the streams as well.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigErrors> {
         let env = |name: &str| std::env::var(name).ok();
-        let surroundings = Surroundings { env: &env, thorough: false, embedded: true };
+        let surroundings = Surroundings { env: &env, thorough: false, embedded: true, keys: None };
         Self::load_in(path, surroundings).map_err(|unusable| unusable.errors)
     }
 
@@ -44,7 +44,7 @@ impl Config {
     /// does.
     pub fn check(path: Option<&Path>) -> Result<Self, Unusable> {
         let env = |name: &str| std::env::var(name).ok();
-        Self::load_in(path, Surroundings { env: &env, thorough: true, embedded: true })
+        Self::load_in(path, Surroundings { env: &env, thorough: true, embedded: true, keys: None })
     }
 
     fn load_in(path: Option<&Path>, surroundings: Surroundings<'_>) -> Result<Self, Unusable> {
@@ -79,7 +79,7 @@ impl Config {
     /// a folder that is missing is an error and not the end of all of them.
     pub fn check_streams(&self, had_streams: bool) -> Result<Vec<StreamEntry>, Box<ConfigError>> {
         let env = |name: &str| std::env::var(name).ok();
-        let surroundings = Surroundings { env: &env, thorough: true, embedded: false };
+        let surroundings = Surroundings { env: &env, thorough: true, embedded: false, keys: None };
         match read_streams(&self.path, &self.main(), surroundings)? {
             Some(streams) => Ok(streams),
             None if !had_streams => Ok(Vec::new()),
@@ -93,10 +93,11 @@ impl Config {
         }
     }
 
-    /// Reads a stream's file that was accepted.
-    pub fn read_stream(&self, name: &str, path: &Path, text: &str) -> StreamEntry {
+    /// Reads a stream's file that was accepted, with what its list of keys held
+    /// then, if that is known.
+    pub fn read_stream(&self, name: &str, path: &Path, text: &str, keys: Option<&[String]>) -> StreamEntry {
         let env = |name: &str| std::env::var(name).ok();
-        let surroundings = Surroundings { env: &env, thorough: false, embedded: false };
+        let surroundings = Surroundings { env: &env, thorough: false, embedded: false, keys };
         read_stream_text(name.to_owned(), path, Ok(text.to_owned()), &self.main(), surroundings)
     }
 
@@ -105,7 +106,7 @@ impl Config {
     pub fn changed_since(&self) -> Result<Vec<String>, ConfigErrors> {
         let env = |name: &str| std::env::var(name).ok();
         let (main, errors) =
-            read_main(&self.path, Surroundings { env: &env, thorough: true, embedded: true });
+            read_main(&self.path, Surroundings { env: &env, thorough: true, embedded: true, keys: None });
         if errors.is_empty() {
             Ok(changed_keys(self.source.expose(), main.source.expose()))
         } else {

@@ -106,7 +106,7 @@ pub fn read_stream(
     let mut root = Section::root(doc, table);
     let topics = read_topics(&mut root);
     let key = root.parsed("key", KEY, KeyRule::new).map_or(KeyRule::Topic, |given| given.value);
-    let selection = read_selection(&mut root, &key);
+    let (selection, key_list) = read_selection(&mut root, &key);
     let (mut destination, kind) = read_type(&mut root);
     let script = read_script(root.section("script"), &root.section("tables"), kind);
     let delivery = read_delivery(root.section("delivery"), kind, main);
@@ -137,6 +137,7 @@ pub fn read_stream(
         topics,
         key,
         selection,
+        key_list,
         script,
         destination: settings,
         delivery,
@@ -189,14 +190,28 @@ fn filter_expected(error: &crate::bus::FilterError) -> &'static str {
     }
 }
 
-fn read_selection(root: &mut Section<'_>, key: &KeyRule) -> Option<Selection> {
+/// The selection, and the file with its keys if they are in one.
+fn read_selection(root: &mut Section<'_>, key: &KeyRule) -> (Option<Selection>, Option<PathBuf>) {
     let only = root.value("only");
     let except = root.value("except");
     if let (Some(_), Some(except)) = (only, except) {
         root.doc().error(Some(except.span()), "`only` and `except` together", "one of the two");
     }
+    let list =
+        only.or(except).and_then(|value| list_file(value.get_ref())).map(|file| root.doc().resolve(file));
     let only = only.and_then(|value| read_keys(root, "only", value, key)).map(Selection::Only);
-    only.or_else(|| except.and_then(|value| read_keys(root, "except", value, key)).map(Selection::Except))
+    let except = || except.and_then(|value| read_keys(root, "except", value, key)).map(Selection::Except);
+    (only.or_else(except), list)
+}
+
+/// The file of `{ file = "keys.txt" }`.
+fn list_file<'v>(value: &'v DeValue<'_>) -> Option<&'v str> {
+    let DeValue::Table(table) = value else { return None };
+    let mut entries = table.iter().map(|(k, v)| (k.get_ref().as_ref(), v.get_ref().as_str()));
+    match (entries.next(), entries.next()) {
+        (Some(("file", Some(file))), None) => Some(file),
+        _ => None,
+    }
 }
 
 fn read_keys<'d>(
@@ -222,12 +237,14 @@ fn read_keys<'d>(
             }
             keys
         }
-        DeValue::Table(table) => {
-            let mut entries = table.iter().map(|(k, v)| (k.get_ref().as_ref(), v.get_ref().as_str()));
-            let (Some(("file", Some(file))), None) = (entries.next(), entries.next()) else {
+        list @ DeValue::Table(_) => {
+            let Some(file) = list_file(list) else {
                 doc.error(Some(value.span()), format!("`{name}` is a table without a `file`"), EXPECTED);
                 return None;
             };
+            if let Some(accepted) = doc.surroundings().keys {
+                return Some(Arc::new(accepted.iter().cloned().collect()));
+            }
             let path = doc.resolve(file);
             match std::fs::read_to_string(&path) {
                 Ok(text) => {

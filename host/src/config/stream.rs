@@ -31,6 +31,8 @@ pub struct StreamSettings {
     pub key: KeyRule,
     /// Which keys it serves; none: all.
     pub selection: Option<Selection>,
+    /// The file with the keys of the selection, if it is one of its own.
+    pub key_list: Option<PathBuf>,
     /// What maps its messages.
     pub script: ScriptSettings,
     /// Where its deliveries go.
