@@ -312,6 +312,18 @@ pub async fn kept_scripts(config: &Config) -> std::io::Result<Scripts> {
     Ok(Scripts { versions, rules: config.reload.rules, watch: Watch::new() })
 }
 
+/// Forgets what streams have run that the journal has forgotten: a stream that
+/// gets such a name is a new one.
+pub async fn forget_scripts(versions: Option<&Versions>, journal: &Journal) {
+    let Some(versions) = versions.cloned() else { return };
+    let journal = journal.clone();
+    let known = move |name: &str| journal.stream(name).is_some() || journal.orphan(name).is_some();
+    let kept = tokio::task::spawn_blocking(move || versions.keep_only(known)).await;
+    if let Err(error) = kept.unwrap_or_else(|failed| Err(std::io::Error::other(failed))) {
+        tracing::warn!(%error, "accepted scripts of streams that are gone stay on the disk");
+    }
+}
+
 /// How to come by a stream's script.
 pub fn script_source(stream: &StreamSettings, scripts: &Scripts) -> stream::ScriptSource {
     let settings = &stream.script;

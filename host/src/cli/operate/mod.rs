@@ -245,6 +245,7 @@ impl Operations {
         }
         let (journal, name) = (self.journal.clone(), stream.to_owned());
         if to_the_end(async move { journal.forget(&name).await }).await? {
+            wiring::forget_scripts(self.versions.as_ref(), &self.journal).await;
             Ok(Forgotten { forgotten: stream.to_owned() })
         } else {
             Err(OperateError::Unknown(format!("the stream `{stream}` was forgotten already")))

@@ -1,9 +1,12 @@
-//! The books are compared with the marks, for as long as the gateway runs.
+//! The books are compared with the marks, and what nobody needs any more is
+//! forgotten, for as long as the gateway runs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::gateway::Gateway;
 use crate::journal::Journal;
 use crate::telemetry::event;
 
@@ -11,23 +14,29 @@ use crate::telemetry::event;
 /// hold something.
 const EVERY: Duration = Duration::from_secs(60);
 
-/// Counts, at once and then once a minute, what is marked as pending, and says
-/// where the books or the records of chunks and segments say something else,
-/// for ever.
-pub async fn run(journal: Journal) {
+/// Checks the books, at once and then once a minute, for ever. Then forgets the
+/// scripts of streams that have had no file for too long.
+pub async fn run(gateway: Arc<Gateway>) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        match journal.check().await {
-            Ok(differences) => {
-                metrics::gauge!("sluicegate_books_differences").set(differences.len() as f64);
-                for difference in &differences {
-                    event::BooksDiffer { what: &difference.what }.emit();
-                }
+        check(&gateway.journal).await;
+        gateway.streams.forget_scripts().await;
+    }
+}
+
+/// Counts what is marked as pending, and says where the books or the records of
+/// chunks and segments say something else.
+async fn check(journal: &Journal) {
+    match journal.check().await {
+        Ok(differences) => {
+            metrics::gauge!("sluicegate_books_differences").set(differences.len() as f64);
+            for difference in &differences {
+                event::BooksDiffer { what: &difference.what }.emit();
             }
-            Err(error) => tracing::warn!(%error, "the books cannot be checked now"),
         }
+        Err(error) => tracing::warn!(%error, "the books cannot be checked now"),
     }
 }
 
@@ -65,24 +74,14 @@ mod tests {
     async fn differences(journal: &Journal) -> String {
         let recorder = PrometheusBuilder::new().build_recorder();
         let _counts_here = metrics::set_default_local_recorder(&recorder);
-        let counted = async {
-            loop {
-                let text = recorder.handle().render();
-                let line = text.lines().find(|line| line.starts_with("sluicegate_books_differences "));
-                if let Some(line) = line {
-                    break line.to_owned();
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::select! {
-            () = run(journal.clone()) => unreachable!("it runs for ever"),
-            counted = tokio::time::timeout(EVERY / 2, counted) => counted.expect("it is checked at the start"),
-        }
+        check(journal).await;
+        let text = recorder.handle().render();
+        let line = text.lines().find(|line| line.starts_with("sluicegate_books_differences "));
+        line.expect("it is counted").to_owned()
     }
 
     #[tokio::test]
-    async fn books_that_differ_are_counted_at_the_start() {
+    async fn books_that_differ_are_counted() {
         let folder = tempfile::tempdir().unwrap();
         let journal = open(folder.path());
         for _ in 0..3 {

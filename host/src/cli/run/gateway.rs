@@ -108,6 +108,7 @@ pub async fn start_streams(
     let journal = wiring::open_journal(config).await?;
     let scripts = wiring::scripts(config, watch.clone()).await?;
     let versions = scripts.versions.clone();
+    wiring::forget_scripts(versions.as_ref(), &journal).await;
     let data = config.data.clone();
     // Only now that the data folder is known to be ours.
     let saved = tokio::task::spawn_blocking(move || accepted.save(&data)).await;

@@ -110,7 +110,7 @@ async fn gateway_until_signal(args: RunArgs) -> Result<(), Box<dyn std::error::E
         }
     });
     let sums = tokio::spawn(sums::log(gateway.clone()));
-    let checker = tokio::spawn(checker::run(gateway.journal.clone()));
+    let checker = tokio::spawn(checker::run(gateway.clone()));
     let certificates = tokio::spawn(gateway.certificates.clone().run(watch.clone()));
     let follow = (config.reload.streams == StreamFiles::Watch)
         .then(|| tokio::spawn(follow::run(gateway.clone(), watch)));

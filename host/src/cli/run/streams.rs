@@ -165,6 +165,13 @@ impl Streams {
         self.lock().values().filter_map(operated).collect()
     }
 
+    /// Forgets what streams have run that the journal has forgotten.
+    pub async fn forget_scripts(&self) {
+        // None of them comes back meanwhile.
+        let _changing = self.changing.lock().await;
+        wiring::forget_scripts(self.scripts.versions.as_ref(), &self.journal).await;
+    }
+
     /// What an apply would change.
     pub async fn plan(&self) -> Result<answer::Plan, ConfigErrors> {
         let candidate = self.candidate().await?;
@@ -241,6 +248,7 @@ impl Streams {
             }
         }
         end(stopping).await;
+        wiring::forget_scripts(self.scripts.versions.as_ref(), &self.journal).await;
         let entries: Vec<StreamEntry> = files.iter().cloned().map(StreamEntry::Ready).collect();
         self.until_done(|| self.journal.set_streams(wiring::quotas(&entries))).await?;
         for index in again {

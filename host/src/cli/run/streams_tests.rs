@@ -235,6 +235,42 @@ async fn a_folder_that_is_gone_does_not_end_the_streams_in_it() {
     site.close().await;
 }
 
+/// A stream that gets the name of one that was forgotten is another stream.
+#[tokio::test]
+async fn what_a_forgotten_stream_has_run_is_forgotten_with_it() {
+    let site = Site::start(&["a", "b"]).await;
+    let kept = || site.versions.clone().unwrap().of("b").unwrap().len();
+    site.until("they run", || kept() == 1).await;
+    for by_an_operator in [true, false] {
+        fs::remove_file(file(&site.folder, "b")).unwrap();
+        site.apply().await;
+        assert_eq!(kept(), 1, "it may come back");
+        if by_an_operator {
+            let operated = site.streams.operated();
+            Operations::new(site.journal.clone(), operated, site.versions.clone()).forget("b").await.unwrap();
+        } else {
+            // As the journal does it after 24 hours.
+            assert!(site.journal.forget("b").await.unwrap());
+            site.streams.forget_scripts().await;
+        }
+        assert_eq!(kept(), 0);
+        assert_eq!(site.versions.clone().unwrap().of("a").unwrap().len(), 1);
+        site.write("b", "");
+        site.apply().await;
+        site.until("it runs", || kept() == 1).await;
+    }
+    // Nor does it run what the other one had, should nobody have looked meanwhile.
+    fs::remove_file(file(&site.folder, "b")).unwrap();
+    site.apply().await;
+    assert!(site.journal.forget("b").await.unwrap());
+    let pass = "(call $pass (local.get $batch) (local.get $n))";
+    fs::write(site.folder.path().join("mine.wasm"), crate::script::tests::transform(pass)).unwrap();
+    fs::write(file(&site.folder, "b"), scripted(&site, "")).unwrap();
+    site.apply().await;
+    site.until("it runs", || kept() == 1).await;
+    site.close().await;
+}
+
 /// What a stream has read and could not send is not lost when it is started
 /// again, comes in order, and counts once.
 #[tokio::test]
