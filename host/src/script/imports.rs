@@ -134,12 +134,17 @@ impl state::Host for Host {
 /// instance.
 impl table::Host for Host {
     fn get(&mut self, table: String, key: String) -> wasmtime::Result<Option<String>> {
-        let value = self.tables.get(&table, &key).map_err(Error::from)?;
-        Ok(value.map(str::to_owned))
+        self.spend(1, table.len().saturating_add(key.len()))?;
+        let value = self.tables.get(&table, &key).map_err(Error::from)?.map(str::to_owned);
+        self.spend(0, value.as_ref().map_or(0, String::len))?;
+        Ok(value)
     }
 
     fn names(&mut self) -> wasmtime::Result<Vec<String>> {
-        Ok(self.tables.iter().map(|(name, _)| name.to_owned()).collect())
+        self.spend(1, 0)?;
+        let names: Vec<String> = self.tables.iter().map(|(name, _)| name.to_owned()).collect();
+        self.spend(0, names.iter().map(String::len).sum())?;
+        Ok(names)
     }
 }
 

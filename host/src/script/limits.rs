@@ -21,10 +21,10 @@ pub struct Limits {
     /// Deliveries that one call may return for each message of its batch
     /// (default 16), on top of 64.
     pub deliveries_per_message: usize,
-    /// Calls of the gateway (log, state) that one call may make for each
-    /// message of its batch (default 1,000), on top of 20,000.
+    /// Calls of the gateway (log, state, tables) that one call may make for
+    /// each message of its batch (default 1,000), on top of 20,000.
     pub host_calls_per_message: u32,
-    /// Bytes of keys, values and lines in all of them (default 64 MiB).
+    /// Bytes of names, keys, values and lines in all of them (default 64 MiB).
     pub host_call_bytes: u64,
     /// Log lines that reach the log each second, for each lane (default 50).
     pub log_lines_per_second: u32,

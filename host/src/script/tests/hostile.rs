@@ -25,17 +25,28 @@ fn again_and_again(rounds: u32, body: &str) -> Vec<u8> {
 const LOG: &str = "(call $log (i32.const 2) (i32.const 100) (i32.const 1))";
 const GET: &str = "(call $get (i32.const 100) (i32.const 1) (i32.const 200))";
 const DELETE: &str = "(call $delete (i32.const 100) (i32.const 1))";
+/// In the table `k`.
+const LOOK_UP: &str =
+    "(call $lookup (i32.const 100) (i32.const 1) (i32.const 100) (i32.const 1) (i32.const 200))";
+const NAMES: &str = "(call $tables (i32.const 200))";
 /// A key of one byte, a value of 100,000.
 const SET: &str = "(call $set (i32.const 100) (i32.const 1) (i32.const 1000) (i32.const 100000))";
 
+/// With time for everything, and the table `k`, which has this value under `k`.
+async fn load_with_table(wasm: Vec<u8>, value: &str) -> Script {
+    let limits = Limits { time: Duration::from_secs(20), ..Limits::default() };
+    let csv = format!("key,value\nk,{value}\n");
+    let tables = Tables::of_csv([("k", csv.as_bytes())]).unwrap();
+    Script::load(engine(), Recipe { tables, limits, ..Recipe::new("test", wasm) }).await.unwrap()
+}
+
 #[tokio::test]
 async fn a_storm_of_calls_meets_its_limit() {
-    for storm in [LOG, GET, DELETE] {
-        let limits = Limits { time: Duration::from_secs(20), ..Limits::default() };
-        let script = load_with(again_and_again(21_000, storm), limits.clone()).await.unwrap();
+    for storm in [LOG, GET, DELETE, LOOK_UP, NAMES] {
+        let script = load_with_table(again_and_again(21_000, storm), "v").await;
         let mut allowed = mapper(&script);
         assert_eq!(bodies(&allowed.transform(&batch(["x"])).await.unwrap()), ["x"]);
-        let script = load_with(again_and_again(21_001, storm), limits).await.unwrap();
+        let script = load_with_table(again_and_again(21_001, storm), "v").await;
         let fault = mapper(&script).transform(&batch(["x"])).await.unwrap_err();
         assert_eq!(fault, ScriptFault::HostCalls(21_000));
         assert!(!fault.is_batch_wide());
@@ -58,6 +69,23 @@ async fn much_data_in_many_calls_meets_its_limit() {
     let script = load_with(again_and_again(700, &body), limits).await.unwrap();
     let fault = mapper(&script).transform(&batch(["x"])).await.unwrap_err();
     assert_eq!(fault.to_string(), text);
+    // So is what a table has: 60,000 bytes, and a name and a key of one.
+    let body = format!("{LOOK_UP} (global.set $top (i32.const 8192))");
+    let value = "v".repeat(60_000);
+    for (rounds, fits) in [(1_118, true), (1_119, false)] {
+        let script = load_with_table(again_and_again(rounds, &body), &value).await;
+        let fault = mapper(&script).transform(&batch(["x"])).await.err().map(|fault| fault.to_string());
+        assert_eq!(fault.as_deref(), (!fits).then_some(text));
+    }
+    // And the names of tables, which are one byte here.
+    let limits = Limits { host_call_bytes: 100, ..Limits::default() };
+    let tables = Tables::of_csv([("k", &b"k,v\n"[..])]).unwrap();
+    for (rounds, fits) in [(100, true), (101, false)] {
+        let wasm = again_and_again(rounds, NAMES);
+        let recipe = Recipe { tables: tables.clone(), limits: limits.clone(), ..Recipe::new("test", wasm) };
+        let script = Script::load(engine(), recipe).await.unwrap();
+        assert_eq!(mapper(&script).transform(&batch(["x"])).await.is_ok(), fits);
+    }
 }
 
 #[tokio::test]
