@@ -4,9 +4,13 @@
 //! each call has [`Written`]. Rules: the first lane that touches a key owns it; a call
 //! sees its own writes at once, everybody else after it has succeeded; a call
 //! that fails leaves no trace, not even ownership.
+//!
+//! A key that has no value (it was deleted, or only asked for) still has an
+//! owner. It is forgotten when room is needed, and not before nobody speaks of
+//! it any more: neither a running call nor a deletion that is not saved yet,
+//! which must not be saved behind what another lane writes there.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,15 +25,16 @@ pub struct State {
 /// The values that a call found under the keys that it touched, as they were
 /// before it (none: the key was absent). Cloning is cheap.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct BeforeImage(Option<Arc<HashMap<String, Option<Bytes>>>>);
+pub struct BeforeImage(Option<Arc<HashMap<Arc<str>, Option<Bytes>>>>);
 
 /// What a call wrote to the state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
     /// [`State::epoch`] when it was written: it means nothing in another one.
     pub epoch: u64,
-    /// Keys and their new values (none: deleted), each key once.
-    pub values: Vec<(String, Option<Bytes>)>,
+    /// Keys and their new values (none: deleted), each key once. Whose key it
+    /// is is not forgotten while one of these is there.
+    pub values: Vec<(Arc<str>, Option<Bytes>)>,
 }
 
 /// Why an access to the state ends the call.
@@ -55,17 +60,20 @@ pub(super) struct StateCall {
     /// What a call apart sees before it looks at the state itself.
     image: BeforeImage,
     /// Value before this call of each key that it touched.
-    before: HashMap<String, Option<Bytes>>,
-    writes: HashMap<String, Option<Bytes>>,
+    before: HashMap<Arc<str>, Option<Bytes>>,
+    writes: HashMap<Arc<str>, Option<Bytes>>,
     /// Keys that were nobody's before this call.
-    acquired: Vec<String>,
+    acquired: Vec<Arc<str>>,
     /// Bytes that the writes have added to the table's count (or taken off).
     added: isize,
 }
 
 #[derive(Default)]
 struct Table {
-    slots: HashMap<String, Slot>,
+    slots: HashMap<Arc<str>, Slot>,
+    /// Keys that had no value when a call ended, each once: what may be
+    /// forgotten, if that is still so.
+    vacant: VecDeque<Arc<str>>,
     /// What all slots count for, writes of running calls included.
     bytes: usize,
     /// How often it was cleared.
@@ -76,6 +84,8 @@ struct Slot {
     owner: Option<u32>,
     /// None: touched, but absent for scripts.
     value: Option<Bytes>,
+    /// Whether the key is among [`Table::vacant`].
+    vacant: bool,
 }
 
 /// What a key counts for beside its own bytes and those of its value.
@@ -118,24 +128,9 @@ impl State {
         let mut copy = Table { epoch: table.epoch, ..Table::default() };
         for (key, slot) in table.slots.iter().filter(|(_, slot)| slot.value.is_some()) {
             copy.bytes += cost(key) + slot.value.as_ref().map_or(0, Bytes::len);
-            copy.slots.insert(key.clone(), Slot { owner: None, value: slot.value.clone() });
+            copy.slots.insert(key.clone(), Slot::kept(slot.value.clone()));
         }
         Self { table: Arc::new(Mutex::new(copy)) }
-    }
-
-    /// No lane owns a key any more. To be called when the lanes have drained,
-    /// before other ones (perhaps another number of them) start.
-    pub fn release_lanes(&self) {
-        let mut table = self.lock();
-        let Table { slots, bytes, .. } = &mut *table;
-        slots.retain(|key, slot| {
-            slot.owner = None;
-            let keep = slot.value.is_some();
-            if !keep {
-                *bytes -= cost(key);
-            }
-            keep
-        });
     }
 
     /// How often it was cleared.
@@ -152,7 +147,7 @@ impl State {
         }
         for (key, value) in values {
             table.bytes += cost(&key) + value.len();
-            let before = table.slots.insert(key, Slot { owner: None, value: Some(value) });
+            let before = table.slots.insert(key.into(), Slot::kept(Some(value)));
             debug_assert!(before.is_none(), "filled before the first call");
         }
         true
@@ -174,6 +169,50 @@ impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let table = self.lock();
         write!(f, "State({} keys, {} bytes)", table.slots.len(), table.bytes)
+    }
+}
+
+// ----- impl Table -----
+
+impl Table {
+    /// Whether so many bytes more are within the limit, after forgetting as
+    /// many keys as need be that have no value and that nobody speaks of.
+    fn has_room(&mut self, bytes: usize, limit: usize) -> bool {
+        for _ in 0..self.vacant.len() {
+            if self.bytes.saturating_add(bytes) <= limit {
+                return true;
+            }
+            let Some(key) = self.vacant.pop_front() else { break };
+            let Some(slot) = self.slots.get_mut(&key) else { continue };
+            if slot.value.is_some() {
+                slot.vacant = false;
+            } else if Arc::strong_count(&key) > 2 {
+                // Somebody has it beside the slot and this list.
+                self.vacant.push_back(key);
+            } else {
+                self.slots.remove(&key);
+                self.bytes -= cost(&key);
+            }
+        }
+        self.bytes.saturating_add(bytes) <= limit
+    }
+
+    /// Notes a key that a call leaves without a value.
+    fn note(&mut self, key: &Arc<str>) {
+        if let Some(slot) = self.slots.get_mut(key)
+            && slot.value.is_none()
+            && !slot.vacant
+        {
+            slot.vacant = true;
+            self.vacant.push_back(key.clone());
+        }
+    }
+}
+
+impl Slot {
+    /// What was there before any call: nobody owns it.
+    fn kept(value: Option<Bytes>) -> Self {
+        Self { owner: None, value, vacant: false }
     }
 }
 
@@ -247,9 +286,11 @@ impl StateCall {
                 if let Some(slot) = table.slots.get_mut(key) {
                     slot.value.clone_from(value);
                 }
+                table.note(key);
             }
             self.added = 0;
-            self.acquired.clear();
+            // Those that were only asked for.
+            self.acquired.drain(..).for_each(|key| table.note(&key));
         }
         drop(table);
         let before = std::mem::take(&mut self.before);
@@ -270,8 +311,13 @@ impl StateCall {
         let change = new as isize - old as isize;
         // A call apart adds nothing to the table; its own sum is bounded alone.
         let counts = self.lane.is_some() && table.epoch == self.epoch;
-        let total = if counts { table.bytes as isize } else { self.added } + change;
-        if change > 0 && total > self.limit as isize {
+        let fits = match usize::try_from(change) {
+            // What takes no more than before always fits.
+            Err(_) | Ok(0) => true,
+            Ok(more) if counts => table.has_room(more, self.limit),
+            Ok(_) => self.added + change <= self.limit as isize,
+        };
+        if !fits {
             return Err(StateRefusal::Full { limit: self.limit });
         }
         if counts {
@@ -279,7 +325,8 @@ impl StateCall {
         }
         self.added += change;
         drop(table);
-        self.writes.insert(key.to_owned(), value);
+        let key = self.before.get_key_value(key).map_or_else(|| key.into(), |(key, _)| key.clone());
+        self.writes.insert(key, value);
         Ok(())
     }
 
@@ -300,13 +347,14 @@ impl StateCall {
                 Some(value) => value.clone(),
                 None => table.slots.get(key).and_then(|slot| slot.value.clone()),
             };
-            self.before.insert(key.to_owned(), value);
+            self.before.insert(key.into(), value);
             return Ok(());
         };
-        let Table { slots, bytes, .. } = &mut *table;
-        let value = match slots.entry(key.to_owned()) {
-            Entry::Occupied(mut slot) => {
-                let slot = slot.get_mut();
+        // The slot's own key, by which it is seen that the slot is in use.
+        let known = table.slots.get_key_value(key).map(|(key, _)| key.clone());
+        let (key, value) = match known {
+            Some(known) => {
+                let slot = table.slots.entry(known.clone()).or_insert(Slot::kept(None));
                 match slot.owner {
                     Some(owner) if owner != lane => {
                         return Err(StateRefusal::Conflict { key: key.to_owned(), owner, lane });
@@ -314,23 +362,24 @@ impl StateCall {
                     Some(_) => {}
                     None => {
                         slot.owner = Some(lane);
-                        self.acquired.push(key.to_owned());
+                        self.acquired.push(known.clone());
                     }
                 }
-                slot.value.clone()
+                (known, slot.value.clone())
             }
-            Entry::Vacant(slot) => {
-                if *bytes + cost(key) > self.limit {
+            None => {
+                if !table.has_room(cost(key), self.limit) {
                     return Err(StateRefusal::Full { limit: self.limit });
                 }
-                *bytes += cost(key);
-                slot.insert(Slot { owner: Some(lane), value: None });
-                self.acquired.push(key.to_owned());
-                None
+                let key: Arc<str> = key.into();
+                table.bytes += cost(&key);
+                table.slots.insert(key.clone(), Slot { owner: Some(lane), ..Slot::kept(None) });
+                self.acquired.push(key.clone());
+                (key, None)
             }
         };
         drop(table);
-        self.before.insert(key.to_owned(), value);
+        self.before.insert(key, value);
         Ok(())
     }
 }
@@ -346,15 +395,13 @@ impl Drop for StateCall {
         if table.epoch != self.epoch {
             return;
         }
-        let Table { slots, bytes, .. } = &mut *table;
-        *bytes = bytes.saturating_add_signed(-self.added);
+        table.bytes = table.bytes.saturating_add_signed(-self.added);
         for key in self.acquired.drain(..) {
-            if let Entry::Occupied(mut slot) = slots.entry(key) {
-                slot.get_mut().owner = None;
-                if slot.get().value.is_none() {
-                    *bytes -= cost(slot.key());
-                    slot.remove();
-                }
+            let Some(slot) = table.slots.get_mut(&key) else { continue };
+            slot.owner = None;
+            if slot.value.is_none() {
+                table.slots.remove(&key);
+                table.bytes -= cost(&key);
             }
         }
     }
@@ -383,7 +430,7 @@ mod tests {
         assert_eq!(one.get("k").unwrap().unwrap(), "new");
         assert_eq!(state.get("k"), None);
         let (before, written) = one.commit();
-        assert_eq!(written.values, [("k".to_owned(), Some("new".into()))]);
+        assert_eq!(written.values, [("k".into(), Some("new".into()))]);
         assert_eq!(state.get("k").unwrap(), "new");
         assert_eq!(before.get("k"), Some(&None));
 
@@ -392,7 +439,7 @@ mod tests {
         assert_eq!(two.get("k").unwrap(), None);
         let (before, written) = two.commit();
         assert_eq!(before.get("k"), Some(&Some(Bytes::from("new"))));
-        assert_eq!(written.values, [("k".to_owned(), None)]);
+        assert_eq!(written.values, [("k".into(), None)]);
         assert!(state.is_empty());
     }
 
@@ -424,8 +471,8 @@ mod tests {
         let conflict = StateRefusal::Conflict { key: "k".into(), owner: 4, lane: 5 };
         assert_eq!(call(&state, 5).set("k", vec![]).unwrap_err(), conflict);
         assert!(call(&state, 4).set("k", vec![]).is_ok());
-        state.release_lanes();
-        assert_eq!(state.size(), 0, "a key without value is forgotten");
+        let state = state.copy();
+        assert_eq!(state.size(), 0, "a key without value is not kept");
         assert!(call(&state, 5).get("k").is_ok());
     }
 
@@ -451,6 +498,74 @@ mod tests {
         assert!(matches!(one.get(&"x".repeat(KEY_BYTES + 1)), Err(StateRefusal::Misuse(_))));
         one.commit();
         assert_eq!(state.size(), cost("k") + cost("other"));
+    }
+
+    /// What the slots count for, added up.
+    fn sum(state: &State) -> usize {
+        let table = state.lock();
+        table.slots.iter().map(|(k, slot)| cost(k) + slot.value.as_ref().map_or(0, Bytes::len)).sum()
+    }
+
+    #[test]
+    fn keys_without_a_value_make_place_for_others() {
+        let state = State::new();
+        let mut one = call(&state, 0);
+        one.set("kept", b"1".to_vec()).unwrap();
+        one.commit();
+        for n in 0..10_000 {
+            let (set, asked) = (format!("set {n}"), format!("asked {n}"));
+            let mut one = call(&state, 0);
+            one.set(&set, b"value".to_vec()).unwrap();
+            assert_eq!(one.get(&asked).unwrap(), None);
+            one.commit();
+            let mut two = call(&state, 0);
+            assert_eq!(two.get(&set).unwrap().unwrap(), "value");
+            two.delete(&set).unwrap();
+            two.commit();
+            assert!(state.size() <= LIMIT && state.size() == sum(&state));
+        }
+        let all = LIMIT - cost("kept") - cost("large") - 1;
+        let mut one = call(&state, 0);
+        one.set("large", vec![0; all]).unwrap();
+        assert!(matches!(one.get("other"), Err(StateRefusal::Full { .. })), "what has a value stays");
+        one.delete("large").unwrap();
+        drop(one);
+        assert_eq!((state.get("kept").unwrap(), state.len()), ("1".into(), 1));
+        assert_eq!(state.size(), sum(&state));
+    }
+
+    #[test]
+    fn a_key_without_a_value_keeps_its_owner_while_it_is_spoken_of() {
+        let state = State::new();
+        let conflict =
+            |key: &str| matches!(call(&state, 1).get(key), Err(StateRefusal::Conflict { owner: 0, .. }));
+        // Another lane needs all the room.
+        let press = || {
+            let mut large = call(&state, 2);
+            let _ = large.set("l", vec![0; LIMIT - cost("l")]);
+            drop(large);
+        };
+        let mut one = call(&state, 0);
+        one.set("deleted", b"1".to_vec()).unwrap();
+        one.commit();
+        let mut one = call(&state, 0);
+        one.delete("deleted").unwrap();
+        let (before, deletion) = one.commit();
+        drop(before);
+        let mut running = call(&state, 0);
+        running.get("asked").unwrap();
+
+        press();
+        assert!(conflict("deleted") && conflict("asked"));
+        drop(deletion);
+        press();
+        assert!(!conflict("deleted"), "it is saved, and absent for everybody");
+        let (before, _) = running.commit();
+        press();
+        assert!(conflict("asked"), "a part of the mapping may be repeated");
+        drop(before);
+        press();
+        assert!(!conflict("asked"));
     }
 
     #[test]
@@ -483,7 +598,7 @@ mod tests {
         let mut one = call(&state, 3);
         assert_eq!(one.get("k").unwrap().unwrap(), "1");
         one.delete("k").unwrap();
-        assert_eq!(one.commit().1.values, [("k".to_owned(), None)]);
+        assert_eq!(one.commit().1.values, [("k".into(), None)]);
         assert_eq!(state.len(), 1);
         // More than there is room for can be put back; then nothing new fits.
         let state = State::new();

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
@@ -36,7 +36,7 @@ struct Call {
     /// Messages of the call that have not settled.
     open: usize,
     epoch: u64,
-    values: BTreeMap<String, Option<Bytes>>,
+    values: BTreeMap<Arc<str>, Option<Bytes>>,
 }
 
 /// Counts a clearing, also when its future is dropped half-way.
@@ -133,7 +133,10 @@ impl Unsaved {
         match self.calls.first_entry() {
             Some(call) if call.get().open == 0 => {
                 let call = call.remove();
-                if call.epoch == epoch { call.values.into_iter().collect() } else { Vec::new() }
+                if call.epoch != epoch {
+                    return Vec::new();
+                }
+                call.values.into_iter().map(|(key, value)| (key.as_ref().to_owned(), value)).collect()
             }
             _ => Vec::new(),
         }
@@ -151,7 +154,7 @@ mod tests {
     }
 
     fn wrote(epoch: u64, values: &[(&str, &str)]) -> Written {
-        let values = values.iter().map(|(k, v)| ((*k).to_owned(), Some(v.to_string().into()))).collect();
+        let values = values.iter().map(|(k, v)| ((*k).into(), Some(v.to_string().into()))).collect();
         Written { epoch, values }
     }
 

@@ -63,7 +63,7 @@ async fn a_mapping_apart_repeats_the_first_one_and_changes_nothing() {
     map(&mut mapper, "three").await;
 
     let apart = mapper.script().transform_apart(&state, &batch(["two"]), &first.before).await.unwrap();
-    assert_eq!(first.written.values, [("kt".to_owned(), Some("two".into()))]);
+    assert_eq!(first.written.values, [("kt".into(), Some("two".into()))]);
     assert_eq!(apart, Mapping { written: apart.written.clone(), ..first });
     assert_eq!(apart.written.values, []);
     let now =
@@ -82,7 +82,7 @@ async fn a_key_of_another_lane_is_a_conflict_until_the_lanes_drain() {
     assert_eq!(fault, ScriptFault::StateConflict { key: "kt".into(), owner: 0, lane: 1 });
     assert!(fault.is_batch_wide());
     assert_eq!(map(&mut one, "c").await, "a");
-    state.release_lanes();
+    let mut two = lane(&script, 1, &state.copy());
     assert_eq!(map(&mut two, "d").await, "c");
 }
 
@@ -96,4 +96,23 @@ async fn a_full_state_refuses_more() {
     let fault = mapper.transform(&batch(["123456789 123456789 123456789 123456789"])).await.unwrap_err();
     assert_eq!(fault, ScriptFault::StateFull(100));
     assert_eq!(map(&mut mapper, "s").await, "small");
+}
+
+/// Sets and deletes the key that is the payload.
+const PASSING_BY: &str = "
+    (call $set (i32.load offset=8 (local.get $batch)) (i32.load offset=12 (local.get $batch))
+      (i32.const 100) (i32.const 10))
+    (call $delete (i32.load offset=8 (local.get $batch)) (i32.load offset=12 (local.get $batch)))
+    (call $pass (local.get $batch) (local.get $n))";
+
+#[tokio::test]
+async fn keys_that_come_and_go_never_fill_the_state() {
+    let limits = Limits { state_bytes: 1_000, ..Limits::default() };
+    let script = load_with(transform(PASSING_BY), limits).await.unwrap();
+    let state = State::new();
+    let mut mapper = lane(&script, 0, &state);
+    for number in 0..1_000 {
+        mapper.transform(&batch([&format!("key {number}")])).await.unwrap();
+    }
+    assert!(state.is_empty() && state.size() <= 1_000, "{state:?}");
 }
