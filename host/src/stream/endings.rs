@@ -68,20 +68,36 @@ impl Endings {
         self.burial.add(letter(entry, reason, script.label()));
     }
 
-    /// The delivery will never arrive: its messages are dead letters.
+    /// The delivery will never arrive: its messages are dead letters. It goes
+    /// with the first of them, and the others say so: many messages in a large
+    /// delivery would be many times as much as the destination was sent.
     pub(super) fn dead(&mut self, parcel: &Parcel, reason: &str, reply: Option<&Reply>) {
+        let script = parcel.origin.script.as_ref().map_or("", |script| script.label());
+        let mut kept_with = None;
         for entry in &parcel.carries {
-            let script = parcel.origin.script.as_ref().map_or("", |script| script.label());
-            let letter = DeadLetter {
-                delivery: Some(StoredDelivery {
+            if self.letters.contains_key(&entry.position) {
+                continue;
+            }
+            let mut letter = match kept_with {
+                None => letter(entry, reason, script),
+                Some(first) => {
+                    let text = format!(
+                        "{} (with message {first}, whose dead letter has the delivery)",
+                        brief(reason)
+                    );
+                    DeadLetter { reason: text, ..letter(entry, "", script) }
+                }
+            };
+            letter.reply = reply.map(|r| brief(&r.0));
+            if kept_with.is_none() {
+                kept_with = Some(entry.position);
+                letter.delivery = Some(StoredDelivery {
                     target: parcel.delivery.target.clone(),
                     headers: parcel.delivery.headers.clone(),
                     body: parcel.delivery.body.clone(),
-                }),
-                reply: reply.map(|r| brief(&r.0)),
-                ..letter(entry, reason, script)
-            };
-            self.letters.entry(entry.position).or_insert(letter);
+                });
+            }
+            self.letters.insert(entry.position, letter);
         }
         self.ended(parcel, Outcome::DeadLettered);
     }

@@ -20,7 +20,7 @@ use super::entry::{Entry, Parcel};
 use super::identity::Identities;
 use super::intake::Intake;
 use super::log_sink;
-use super::map::{MapStep, Mapped, Split};
+use super::map::{MapStep, Mapped, Sifted, Split};
 use super::outbox::{Ended, Outbox, Trouble};
 use super::proof::ProofOfLife;
 use super::renew::Current;
@@ -391,7 +391,7 @@ impl Lane {
                     self.endings.dead(&parcel, "refused by the destination", Some(&reply))
                 }
                 Ended::Split(id, parcel) => match self.map.split(&parcel).await {
-                    Split::Halves(halves) => self.replace(id, &parcel, halves),
+                    Split::Halves(halves) => self.replace(id, &parcel, halves).await,
                     Split::Indivisible => ended = self.outbox.indivisible(id, Instant::now()),
                     Split::Faulted(fault) => {
                         let stream = &self.shared.name;
@@ -403,23 +403,19 @@ impl Lane {
         }
     }
 
-    fn replace(&mut self, id: DeliveryId, whole: &Parcel, halves: Vec<Parcel>) {
+    async fn replace(&mut self, id: DeliveryId, whole: &Parcel, halves: Vec<Parcel>) {
+        let Sifted { allowed, forbidden } = self.map.sift(halves, whole.carries.len()).await;
         // A message may be in several parts now where it was in one delivery.
-        halves.iter().for_each(|half| self.endings.begin(half));
+        for part in allowed.iter().chain(forbidden.iter().map(|(p, _)| p)) {
+            self.endings.begin(part);
+        }
         self.endings.replaced(whole);
         let destination = &self.shared.destination;
-        let mut checked = Vec::with_capacity(halves.len());
-        let mut forbidden = Vec::new();
-        for parcel in halves {
-            match destination.check(&parcel.delivery) {
-                Ok(()) => {
-                    let slot = destination.slot(&parcel.delivery);
-                    checked.push((parcel, slot));
-                }
-                Err(reason) => forbidden.push((parcel, reason)),
-            }
-        }
-        self.outbox.replace(id, checked);
+        let with_slot = |parcel: Parcel| {
+            let slot = destination.slot(&parcel.delivery);
+            (parcel, slot)
+        };
+        self.outbox.replace(id, allowed.into_iter().map(with_slot).collect());
         for (parcel, reason) in forbidden {
             self.endings.dead(&parcel, &reason, None);
         }

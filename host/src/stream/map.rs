@@ -38,6 +38,15 @@ pub(super) struct Mapped {
     pub stuck: Option<(Code, String, Vec<Arc<Entry>>)>,
 }
 
+/// Deliveries, told apart by the destination's rules.
+#[derive(Debug, Default)]
+pub(super) struct Sifted {
+    /// To transmit, in order.
+    pub allowed: Vec<Parcel>,
+    /// Never to be transmitted, with the reason.
+    pub forbidden: Vec<(Parcel, String)>,
+}
+
 /// What a refused delivery of several messages came apart into.
 #[derive(Debug)]
 pub(super) enum Split {
@@ -92,9 +101,8 @@ impl MapStep {
             let run = rest.iter().take_while(|e| e.way() == way).count();
             let after = rest.split_off(run);
             if way == Way::Stored {
-                for parcel in rest.iter().filter_map(|e| Parcel::as_is(e, generation)) {
-                    mapped.take_in(parcel, &self.shared);
-                }
+                let stored = rest.iter().filter_map(|e| Parcel::as_is(e, generation)).collect();
+                self.take_in(stored, rest.len(), &mut mapped).await;
             } else {
                 self.map_run(rest, generation, &mut mapped).await;
                 if let Some((_, _, waiting)) = &mut mapped.stuck {
@@ -110,7 +118,7 @@ impl MapStep {
     async fn map_run(&mut self, batch: Vec<Arc<Entry>>, generation: u64, mapped: &mut Mapped) {
         match self.call(&batch).await {
             Ok(mapping) => {
-                self.mapped(mapping, &batch, generation, mapped);
+                self.mapped(mapping, &batch, generation, mapped).await;
                 return;
             }
             Err(fault) if batch.len() > 1 && !fault.is_batch_wide() => self.report(batch.len(), &fault),
@@ -123,7 +131,7 @@ impl MapStep {
         while let Some(entry) = rest.front().cloned() {
             let alone = [entry];
             match self.call(&alone).await {
-                Ok(mapping) => self.mapped(mapping, &alone, generation, mapped),
+                Ok(mapping) => self.mapped(mapping, &alone, generation, mapped).await,
                 Err(fault) => {
                     let wide = fault.is_batch_wide();
                     if !wide {
@@ -152,10 +160,52 @@ impl MapStep {
         }
     }
 
-    fn mapped(&mut self, mapping: Mapping, batch: &[Arc<Entry>], generation: u64, mapped: &mut Mapped) {
+    async fn mapped(&mut self, mapping: Mapping, batch: &[Arc<Entry>], generation: u64, mapped: &mut Mapped) {
         self.failing = 0;
         self.edition.mapped(batch.len());
-        mapped.add(mapping, batch, &self.edition.script, generation, &self.shared);
+        let parcels = mapped.add(mapping, batch, &self.edition.script, generation);
+        self.take_in(parcels, batch.len(), mapped).await;
+    }
+
+    /// Adds the deliveries of so many messages.
+    async fn take_in(&mut self, parcels: Vec<Parcel>, messages: usize, mapped: &mut Mapped) {
+        let identities = self.shared.identities.as_ref();
+        let parcels = parcels.into_iter().map(|p| p.identified(identities)).collect();
+        let Sifted { allowed, forbidden } = self.sift(parcels, messages).await;
+        mapped.parcels.extend(allowed);
+        mapped.forbidden.extend(forbidden);
+    }
+
+    /// Tells apart what the destination's rules allow and what they forbid of
+    /// the deliveries of so many messages. One of several messages that they
+    /// forbid is split, as one is that the destination refuses, so that a
+    /// message takes no other along.
+    pub(super) async fn sift(&mut self, parcels: Vec<Parcel>, messages: usize) -> Sifted {
+        let mut sifted = Sifted::default();
+        // Enough to have each message alone, and twice that. Without an end a
+        // script that makes more deliveries of fewer messages had none.
+        let mut splits = 2 * messages;
+        let mut rest = VecDeque::from(parcels);
+        while let Some(parcel) = rest.pop_front() {
+            let Err(reason) = self.shared.destination.check(&parcel.delivery) else {
+                sifted.allowed.push(parcel);
+                continue;
+            };
+            if parcel.carries.len() > 1 && splits > 0 {
+                splits -= 1;
+                match self.split(&parcel).await {
+                    Split::Halves(halves) => {
+                        halves.into_iter().rev().for_each(|half| rest.push_front(half));
+                        continue;
+                    }
+                    Split::Indivisible => {}
+                    // It mapped the whole and is pure: there is no better time.
+                    Split::Faulted(fault) => self.report(parcel.carries.len(), &fault),
+                }
+            }
+            sifted.forbidden.push((parcel, reason));
+        }
+        sifted
     }
 
     fn report(&self, messages: usize, fault: &ScriptFault) {
@@ -255,14 +305,14 @@ impl MapStep {
 }
 
 impl Mapped {
+    /// Adds what a batch became, except the deliveries, which it returns.
     fn add(
         &mut self,
         mapping: Mapping,
         batch: &[Arc<Entry>],
         script: &Script,
         generation: u64,
-        shared: &Shared,
-    ) {
+    ) -> Vec<Parcel> {
         if !mapping.written.values.is_empty() {
             self.wrote.push((batch.iter().map(|e| e.position).collect(), mapping.written));
         }
@@ -271,16 +321,7 @@ impl Mapped {
         self.filtered.extend(mapping.filtered.into_iter().filter_map(entry));
         let rejections = mapping.rejections.into_iter();
         self.rejected.extend(rejections.filter_map(|(m, why)| Some((entry(m)?, why, script.clone()))));
-        for parcel in parcels(mapping.deliveries, batch, &origin) {
-            self.take_in(parcel, shared);
-        }
-    }
-
-    fn take_in(&mut self, parcel: Parcel, shared: &Shared) {
-        match shared.destination.check(&parcel.delivery) {
-            Ok(()) => self.parcels.push(parcel.identified(shared.identities.as_ref())),
-            Err(reason) => self.forbidden.push((parcel, reason)),
-        }
+        parcels(mapping.deliveries, batch, &origin).collect()
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod durable;
 mod first;
+mod forbidden;
 mod pressure;
 mod reload;
 mod reload_model;
@@ -93,7 +94,7 @@ impl Destination for FarSideDestination {
     }
 
     fn check(&self, delivery: &Delivery) -> Result<(), String> {
-        if delivery.body.starts_with(b"#") { Err("a body that begins with #".to_owned()) } else { Ok(()) }
+        if delivery.body.contains(&b'#') { Err("a body with a #".to_owned()) } else { Ok(()) }
     }
 
     fn wants_identity(&self) -> bool {
@@ -208,7 +209,15 @@ async fn start_to(
     // clock would run on while this one waits for it.
     let recipe = Recipe { limits: limits.clone(), ..Recipe::new("pass", wasm.clone()) };
     let loaded = Script::load(scripts::engine(), recipe).await;
-    let source = ScriptSource {
+    let running = start_stream(destination, journal, pressure, source(wasm, limits), far, lanes);
+    if loaded.is_ok() {
+        until(|| running.status.script().is_some()).await;
+    }
+    running
+}
+
+fn source(wasm: Bytes, limits: Limits) -> ScriptSource {
+    ScriptSource {
         origin: "test".to_owned(),
         paths: Vec::new(),
         tables: BTreeMap::new(),
@@ -218,15 +227,22 @@ async fn start_to(
         watch: None,
         versions: None,
         rules: ReloadRules::default(),
-    };
-    let running = start_stream(destination, journal, pressure, source, far, lanes);
-    if loaded.is_ok() {
-        until(|| running.status.script().is_some()).await;
     }
-    running
 }
 
 fn start_stream(
+    destination: Arc<dyn Destination>,
+    journal: Journal,
+    pressure: Pressure,
+    script: ScriptSource,
+    far: Arc<FarSide>,
+    lanes: u32,
+) -> Running {
+    start_stream_on(scripts::engine(), destination, journal, pressure, script, far, lanes)
+}
+
+fn start_stream_on(
+    engine: &Engine,
     destination: Arc<dyn Destination>,
     journal: Journal,
     pressure: Pressure,
@@ -251,7 +267,7 @@ fn start_stream(
         watch: Watch::looking_only(),
     };
     let stop = CancellationToken::new();
-    let task = tokio::spawn(run(stream, scripts::engine().clone(), journal.clone(), stop.clone()));
+    let task = tokio::spawn(run(stream, engine.clone(), journal.clone(), stop.clone()));
     Running { journal, status, reloads, far, stop, task }
 }
 
@@ -271,8 +287,13 @@ impl Running {
     }
 
     async fn append_at(&self, received_at: u64, bodies: impl IntoIterator<Item = String>) {
+        self.append_of(7, received_at, bodies).await;
+    }
+
+    /// Of so many devices in turn.
+    async fn append_of(&self, devices: usize, received_at: u64, bodies: impl IntoIterator<Item = String>) {
         for (number, body) in bodies.into_iter().enumerate() {
-            let topic = format!("device/{}", number % 7);
+            let topic = format!("device/{}", number % devices);
             let message = Message { topic: topic.into(), payload: body.into(), received_at };
             let _ticket = self.journal.append(vec![Append { message, streams: vec![StreamIndex(0)] }]).await;
         }

@@ -61,7 +61,7 @@ enum Command {
 struct ReplayArgs {
     #[command(flatten)]
     which: WhichArgs,
-    /// Send the refused deliveries as they were, without the script
+    /// Send the refused deliveries as they were, without the script; what has none with it is mapped
     #[arg(long)]
     as_is: bool,
 }

@@ -65,7 +65,7 @@ pub(super) fn letter(out: &mut impl Write, letter: &Letter, further: bool) -> io
     writeln!(out, "  topic     {}", printable(&letter.topic))?;
     content(out, "payload", letter.payload.as_deref(), letter.payload_base64.as_deref())?;
     let Some(delivery) = &letter.delivery else {
-        return writeln!(out, "  delivery  none: the script made none");
+        return writeln!(out, "  delivery  none is kept with it");
     };
     let target = delivery.target.as_deref().unwrap_or("(the stream's own)");
     writeln!(out, "  delivery  to {}", printable(target))?;
@@ -152,9 +152,6 @@ ID  STREAM  GIVEN UP                  TOPIC    REASON
         let mut out = Vec::new();
         letter(&mut out, &Letter { delivery: None, reply: None, ..example() }, false).unwrap();
         let text = String::from_utf8(out).unwrap();
-        assert!(
-            text.ends_with("  delivery  none: the script made none\n") && !text.contains("reply"),
-            "{text}"
-        );
+        assert!(text.ends_with("  delivery  none is kept with it\n") && !text.contains("reply"), "{text}");
     }
 }
