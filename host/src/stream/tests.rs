@@ -6,6 +6,7 @@
 mod durable;
 mod first;
 mod forbidden;
+mod idle;
 mod pressure;
 mod reload;
 mod reload_model;
