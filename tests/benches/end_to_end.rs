@@ -22,6 +22,8 @@ const ROUNDS: usize = 3;
 const PORTION: usize = 5_000;
 const LOOK: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Microseconds of CPU time per message, with a journal that is synced.
+const TARGET: f64 = 15.0;
 
 /// What one run has cost.
 struct Cost {
@@ -92,6 +94,9 @@ fn main() {
             median(&case.broker_us),
             median(&case.rate),
         );
+    }
+    for case in cases.iter().filter(|case| case.sync == "always") {
+        println!("\n  {}: {}", case.name, common::verdict(median(&case.gateway_us), TARGET, "us"));
     }
     println!(
         "\n  * wall clock, gateway and broker on one machine: depends on what else it does, not stable\n"

@@ -31,6 +31,9 @@ const WINDOW: usize = 1024;
 const READ: usize = 128;
 const MAX_SIZE: u64 = 4 << 30;
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Microseconds that it may cost per message at saturation: a fifth of what the
+/// way through the gateway may cost altogether (see `end_to_end`).
+const TARGET: f64 = 3.0;
 
 /// How fast messages come.
 struct Load {
@@ -99,11 +102,7 @@ fn main() {
             let (least, most) = range(&figures.us);
             let journal = match sync {
                 None => String::new(),
-                Some(_) => {
-                    // Each round against the channel of the same round.
-                    let pairs = figures.us.iter().zip(&channel.us);
-                    format!("{:.2}", median(&pairs.map(|(with, without)| with - without).collect::<Vec<_>>()))
-                }
+                Some(_) => format!("{:.2}", cost(figures, channel)),
             };
             println!(
                 "  {:<16} {:<14} {:>8.2}  {:<14} {:>11}  {:>12.0}",
@@ -116,7 +115,18 @@ fn main() {
             );
         }
     }
+    let saturated = &figures[0];
+    for (number, (way, _)) in WAYS.iter().enumerate().skip(1) {
+        let figure = cost(&saturated[number], &saturated[0]);
+        println!("\n  at saturation, {way}: {}", common::verdict(figure, TARGET, "us"));
+    }
     println!("\n  * wall clock; at saturation it depends on the disk and what else the machine does\n");
+}
+
+/// What the journal adds: each round against the channel of the same round.
+fn cost(figures: &Figures, channel: &Figures) -> f64 {
+    let pairs = figures.us.iter().zip(&channel.us);
+    median(&pairs.map(|(with, without)| with - without).collect::<Vec<_>>())
 }
 
 /// CPU and wall time of one run, until everything is settled and, with a

@@ -45,6 +45,12 @@ fn sorted(figures: &[f64]) -> Vec<f64> {
     sorted
 }
 
+/// A figure beside what it must not exceed.
+pub fn verdict(figure: f64, most: f64, unit: &str) -> String {
+    let word = if figure <= most { "reached" } else { "MISSED" };
+    format!("{figure:.1} {unit} (target {most:.1} {unit}: {word})")
+}
+
 /// What, where and with what was measured: the head of each benchmark.
 pub fn print_head(title: &str, facts: &[(&str, String)]) {
     println!("{title}\n");
