@@ -143,7 +143,7 @@ fn place(error: &Error) -> String {
 
 /// The text without control characters and at most [`TEXT`] bytes long: what
 /// a script says must not break a log line.
-pub(super) fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len().min(TEXT));
     for c in text.chars() {
         if line.len() + c.len_utf8() > TEXT {

@@ -48,6 +48,7 @@ use bytes::Bytes;
 pub use anatomy::Anatomy;
 pub use engine::{Engine, EngineError};
 pub use fault::ScriptFault;
+pub(crate) use fault::one_line;
 pub use lift::MAX_SIZE;
 pub use limits::Limits;
 pub use load::{LoadError, Recipe, Script};

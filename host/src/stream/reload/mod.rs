@@ -23,7 +23,7 @@ use super::edition::{Edition, GuardWindow, Slot};
 use super::status::StreamStatus;
 use crate::bus::{Message, unix_millis};
 use crate::journal::Journal;
-use crate::script::{Engine, Limits, Package, Recipe, Script, Tables, Version, cases};
+use crate::script::{Engine, Limits, Package, Recipe, Script, Tables, Version, cases, one_line};
 use crate::telemetry::event;
 use crate::watch::{Changes, Watch};
 use shadow::Comparison;
@@ -398,7 +398,7 @@ impl Reloader {
         };
         let (from, to) = (failed.label(), edition.script.label());
         event::ScriptRolledBack { stream: &self.stream, from, to, because: Some(fault) }.emit();
-        self.status.set_refused(Some(format!("{from} was taken back: {fault}")));
+        self.status.set_refused(Some(one_line(&format!("{from} was taken back: {fault}"))));
         let restored = self.accepted(&edition.script);
         if let Err(error) = self.go_back(failed, restored, &edition.script).await {
             tracing::error!(stream = self.stream, %error, "a restart would run the script that was taken back");
@@ -427,8 +427,9 @@ impl Reloader {
     }
 
     fn refused(&self, refusal: &Refusal) {
-        event::ScriptRefused { stream: &self.stream, reason: refusal }.emit();
-        self.status.set_refused(Some(refusal.to_string()));
+        let reason = refusal.in_public();
+        event::ScriptRefused { stream: &self.stream, reason: &reason }.emit();
+        self.status.set_refused(Some(reason));
     }
 
     /// Whether the script does what its author says of it.
@@ -436,10 +437,7 @@ impl Reloader {
         let package = Package::parse(wasm).map_err(|error| Refusal::Unreadable(error.to_string()))?;
         match cases::check(&self.engine, &package, limits).await {
             Ok(()) => Ok(()),
-            Err(faults) => {
-                let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
-                Err(Refusal::Cases(faults.join("\n")))
-            }
+            Err(faults) => Err(Refusal::of_cases(&faults)),
         }
     }
 

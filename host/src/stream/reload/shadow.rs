@@ -48,6 +48,8 @@ pub struct Sent {
 /// A message of which the two scripts make something else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
+    /// Its place among those that were compared, counted from 1.
+    pub place: usize,
     /// The message.
     pub message: Message,
     /// What the old script makes of it.
@@ -161,7 +163,7 @@ impl Comparison {
             return;
         }
         self.differing += 1;
-        let difference = Difference { message: message.clone(), old, new };
+        let difference = Difference { place: self.messages, message: message.clone(), old, new };
         match (&difference.old, &difference.new) {
             (Fate::Failed(_), _) => {}
             (_, Fate::Failed(_)) => self.new_failures.push(difference.clone()),
@@ -212,7 +214,7 @@ mod tests {
         let found = compare(&old, &new, &messages(&["a", "!b", "c"]), &State::new()).await;
         assert_eq!((found.messages, found.differing, found.new_failures.len()), (3, 1, 1));
         let told = &found.new_failures[0];
-        assert_eq!(&told.message.payload[..], b"!b");
+        assert_eq!((told.place, &told.message.payload[..]), (2, &b"!b"[..]));
         assert!(matches!(&told.old, Fate::Delivered(sent) if &sent[0].body[..] == b"!b"));
         assert!(matches!(&told.new, Fate::Failed(why) if why.contains("unreachable")));
         // The other way round nothing stands in the way.
