@@ -14,9 +14,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::code::Code;
 use super::edition::{Edition, GuardWindow, Slot};
@@ -65,6 +67,8 @@ pub struct ReloadRules {
     pub max_new_rejections: usize,
     /// Latest messages that both map, and bytes of them (default 1,000, 4 MiB).
     pub compared: (usize, usize),
+    /// How long its own cases may take (default 30 s).
+    pub cases: Duration,
     /// How long it is on trial.
     pub guard: GuardWindow,
 }
@@ -147,7 +151,12 @@ pub type Takes = Arc<dyn Fn(&Message) -> bool + Send + Sync>;
 
 impl Default for ReloadRules {
     fn default() -> Self {
-        Self { max_new_rejections: 0, compared: (1_000, 4 << 20), guard: GuardWindow::default() }
+        Self {
+            max_new_rejections: 0,
+            compared: (1_000, 4 << 20),
+            cases: Duration::from_secs(30),
+            guard: GuardWindow::default(),
+        }
     }
 }
 
@@ -435,9 +444,12 @@ impl Reloader {
     /// Whether the script does what its author says of it.
     async fn check_cases(&self, wasm: Bytes, limits: &Limits) -> Result<(), Refusal> {
         let package = Package::parse(wasm).map_err(|error| Refusal::Unreadable(error.to_string()))?;
-        match cases::check(&self.engine, &package, limits).await {
-            Ok(()) => Ok(()),
-            Err(faults) => Err(Refusal::of_cases(&faults)),
+        let most = self.source.rules.cases;
+        // Each call has a limit, and there may be very many of them.
+        match timeout(most, cases::check(&self.engine, &package, limits)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(faults)) => Err(Refusal::of_cases(&faults)),
+            Err(_) => Err(Refusal::SlowCases(most)),
         }
     }
 

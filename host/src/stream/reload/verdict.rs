@@ -1,6 +1,7 @@
 //! Whether a new script may take the place of the old one.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::shadow::{self, Comparison, Difference, Fate};
 use crate::journal::JournalError;
@@ -26,6 +27,9 @@ pub enum Refusal {
         /// What is wrong with them, in many lines.
         shown: String,
     },
+    /// Its own cases take too long.
+    #[error("its own cases take longer than {} s", .0.as_secs_f32())]
+    SlowCases(Duration),
     /// The same messages, settings and state give other deliveries.
     #[error("it is not pure: {0}")]
     Impure(String),

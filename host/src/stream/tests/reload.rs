@@ -20,6 +20,7 @@ pub(super) struct Site {
     pub(super) settings: Arc<Mutex<serde_json::Value>>,
     /// Whether it is a file, and not an adapter of the binary.
     pub(super) follow: bool,
+    rules: ReloadRules,
 }
 
 /// Delivers every payload with its first byte replaced.
@@ -55,6 +56,7 @@ impl Site {
             names: Arc::default(),
             settings: Arc::default(),
             follow: true,
+            rules: ReloadRules::default(),
         };
         site.write(transform);
         site
@@ -96,10 +98,19 @@ impl Site {
             follow: self.follow,
             watch: None,
             versions: Some(self.versions()),
-            rules: ReloadRules::default(),
+            rules: self.rules,
         };
         let destination = Arc::new(FarSideDestination(self.far.clone()));
         start_stream(destination, open(&self.folder), Pressure::default(), source, self.far.clone(), 1)
+    }
+}
+
+impl Site {
+    /// The same, running its first script.
+    async fn begun(&self) -> Running {
+        let running = self.start();
+        until(|| running.status.script().is_some()).await;
+        running
     }
 }
 
@@ -335,5 +346,25 @@ async fn a_script_that_keeps_another_form_of_state_begins_with_none() {
     running.reloads.reload().await.unwrap();
     running.deliver("three").await;
     assert_eq!(site.far.accepted(), ["", "one", ""]);
+    stop(running).await;
+}
+
+#[tokio::test]
+async fn cases_that_take_for_ever_are_given_up() {
+    let mut site = Site::new(&stamps('a'));
+    site.rules.cases = Duration::from_millis(200);
+    let running = site.begun().await;
+    // Passes everything and never ends with what begins with `!`.
+    let lines = "!\\n".repeat(400);
+    site.write(&format!(
+        "(loop $again (br_if $again (i32.eq (i32.const 33) (call $first (local.get $batch)))))
+        (call $pass (local.get $batch) (local.get $n)))
+        (@custom \"sluicegate:cases/slow/input.jsonl\" \"{lines}\")
+        (func"
+    ));
+    let refusal = running.reloads.reload().await.unwrap_err();
+    assert_eq!(refusal.to_string(), "its own cases take longer than 0.2 s");
+    running.deliver("-1").await;
+    assert_eq!(site.far.accepted(), ["a1"]);
     stop(running).await;
 }
