@@ -6,6 +6,7 @@
 //! two batches. What is refused ([`verdict`]) changes nothing.
 
 pub mod first;
+mod order;
 pub mod shadow;
 pub mod verdict;
 pub mod versions;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::code::Code;
@@ -28,10 +29,12 @@ use crate::journal::Journal;
 use crate::script::{Engine, Limits, Package, Recipe, Script, Tables, Version, cases, one_line};
 use crate::telemetry::event;
 use crate::watch::{Changes, Watch};
+use order::{Answer, Order, What, answer};
 use shadow::Comparison;
 use verdict::judge;
 use versions::{Accepted, AcceptedTable, Versions};
 
+pub use order::{Orders, ReloadHandle, Reloaded};
 pub use verdict::Refusal;
 
 /// How to come by a stream's script.
@@ -73,49 +76,6 @@ pub struct ReloadRules {
     pub guard: GuardWindow,
 }
 
-/// Gives orders to a running stream. Cloning gives another handle.
-#[derive(Clone, Debug)]
-pub struct ReloadHandle(mpsc::Sender<Order>);
-
-/// The other end of a [`ReloadHandle`].
-#[derive(Debug)]
-pub struct Orders(mpsc::Receiver<Order>);
-
-/// What has been done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reloaded {
-    /// Name and version of the script that ran before; none: none did.
-    pub before: Option<String>,
-    /// Of the one that runs now, or would.
-    pub after: String,
-    /// Whether it has taken the place of another one.
-    pub replaced: bool,
-    /// What the new one changes; none where nothing was compared.
-    pub comparison: Option<Comparison>,
-    /// Why it would not be taken; only where nothing was to be put in place.
-    pub refusal: Option<String>,
-}
-
-type Answer = Result<Reloaded, Refusal>;
-
-#[derive(Debug)]
-struct Order {
-    what: What,
-    answer: oneshot::Sender<Answer>,
-}
-
-#[derive(Debug)]
-enum What {
-    /// Read the files again and take what is there.
-    Reload,
-    /// Take what the source has now, also where that is not followed.
-    Update,
-    /// Go back to that version, or to the one before.
-    RollBack(Option<String>),
-    /// Compare these bytes, or what the source has, with what runs.
-    Compare(Option<Bytes>),
-}
-
 /// Why the source is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reason {
@@ -126,9 +86,6 @@ enum Reason {
     /// And wants what the binary brings along.
     Update,
 }
-
-/// Orders that wait.
-const ORDERS: usize = 8;
 
 /// Takes care of the script of one stream.
 pub(super) struct Reloader {
@@ -157,63 +114,6 @@ impl Default for ReloadRules {
             cases: Duration::from_secs(30),
             guard: GuardWindow::default(),
         }
-    }
-}
-
-// === impl ReloadHandle ===
-
-impl ReloadHandle {
-    /// A handle, and what it is the handle of.
-    pub fn new() -> (Self, Orders) {
-        let (orders, taken) = mpsc::channel(ORDERS);
-        (Self(orders), Orders(taken))
-    }
-
-    /// Has the files read again, and what is new proven and put in place. What
-    /// the binary brings along stays as it was accepted.
-    pub async fn reload(&self) -> Answer {
-        self.order(What::Reload).await
-    }
-
-    /// The same, and of what the binary brings along the version that it brings
-    /// now.
-    pub async fn update(&self) -> Answer {
-        self.order(What::Update).await
-    }
-
-    /// Puts an accepted version back in place: the one whose hash begins like
-    /// this, or the one before the one that runs.
-    pub async fn roll_back(&self, to: Option<String>) -> Answer {
-        self.order(What::RollBack(to)).await
-    }
-
-    /// Compares these bytes, or what the source has now, with what runs.
-    /// Changes nothing.
-    pub async fn compare(&self, wasm: Option<Bytes>) -> Answer {
-        self.order(What::Compare(wasm)).await
-    }
-
-    async fn order(&self, what: What) -> Answer {
-        let (answer, answered) = oneshot::channel();
-        // Either fails when the stream has ended.
-        let _ = self.0.send(Order { what, answer }).await;
-        answered.await.unwrap_or(Err(Refusal::Stopped))
-    }
-}
-
-// === impl Reloaded ===
-
-impl Reloaded {
-    fn alone(after: String) -> Self {
-        Self { before: None, after, replaced: false, comparison: None, refusal: None }
-    }
-
-    fn unchanged(script: &Script) -> Self {
-        Self { replaced: false, ..Self::replaced(script, script) }
-    }
-
-    fn replaced(old: &Script, new: &Script) -> Self {
-        Self { before: Some(old.label().to_owned()), replaced: true, ..Self::alone(new.label().to_owned()) }
     }
 }
 
@@ -498,12 +398,5 @@ async fn changed(changes: &mut Option<Changes>) {
     match changes {
         Some(changes) => drop(changes.next().await),
         None => std::future::pending().await,
-    }
-}
-
-fn answer(to: Option<oneshot::Sender<Answer>>, answer: Answer) {
-    if let Some(to) = to {
-        // Whoever asked may have gone.
-        let _ = to.send(answer);
     }
 }
