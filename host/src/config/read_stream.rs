@@ -76,7 +76,7 @@ impl StreamScript {
         let text = std::fs::read_to_string(path).ok()?;
         let table = DeTable::parse(&text).ok()?;
         let env = |name: &str| std::env::var(name).ok();
-        let surroundings = Surroundings { env: &env, thorough: true };
+        let surroundings = Surroundings { env: &env, thorough: true, embedded: true, keys: None };
         // What it finds has been reported by whoever read all of the file.
         let doc = Document::new(path, &text, Meanwhile::NothingRuns, surroundings);
         let mut root = Section::root(&doc, table.get_ref());

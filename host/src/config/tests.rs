@@ -58,7 +58,7 @@ fn dead_letters_take_no_more_than_half_of_the_journal() {
     for (text, most) in [
         ("[journal]\nmax_size = \"64MiB\"\n", 32 << 20),
         ("[journal]\nmax_size = \"512MiB\"\n", 256 << 20),
-        ("[journal]\nmax_size = \"1TiB\"\n", 256 << 20),
+        ("[journal]\nmax_size = \"1024GiB\"\n", 256 << 20),
         ("[journal]\nmax_size = \"64MiB\"\n[dead_letters]\nmax_size = \"32MiB\"\n", 32 << 20),
     ] {
         let (_folder, config) = read(&[("sluicegate.toml", &format!("{MAIN}{text}"))]);

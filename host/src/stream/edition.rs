@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{RwLock, RwLockReadGuard, watch};
+use tokio::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, watch};
 use tokio::time::Instant;
 
+use super::reload::WayBack;
 use crate::script::{Script, ScriptFault};
 
 /// How long a new script is on trial: whatever is over first.
@@ -30,14 +31,30 @@ impl Default for GuardWindow {
 pub(super) struct Edition {
     pub script: Script,
     trial: Option<Trial>,
-    /// The script on trial before this one, and how it failed.
-    pub instead_of: Option<(Script, String)>,
+    /// The script on trial before this one.
+    pub instead_of: Option<Failed>,
+}
+
+/// What a script on trial makes place for when it fails.
+#[derive(Clone, Debug)]
+pub(super) struct Fallback {
+    pub script: Script,
+    /// What a restart has to know then.
+    pub way_back: WayBack,
+}
+
+/// A script that has not stood its trial.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub script: Script,
+    /// How it failed.
+    pub fault: String,
+    pub way_back: WayBack,
 }
 
 #[derive(Debug)]
 struct Trial {
-    /// What the lanes go back to.
-    before: Script,
+    fallback: Fallback,
     until: Instant,
     messages: u64,
     mapped: AtomicU64,
@@ -47,9 +64,19 @@ struct Trial {
 #[derive(Debug)]
 pub(super) struct Slot {
     current: watch::Sender<Arc<Edition>>,
+    /// Held by whoever is about to put another edition in place.
+    exchange: Mutex<()>,
     /// Read while a lane maps. Whoever writes knows that no lane is in the
     /// middle of a call.
     mapping: RwLock<()>,
+}
+
+/// An edition that stays in place until this is dropped.
+#[derive(Debug)]
+pub(super) struct Hold<'s> {
+    slot: &'s Slot,
+    pub edition: Arc<Edition>,
+    _alone: MutexGuard<'s, ()>,
 }
 
 // === impl Edition ===
@@ -67,10 +94,33 @@ impl Edition {
     }
 
     /// What the lanes go back to, should the script fail now.
-    pub(super) fn fallback(&self, now: Instant) -> Option<&Script> {
+    pub(super) fn fallback(&self, now: Instant) -> Option<&Fallback> {
         let trial = self.trial.as_ref()?;
         let on = now < trial.until && trial.mapped.load(Ordering::Relaxed) < trial.messages;
-        on.then_some(&trial.before)
+        on.then_some(&trial.fallback)
+    }
+
+    /// The newest script that has stood its trial, or never had one.
+    pub(super) fn proven(&self, now: Instant) -> &Script {
+        self.fallback(now).map_or(&self.script, |fallback| &fallback.script)
+    }
+
+    /// When its trial is over, however little it has mapped by then.
+    pub(super) fn trial_ends(&self) -> Option<Instant> {
+        self.trial.as_ref().map(|trial| trial.until)
+    }
+}
+
+// === impl Trial ===
+
+impl Trial {
+    fn new(window: GuardWindow, fallback: Fallback) -> Self {
+        Self {
+            fallback,
+            until: Instant::now() + window.time,
+            messages: window.messages,
+            mapped: AtomicU64::new(0),
+        }
     }
 }
 
@@ -78,7 +128,20 @@ impl Edition {
 
 impl Slot {
     pub(super) fn new(script: Script) -> Self {
-        Self { current: watch::Sender::new(Arc::new(Edition::new(script))), mapping: RwLock::new(()) }
+        Self::of(Edition::new(script))
+    }
+
+    /// With a script that a restart has interrupted in its trial.
+    pub(super) fn on_trial(script: Script, window: GuardWindow, fallback: Fallback) -> Self {
+        Self::of(Edition { trial: Some(Trial::new(window, fallback)), ..Edition::new(script) })
+    }
+
+    fn of(edition: Edition) -> Self {
+        Self {
+            current: watch::Sender::new(Arc::new(edition)),
+            exchange: Mutex::new(()),
+            mapping: RwLock::new(()),
+        }
     }
 
     pub(super) fn current(&self) -> Arc<Edition> {
@@ -90,49 +153,29 @@ impl Slot {
         self.current.subscribe()
     }
 
+    /// Resolves when another edition is in place.
+    pub(super) async fn left(&self, edition: &Arc<Edition>) {
+        // The sender is ours: this cannot fail.
+        let _ = self.follow().wait_for(|current| !Arc::ptr_eq(current, edition)).await;
+    }
+
     /// Holds the current edition in place while a lane maps.
     pub(super) async fn in_use(&self) -> RwLockReadGuard<'_, ()> {
         self.mapping.read().await
     }
 
-    /// Puts a new script in place, on trial. `between` runs when no lane maps:
-    /// the old script has mapped its last message then, the new one none. Its
-    /// error leaves everything as it is.
-    pub(super) async fn swap<E>(
-        &self,
-        script: Script,
-        window: GuardWindow,
-        between: impl Future<Output = Result<(), E>>,
-    ) -> Result<(), E> {
-        let nobody_maps = self.mapping.write().await;
-        between.await?;
-        let trial = Trial {
-            before: self.current().script.clone(),
-            until: Instant::now() + window.time,
-            messages: window.messages,
-            mapped: AtomicU64::new(0),
-        };
-        self.current.send_replace(Arc::new(Edition { script, trial: Some(trial), instead_of: None }));
-        drop(nobody_maps);
-        Ok(())
-    }
-
-    /// Puts a script in place that has been there before, without a trial.
-    pub(super) async fn restore<E>(
-        &self,
-        script: Script,
-        between: impl Future<Output = Result<(), E>>,
-    ) -> Result<(), E> {
-        let nobody_maps = self.mapping.write().await;
-        between.await?;
-        self.current.send_replace(Arc::new(Edition::new(script)));
-        drop(nobody_maps);
-        Ok(())
+    /// Holds this edition in place, so that what was found out about it stays
+    /// true. None: another one is in place by now.
+    pub(super) async fn hold(&self, edition: &Arc<Edition>) -> Option<Hold<'_>> {
+        let alone = self.exchange.lock().await;
+        let edition = Some(self.current()).filter(|current| Arc::ptr_eq(current, edition))?;
+        Some(Hold { slot: self, edition, _alone: alone })
     }
 
     /// A lane has seen `failed`, which is on trial, fail: the script before it
     /// is in place again. Only the first lane changes anything. The caller must
-    /// not be mapping.
+    /// not be mapping. `between` runs when no lane maps; its error leaves
+    /// everything as it is.
     pub(super) async fn give_up<E>(
         &self,
         failed: &Arc<Edition>,
@@ -140,15 +183,37 @@ impl Slot {
         between: impl Future<Output = Result<(), E>>,
     ) -> Result<(), E> {
         let Some(trial) = &failed.trial else { return Ok(()) };
-        let nobody_maps = self.mapping.write().await;
-        if Arc::ptr_eq(&self.current(), failed) {
-            between.await?;
-            self.current.send_replace(Arc::new(Edition {
-                script: trial.before.clone(),
-                trial: None,
-                instead_of: Some((failed.script.clone(), fault.to_string())),
-            }));
-        }
+        let Some(hold) = self.hold(failed).await else { return Ok(()) };
+        let Fallback { script, way_back } = trial.fallback.clone();
+        let instead_of = Failed { script: failed.script.clone(), fault: fault.to_string(), way_back };
+        hold.replace(|| Edition { instead_of: Some(instead_of), ..Edition::new(script) }, between).await
+    }
+}
+
+// === impl Hold ===
+
+impl Hold<'_> {
+    /// Puts a new script in place, on trial. `between` runs when no lane maps:
+    /// the old script has mapped its last message then, the new one none. Its
+    /// error leaves everything as it is.
+    pub(super) async fn swap<E>(
+        self,
+        script: Script,
+        trial: Option<(GuardWindow, Fallback)>,
+        between: impl Future<Output = Result<(), E>>,
+    ) -> Result<(), E> {
+        let trial = || trial.map(|(window, fallback)| Trial::new(window, fallback));
+        self.replace(|| Edition { trial: trial(), ..Edition::new(script) }, between).await
+    }
+
+    async fn replace<E>(
+        self,
+        edition: impl FnOnce() -> Edition,
+        between: impl Future<Output = Result<(), E>>,
+    ) -> Result<(), E> {
+        let nobody_maps = self.slot.mapping.write().await;
+        between.await?;
+        self.slot.current.send_replace(Arc::new(edition()));
         drop(nobody_maps);
         Ok(())
     }

@@ -13,7 +13,7 @@ use super::entry::{Entry, Origin, Parcel, Way};
 use super::identity::ordinals;
 use super::lane::Shared;
 use crate::destination::Delivery;
-use crate::journal::Position;
+use crate::journal::{JournalError, Position};
 use crate::script::{BeforeImage, MappedDelivery, Mapper, Mapping, Script, ScriptFault, Written};
 use crate::telemetry::event;
 
@@ -222,13 +222,20 @@ impl MapStep {
             let [entry] = message;
             let state = &self.shared.status.memory.state;
             let alone = [entry.message.clone()];
-            if before.transform_apart(state, &alone, &BeforeImage::default()).await.is_err() {
+            if before.script.transform_apart(state, &alone, &BeforeImage::default()).await.is_err() {
                 return false;
             }
         }
         let Shared { status, journal, .. } = &*self.shared;
-        let clear = status.clear_state_between(&edition.script, before, journal);
-        match self.shared.slot.give_up(&edition, fault, clear).await {
+        let between = async {
+            status.clear_state_between(&edition.script, &before.script, journal).await?;
+            // Now: a restart would run what has failed, and on the state that the
+            // other one writes from here on. Should the disk fail, the reloader
+            // tries again and says so.
+            let _ = before.way_back.keep().await;
+            Ok::<(), JournalError>(())
+        };
+        match self.shared.slot.give_up(&edition, fault, between).await {
             Ok(()) => true,
             Err(error) => {
                 tracing::error!(stream = self.shared.name, %error, "the script before cannot be put back in place");

@@ -38,11 +38,10 @@ use crate::destination::Destination;
 use crate::journal::{Journal, ReadRules, StreamIndex};
 use crate::script::{Engine, LogLevel, LogSink};
 use crate::watch::Watch;
-use edition::Slot;
 use identity::Identities;
 use intake::Intake;
 use lane::{Lane, Shared};
-use reload::Reloader;
+use reload::{Noted, Reloader};
 
 pub use code::Code;
 pub use edition::GuardWindow;
@@ -131,15 +130,17 @@ pub async fn run(stream: Stream, engine: Engine, journal: Journal, stop: Cancell
         takes,
         source: Arc::new(script),
         orders,
+        noted: Noted::default(),
     };
     // It may have run before, with other settings.
     status.set_stream(State::Starting);
     let loaded = async {
         let script = reloader.first().await;
+        let slot = reloader.slot(script.clone()).await;
         load_state(&journal, index, &status).await;
-        (script, renew::begin(destination.clone(), &watch, lanes.max(1), &status).await)
+        (script, slot, renew::begin(destination.clone(), &watch, lanes.max(1), &status).await)
     };
-    let Some((script, (current, renewal))) = stop.run_until_cancelled(loaded).await else {
+    let Some((script, slot, (current, renewal))) = stop.run_until_cancelled(loaded).await else {
         status.set_stream(State::Stopped);
         return;
     };
@@ -151,7 +152,7 @@ pub async fn run(stream: Stream, engine: Engine, journal: Journal, stop: Cancell
         None => Intake::new(lanes, batch),
     });
     let rules = pressure.read;
-    let slot = Arc::new(Slot::new(script));
+    let slot = Arc::new(slot);
     let identities = destination.wants_identity().then(|| Identities::new(journal.id(), &name));
     let shared = Arc::new(Shared {
         name,

@@ -22,6 +22,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use super::edition::Slot;
 use super::entry::Entry;
 use super::map::MapStep;
 use super::*;

@@ -89,7 +89,7 @@ struct RollbackArgs {
     /// The stream
     #[arg(value_name = "NAME")]
     name: String,
-    /// The version, by the first digits of its hash [default: the one before]
+    /// The version, by the first digits of its hash [default: the last that was not taken back]
     #[arg(long, value_name = "VERSION", value_parser = version)]
     to: Option<String>,
 }

@@ -143,7 +143,7 @@ impl Reloader {
                             }
                             Err(refusal) => answer(Some(order.answer), Err(refusal)),
                         },
-                        What::Compare(_) => answer(Some(order.answer), Err(Refusal::NoScript)),
+                        _ => answer(Some(order.answer), Err(Refusal::NoScript)),
                     },
                 }
             }
@@ -198,17 +198,11 @@ impl Reloader {
     /// or the one before the one that cannot be run.
     async fn begin_with(&self, to: Option<String>) -> Result<Script, Refusal> {
         let stream = self.stream.clone();
-        let mut known = self.source.versions(Vec::new(), move |versions| versions.of(&stream)).await?;
-        let last = known.pop_if(|last| last.source == self.source.origin);
-        let wanted = match &to {
-            None => known.pop(),
-            Some(to) => {
-                let mut all = known.into_iter().chain(last.clone()).rev();
-                all.find(|accepted| accepted.version.starts_with(to.as_str()))
-            }
-        };
-        let version = wanted.ok_or_else(|| Refusal::no_version(to.as_deref(), None))?.version;
-        let wasm = self.kept_bytes(version.clone()).await?;
+        let last = self.source.versions(None, move |versions| Ok(versions.of(&stream)?.pop())).await?;
+        let last = last.filter(|last| last.source == self.source.origin);
+        let unfit = last.as_ref().filter(|_| to.is_none()).map(|last| last.version.clone());
+        let version = self.earlier(unfit, to.as_deref()).await?.version;
+        let wasm = self.bytes_of(version.clone()).await?;
         let tables = self.source.kept(&self.stream).await.map(|kept| kept.tables).unwrap_or_default();
         let loaded = self.source.load(&self.engine, Some(wasm), tables).await;
         let (script, wasm) = loaded.map_err(|unfit| unfit.refusal)?;
@@ -233,10 +227,6 @@ impl Reloader {
             None => self.accept(&script, wasm).await?,
         }
         Ok(script)
-    }
-
-    async fn kept_bytes(&self, version: String) -> Result<Bytes, Refusal> {
-        self.source.versions(Bytes::new(), move |versions| versions.read(&version)).await
     }
 
     /// Keeps other tables than were accepted with the script: it has them from

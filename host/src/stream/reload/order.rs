@@ -48,6 +48,9 @@ pub(super) enum What {
     RollBack(Option<String>),
     /// Compare these bytes, or what the source has, with what runs.
     Compare(Option<Bytes>),
+    /// Do as if the files had changed.
+    #[cfg(test)]
+    Look,
 }
 
 /// Orders that wait.
@@ -84,6 +87,12 @@ impl ReloadHandle {
     /// Changes nothing.
     pub async fn compare(&self, wasm: Option<Bytes>) -> Answer {
         self.order(What::Compare(wasm)).await
+    }
+
+    /// Lets the files be looked at as if they had changed.
+    #[cfg(test)]
+    pub(in crate::stream) async fn look(&self) {
+        let _ = self.order(What::Look).await;
     }
 
     async fn order(&self, what: What) -> Answer {

@@ -126,7 +126,10 @@ impl Refusal {
                 format!("version {to} is the one that runs already")
             }
             Some(to) => format!("the stream has had no version {}", to.escape_debug()),
-            None => "the stream has had no version before this one".to_owned(),
+            None => {
+                "the stream has had no version before this one that was not taken back; name one by `--to`"
+                    .to_owned()
+            }
         })
     }
 

@@ -68,6 +68,18 @@ struct Record {
     /// themselves.
     #[serde(default)]
     put_aside: Vec<String>,
+    /// A trial that is not over, as long as its version is the one that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trial: Option<Trial>,
+}
+
+/// A version on trial.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Trial {
+    of: String,
+    /// What the stream goes back to when it fails.
+    fallback: String,
 }
 
 // === impl Versions ===
@@ -88,6 +100,27 @@ impl Versions {
     /// Whether the stream has run the version and was taken back from it.
     pub fn is_put_aside(&self, stream: &str, version: &str) -> io::Result<bool> {
         Ok(self.record(stream)?.put_aside.iter().any(|aside| aside == version))
+    }
+
+    /// Keeps which version is on trial and what it makes place for; none: the
+    /// trial is over. Said before the version is accepted, it holds from then on.
+    pub fn keep_trial(&self, stream: &str, trial: Option<(String, String)>) -> io::Result<()> {
+        let trial = trial.map(|(of, fallback)| Trial { of, fallback });
+        let _changing = self.changing();
+        if self.record(stream)?.trial == trial {
+            return Ok(());
+        }
+        self.change(stream, |record| record.trial = trial)
+    }
+
+    /// What the version, if it is the one that runs and is on trial, makes place
+    /// for, and its bytes.
+    pub fn fallback_of(&self, stream: &str, version: &str) -> io::Result<Option<(Accepted, Bytes)>> {
+        let Record { versions, trial, .. } = self.record(stream)?;
+        let runs = versions.last().is_some_and(|last| last.version == version);
+        let Some(trial) = trial.filter(|trial| runs && trial.of == version) else { return Ok(None) };
+        let fallback = versions.into_iter().find(|known| known.version == trial.fallback);
+        fallback.map(|known| self.read(&known.version).map(|wasm| (known, wasm))).transpose()
     }
 
     /// The bytes of a version; an error where they are not what was accepted.
@@ -160,6 +193,8 @@ impl Versions {
             let excess = record.put_aside.len().saturating_sub(KEPT);
             record.put_aside.drain(..excess);
             record.put_aside.retain(|aside| *aside != instead.version);
+            // Nobody is on trial who is back.
+            record.trial = None;
             record.run(instead);
         })
     }
@@ -252,12 +287,19 @@ impl Versions {
 // === impl Record ===
 
 impl Record {
-    /// This version from now on. Older ones go when there are too many.
+    /// This version from now on. Older ones go when there are too many, save
+    /// what the lanes may go back to: of versions that follow each other quickly
+    /// none stands its trial.
     fn run(&mut self, accepted: Accepted) {
         self.versions.retain(|known| known.version != accepted.version);
         self.versions.push(accepted);
-        let excess = self.versions.len().saturating_sub(KEPT);
-        self.versions.drain(..excess);
+        let mut excess = self.versions.len().saturating_sub(KEPT);
+        let fallback = self.trial.as_ref().map(|trial| trial.fallback.as_str());
+        self.versions.retain(|known| {
+            let goes = excess > 0 && fallback != Some(&known.version);
+            excess -= usize::from(goes);
+            !goes
+        });
         if let Some((_, before)) = self.versions.split_last_mut() {
             before.iter_mut().for_each(|before| before.tables.clear());
         }
@@ -380,6 +422,45 @@ mod tests {
         assert!(versions.is_put_aside("s", &two.version).unwrap());
         accept(&versions, "s", b"two").unwrap();
         assert!(!versions.is_put_aside("s", &two.version).unwrap());
+    }
+
+    #[test]
+    fn a_trial_is_that_of_the_version_that_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let versions = Versions::open(folder.path().to_owned()).unwrap();
+        let (one, two) = (accepted(b"one"), accepted(b"two"));
+        let begun = Some((two.version.clone(), one.version.clone()));
+        accept(&versions, "s", b"one").unwrap();
+        versions.keep_trial("s", begun.clone()).unwrap();
+        let fallback =
+            || versions.fallback_of("s", &versions.of("s").unwrap().pop().unwrap().version).unwrap();
+        assert_eq!(fallback(), None, "it does not run yet");
+        accept(&versions, "s", b"two").unwrap();
+        assert_eq!(fallback(), Some((one.clone(), Bytes::from_static(b"one"))));
+        versions.keep_trial("s", None).unwrap();
+        assert_eq!(fallback(), None);
+        versions.keep_trial("s", begun).unwrap();
+        versions.go_back("s", &two.version, one, &Tables::default()).unwrap();
+        versions.go_back("s", "another", two, &Tables::default()).unwrap();
+        assert_eq!(fallback(), None, "an operator has put it back in place");
+    }
+
+    #[test]
+    fn what_a_trial_may_end_with_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let versions = Versions::open(folder.path().to_owned()).unwrap();
+        let first = accepted(b"0").version;
+        for number in 0..KEPT + 3 {
+            let bytes = number.to_string().into_bytes();
+            let begun = (accepted(&bytes).version, first.clone());
+            versions.keep_trial("s", Some(begun).filter(|_| number > 0)).unwrap();
+            accept(&versions, "s", &bytes).unwrap();
+        }
+        let kept = versions.of("s").unwrap();
+        assert_eq!(kept.len(), KEPT);
+        let fallback = versions.fallback_of("s", &kept[KEPT - 1].version).unwrap();
+        assert_eq!(fallback.unwrap().1, "0");
+        assert!(versions.read(&accepted(b"1").version).is_err());
     }
 
     #[test]

@@ -136,7 +136,8 @@ const NEEDS_A_NAME: &str = "
 #[tokio::test]
 async fn a_table_that_was_refused_is_refused_after_a_restart() {
     for follow in [true, false] {
-        let site = Site { follow, ..Site::new(NEEDS_A_NAME) };
+        let mut site = Site::new(NEEDS_A_NAME);
+        site.follow = follow;
         let names = |csv| *site.names.lock().unwrap() = Some(csv);
         names("imei,id\n7,seven\n");
         let running = site.start();

@@ -9,6 +9,7 @@ use proptest::test_runner::{Config, TestRunner};
 use super::durable::stop;
 use super::reload::{STAMPS_BUT_TRAPS_ON_MARK, Site, stamps, version};
 use super::*;
+use crate::stream::reload::{Refusal, Reloaded};
 
 /// What a file may hold. The first byte of what is delivered tells them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,9 +26,17 @@ enum Content {
 #[derive(Clone, Copy, Debug)]
 enum Action {
     Write(Content),
+    /// The gateway notices that the file has changed.
+    Look,
     Reload,
     RollBack,
     Restart,
+    /// Without a clean stop.
+    Kill,
+    /// What runs after a restart cannot be written from now on, or can again.
+    Break,
+    /// A message that one of the versions traps on, while a reload is under way.
+    MarkDuringReload,
     /// A message that one of the versions traps on.
     Mark,
 }
@@ -48,6 +57,13 @@ struct Model {
     aside: Vec<Content>,
     /// What a failing version makes place for.
     before: Option<Content>,
+    /// The same, as a restart knows it: a version on trial, and that.
+    trial: Option<(Content, Content)>,
+    /// Nothing can be written about versions.
+    broken: bool,
+    /// The lanes have gone back from one version to another, and a restart does
+    /// not know.
+    unkept: Option<(Content, Content)>,
     /// A marked message is in the journal.
     marked: bool,
     dead: u64,
@@ -87,6 +103,9 @@ impl Model {
             accepted: vec![Content::A],
             aside: Vec::new(),
             before: None,
+            trial: None,
+            broken: false,
+            unkept: None,
             marked: false,
             dead: 0,
         }
@@ -97,25 +116,52 @@ impl Model {
         if new == self.running {
             return Outcome::Unchanged;
         }
+        if self.unkept.is_some() && !self.keep() {
+            return Outcome::Refused;
+        }
         let fails_on_mark = new == Content::TrapsOnMark && self.marked;
         match new {
             Content::AlwaysTraps | Content::Torn => Outcome::Refused,
             _ if !ordered && self.aside.contains(&new) => Outcome::Refused,
-            _ if fails_on_mark => Outcome::Refused,
+            _ if fails_on_mark || self.broken => Outcome::Refused,
             _ => {
-                self.before = Some(self.running);
-                self.runs(new);
+                // What has stood its trial, or never had one.
+                let proven = self.before.unwrap_or(self.running);
+                self.before = (proven != new).then_some(proven);
+                self.trial = self.before.map(|before| (new, before)).or(self.trial);
+                self.accept(new);
+                self.running = new;
                 Outcome::Taken
             }
         }
     }
 
     fn roll_back(&mut self) -> bool {
+        if self.unkept.is_some() && !self.keep() {
+            return false;
+        }
         let old = self.running;
-        let Some(to) = self.accepted.iter().rev().find(|known| **known != old).copied() else { return false };
+        let known = self.accepted.iter().rev();
+        let Some(to) = known.copied().find(|known| *known != old && !self.aside.contains(known)) else {
+            return false;
+        };
+        if self.broken {
+            return false;
+        }
         self.before = None;
         self.go_back(old, to);
+        self.running = to;
         true
+    }
+
+    /// Whether everything is written that is to be known after a restart.
+    fn keep(&mut self) -> bool {
+        if !self.broken
+            && let Some((from, to)) = self.unkept.take()
+        {
+            self.go_back(from, to);
+        }
+        !self.broken
     }
 
     /// Whether the marked message is delivered.
@@ -126,7 +172,9 @@ impl Model {
         }
         match self.before.take() {
             Some(before) => {
-                self.go_back(self.running, before);
+                let failed = std::mem::replace(&mut self.running, before);
+                self.unkept = Some((failed, before));
+                self.keep();
                 true
             }
             None => {
@@ -137,22 +185,23 @@ impl Model {
     }
 
     fn restart(&mut self) -> Outcome {
-        self.before = None;
+        self.unkept = None;
         self.running = *self.accepted.last().unwrap();
+        self.before = self.trial.filter(|(of, _)| *of == self.running).map(|(_, before)| before);
         self.take(false)
     }
 
     fn go_back(&mut self, from: Content, to: Content) {
         self.aside.retain(|known| *known != from);
         self.aside.push(from);
-        self.runs(to);
+        self.trial = None;
+        self.accept(to);
     }
 
-    fn runs(&mut self, new: Content) {
+    fn accept(&mut self, new: Content) {
         self.aside.retain(|known| *known != new);
         self.accepted.retain(|known| *known != new);
         self.accepted.push(new);
-        self.running = new;
     }
 }
 
@@ -160,6 +209,26 @@ fn write(site: &Site, content: Content) {
     match content {
         Content::Torn => site.write_bytes(b"\0asm\x01\0\0\0\x01"),
         content => site.write(&content.transform()),
+    }
+}
+
+fn outcome(answer: Result<Reloaded, Refusal>) -> Outcome {
+    match answer {
+        Ok(reloaded) if reloaded.replaced => Outcome::Taken,
+        Ok(_) => Outcome::Unchanged,
+        Err(_) => Outcome::Refused,
+    }
+}
+
+/// Sends the message that one of the versions traps on.
+async fn mark(site: &Site, running: &Running, model: &mut Model, number: usize) {
+    let dead = running.books().dead_lettered;
+    if model.mark() {
+        running.deliver(&format!("!{number}")).await;
+        assert_eq!(site.far.accepted().last().unwrap(), &format!("{}{number}", model.running.stamp()));
+    } else {
+        running.append([format!("!{number}")]).await;
+        running.until(|b| b.dead_lettered == dead + 1).await;
     }
 }
 
@@ -174,19 +243,23 @@ async fn play(actions: &[Action]) {
                 write(&site, *content);
                 model.file = *content;
             }
+            Action::Look => {
+                running.reloads.look().await;
+                model.take(false);
+            }
             Action::Reload => {
-                let found = match running.reloads.reload().await {
-                    Ok(reloaded) if reloaded.replaced => Outcome::Taken,
-                    Ok(_) => Outcome::Unchanged,
-                    Err(_) => Outcome::Refused,
-                };
+                let found = outcome(running.reloads.reload().await);
                 assert_eq!(found, model.take(true), "{number}: {action:?}");
             }
             Action::RollBack => {
                 assert_eq!(running.reloads.roll_back(None).await.is_ok(), model.roll_back(), "{number}");
             }
-            Action::Restart => {
-                stop(running).await;
+            Action::Restart | Action::Kill => {
+                if matches!(action, Action::Kill) {
+                    running.kill().await;
+                } else {
+                    stop(running).await;
+                }
                 running = site.start();
                 match model.restart() {
                     Outcome::Unchanged => until(|| running.status.script().is_some()).await,
@@ -197,21 +270,17 @@ async fn play(actions: &[Action]) {
                     Outcome::Refused => until(|| running.status.refused().is_some()).await,
                 }
             }
-            Action::Mark => {
-                let dead = running.books().dead_lettered;
-                if model.mark() {
-                    running.deliver(&format!("!{number}")).await;
-                    assert_eq!(
-                        site.far.accepted().last().unwrap(),
-                        &format!("{}{number}", model.running.stamp())
-                    );
-                    // Until it is kept what the lanes have gone back to.
-                    let wanted = model.running.version();
-                    until(|| site.kept().last().is_some_and(|version| version.starts_with(&wanted))).await;
-                } else {
-                    running.append([format!("!{number}")]).await;
-                    running.until(|b| b.dead_lettered == dead + 1).await;
-                }
+            Action::Break => {
+                model.broken = !model.broken;
+                site.break_record(model.broken);
+            }
+            Action::Mark => mark(&site, &running, &mut model, number).await,
+            Action::MarkDuringReload => {
+                let reloads = running.reloads.clone();
+                let order = async { outcome(reloads.reload().await) };
+                let found =
+                    running.order_while(&site, order, mark(&site, &running, &mut model, number)).await;
+                assert_eq!(found, model.take(true), "{number}: {action:?}");
             }
         }
         running.deliver(&format!("-{number}")).await;
@@ -220,7 +289,9 @@ async fn play(actions: &[Action]) {
             &format!("{}{number}", model.running.stamp()),
             "{action:?}"
         );
-        assert_eq!(running.version(), model.running.version(), "{number}: {action:?}");
+        // The lanes go back by themselves, and the reloader says so.
+        let wanted = model.running.version();
+        until(|| running.version() == wanted).await;
         let kept: Vec<String> = site.kept().iter().map(|version| version[..12].to_owned()).collect();
         let accepted: Vec<String> = model.accepted.iter().map(|content| content.version()).collect();
         assert_eq!(kept, accepted, "{number}: {action:?}");
@@ -251,15 +322,19 @@ fn what_runs_is_what_the_model_says() {
         Content::Torn,
     ]);
     let action = prop_oneof![
-        4 => content.prop_map(Action::Write),
+        5 => content.prop_map(Action::Write),
         4 => Just(Action::Reload),
-        1 => Just(Action::RollBack),
+        2 => Just(Action::Look),
+        2 => Just(Action::RollBack),
         1 => Just(Action::Restart),
+        1 => Just(Action::Kill),
+        1 => Just(Action::Break),
         1 => Just(Action::Mark),
+        1 => Just(Action::MarkDuringReload),
     ];
-    let cases = Config { cases: 24, failure_persistence: None, ..Config::default() };
+    let cases = Config { cases: 32, failure_persistence: None, ..Config::default() };
     TestRunner::new(cases)
-        .run(&prop::collection::vec(action, 1..14), |actions| {
+        .run(&prop::collection::vec(action, 1..16), |actions| {
             runtime.block_on(play(&actions));
             Ok(())
         })
