@@ -227,6 +227,15 @@ pub fn counting() -> Vec<u8> {
     parse(&marked_module("a", "", count))
 }
 
+/// The same, and every topic is a letter: other ones than before, but none that
+/// is wrong in itself.
+pub fn counting_in_letters() -> Vec<u8> {
+    let count = "(i32.store (i32.const 304) (i32.add (i32.load (i32.const 304)) (i32.const 1)))
+        (i32.store8 (i32.const 300) (i32.add (i32.const 97)
+            (i32.rem_u (i32.load (i32.const 304)) (i32.const 26))))";
+    parse(&marked_module("a", "", count))
+}
+
 fn marked_module(mark: &str, functions: &str, before: &str) -> String {
     let length = mark.len();
     module_text(
