@@ -13,6 +13,7 @@ mod compared;
 mod delivery;
 mod hostile_scripts;
 mod journal;
+mod many;
 mod neighbours;
 mod outages;
 mod poison;
