@@ -113,6 +113,16 @@ impl<W: Fn(u64) -> bool> Tally<W> {
         }
     }
 
+    /// The dead letters that the journal has when all is over, each with
+    /// payload and reason. Only these count then: a line of the log is written
+    /// before its letter is durable.
+    pub fn kept(&mut self, letters: impl IntoIterator<Item = (String, String)>) {
+        self.dead.clear();
+        for (payload, reason) in letters {
+            self.buried(&payload, &reason);
+        }
+    }
+
     /// Something that must not be and is none of the other.
     pub fn wrong(&mut self, complaint: String) {
         self.report.wrong += 1;
@@ -208,6 +218,21 @@ mod tests {
         let report = judged(&all, &[(5, "no JSON")]);
         assert!(report.is_clean(), "{report}");
         assert_eq!((report.sent, report.delivered, report.repeats, report.dead_letters), (6, 5, 2, 1));
+    }
+
+    #[test]
+    fn what_was_logged_as_a_dead_letter_and_is_not_kept_is_missing() {
+        let judged = |kept: &[u64]| {
+            let mut tally = Tally::new(FLEET, |_| true);
+            [0, 1, 2, 3].map(publish).iter().for_each(|received| tally.received(received));
+            [4, 5].iter().for_each(|number| tally.buried(&FLEET.payload(*number), "refused"));
+            assert_eq!(tally.missing(), 0);
+            tally.kept(kept.iter().map(|number| (FLEET.payload(*number), "refused".to_owned())));
+            tally.close()
+        };
+        assert!(judged(&[5, 4]).is_clean());
+        let lost = judged(&[5]);
+        assert_eq!((lost.missing, lost.dead_letters), (1, 1), "{lost}");
     }
 
     #[test]

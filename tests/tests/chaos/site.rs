@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use sluicegate::cli::demo::standin::{Inbox, Received};
+use sluicegate::config::{JournalSettings, SyncMode};
+use sluicegate::journal::{Books, DeadLetter, DeadLetterFilter, Journal, OnFull, Quota, StreamQuota};
 use sluicegate_tests::LOOK;
 use sluicegate_tests::broker::{Broker, BrokerOptions};
 use sluicegate_tests::fleet::Fleet;
@@ -108,20 +111,28 @@ pub async fn run(plan: Plan) -> Outcome {
     let end = Instant::now() + SETTLING;
     let sent = timeout(SETTLING, steady.finish()).await.expect("the broker takes the messages over");
     ledger.published(sent);
-    let stream = loop {
+    let (stream, settled) = loop {
         ledger.take(&inbox);
         let stream = near.gateway.stream("stream").await;
         if stream.queued == 0 && ledger.is_complete(&near.gateway.log_lines_after_kills()) {
-            break stream;
+            break (stream, true);
         }
         if Instant::now() > end {
             history.add(format!("not settled within {SETTLING:?}"));
-            break stream;
+            break (stream, false);
         }
         sleep(10 * LOOK).await;
     };
     history.add(format!("settled: {stream:?}"));
-    let report = ledger.close(&near.gateway.log_lines_after_kills(), &stream);
+    if settled {
+        let status = near.gateway.terminate().await;
+        assert_eq!(status.code(), Some(0), "a clean stop: {status}");
+    } else {
+        near.gateway.kill();
+    }
+    ledger.take(&inbox);
+    let left = Left::behind(near.gateway.path()).await;
+    let report = ledger.close(&left, &stream);
     Outcome { report, counts, history: history.lines.into_inner().unwrap() }
 }
 
@@ -134,6 +145,39 @@ fn stream_file(kind: Kind, receiver: &Receiver, link: &Proxy) -> String {
         text = text.replace("[script.settings]\n", "[script.settings]\nmqtt_topic = \"fleet/{ident}\"\n");
     }
     text + "[delivery]\nlanes = 2\n"
+}
+
+/// What the gateway has left on the disk, read when it has ended.
+struct Left {
+    books: Books,
+    letters: Vec<DeadLetter>,
+    /// Where the books do not say what the marks say.
+    differences: Vec<String>,
+}
+
+impl Left {
+    async fn behind(folder: &Path) -> Self {
+        let settings = JournalSettings {
+            path: folder.join("data/journal"),
+            max_size: 10 << 30,
+            keep: Duration::from_secs(3600),
+            sync: SyncMode::Always,
+            dead_letters_max_size: 1 << 30,
+        };
+        let quota = Quota { max_backlog: u64::MAX, on_full: OnFull::Block };
+        let streams = vec![StreamQuota { name: "stream".to_owned(), quota, live_first: false }];
+        let journal = Journal::open(&settings, streams).expect("the journal opens");
+        let stream = journal.stream("stream").expect("its stream");
+        let letters = journal.dead_letters(DeadLetterFilter::default()).await.expect("the dead letters");
+        let differences = journal.check().await.expect("the check of the books");
+        let left = Self {
+            books: journal.books(stream),
+            letters: letters.into_iter().map(|(_, _, letter)| letter).collect(),
+            differences: differences.into_iter().map(|difference| difference.what).collect(),
+        };
+        journal.close().await;
+        left
+    }
 }
 
 /// What the destination got, and what the stream must have made of it.
@@ -196,12 +240,20 @@ impl<W: Fn(u64) -> bool> Ledger<W> {
             .collect()
     }
 
-    fn close(mut self, log: &[sluicegate_tests::gateway::LogLine], stream: &Stream) -> Report {
-        self.tally.logged(log);
+    fn close(mut self, left: &Left, stream: &Stream) -> Report {
+        let Left { books, letters, differences } = left;
+        self.tally.kept(letters.iter().map(|letter| {
+            (String::from_utf8_lossy(&letter.message.payload).into_owned(), letter.reason.clone())
+        }));
+        differences.iter().for_each(|what| self.tally.wrong(format!("the check of the books: {what}")));
+        if !books.balance() || books.dead_lettered != letters.len() as u64 {
+            let count = letters.len();
+            self.tally.wrong(format!("the books in the journal, which has {count} dead letters: {books:?}"));
+        }
         self.stale_shadows().into_iter().for_each(|complaint| self.tally.wrong(complaint));
-        // That the books balance was checked whenever they were read.
-        if (stream.queued, stream.expired, stream.superseded, stream.filtered) != (0, 0, 0, 0) {
-            self.tally.wrong(format!("the books: {stream:?}"));
+        // That they balance while it runs was checked whenever they were read.
+        if (books.queued, books.expired, books.superseded, books.filtered) != (0, 0, 0, 0) {
+            self.tally.wrong(format!("the books: {books:?}, shown as {stream:?}"));
         }
         self.tally.close()
     }
