@@ -20,6 +20,10 @@ fn the_demo_ends_well() {
         "All have arrived, at all five receivers",
         "UNPLUGGED: one destination is away",
         "POISON: two messages that cannot be delivered",
+        "EDITED: a script is saved while it runs, then a broken one",
+        " has taken over, ",
+        "Half of the mapper's WebAssembly is written over it",
+        "Refused, ",
         "Good: every message is where it belongs",
     ] {
         let at = rest.find(line).unwrap_or_else(|| panic!("no line with {line:?} in its place in:\n{text}"));

@@ -110,8 +110,8 @@ pub struct Story {
     total: Option<Duration>,
     /// Acts to come, with their times.
     acts: VecDeque<(Duration, Act)>,
-    /// The second step of the act that is played.
-    second: Option<(Duration, Step)>,
+    /// The second step of the act that is played, and what the act is called.
+    second: Option<(Duration, Step, &'static str)>,
     told: Vec<Told>,
     /// When Wialon was plugged in again, and the most that waited for it since.
     recovering: Option<(Duration, u64)>,
@@ -151,7 +151,7 @@ impl Story {
     /// before `whole`: it runs, has made good what a kill left undone, and has
     /// taken the script that was saved.
     pub fn due(&mut self, elapsed: Duration, whole: bool) -> Option<Step> {
-        if let Some((at, step)) = self.second {
+        if let Some((at, step, _)) = self.second {
             return (at <= elapsed && (whole || step == Step::Start)).then(|| {
                 self.second = None;
                 step
@@ -166,9 +166,14 @@ impl Story {
             self.leave_out(elapsed, &act);
             return None;
         }
-        self.second = Some((elapsed + self.apart(&act), act.steps[1]));
+        self.second = Some((elapsed + self.apart(&act), act.steps[1], act.title));
         self.tell(elapsed, Tone::Title, act.title);
         Some(act.steps[0])
+    }
+
+    /// The act that has begun and has not been played to its end.
+    pub fn open(&self) -> Option<&'static str> {
+        self.second.map(|(_, _, title)| title)
     }
 
     /// The fleet parks: acts that have not begun are left out.
@@ -437,9 +442,12 @@ mod tests {
     fn a_second_script_waits_until_something_has_become_of_the_first() {
         let mut story = Story::new(Some(seconds(60)));
         story.acts.drain(..3);
-        assert_eq!(story.due(seconds(48), true), Some(Step::EditScript));
-        assert_eq!(story.due(seconds(52), false), None);
-        assert_eq!(story.due(seconds(57), true), Some(Step::BreakScript));
+        assert_eq!(
+            (story.due(seconds(48), true), story.open()),
+            (Some(Step::EditScript), Some(ACTS[3].title))
+        );
+        assert_eq!((story.due(seconds(52), false), story.open()), (None, Some(ACTS[3].title)));
+        assert_eq!((story.due(seconds(57), true), story.open()), (Some(Step::BreakScript), None));
     }
 
     #[test]

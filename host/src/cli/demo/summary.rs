@@ -19,16 +19,19 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Compares books, gateway and exit status with what they should be.
+    /// Compares books, gateway and exit status with what they should be;
+    /// `unshown` is what else was not as it should be.
     pub fn new(
         published: u64,
         ledger: &Ledger,
         streams: &[StreamLine],
         expected_dead: &[u64; 5],
+        unshown: Vec<String>,
         exit: Result<ExitStatus, Error>,
         site: &Site,
     ) -> Self {
         let mut problems = ledger.problems().to_vec();
+        problems.extend(unshown);
         let receivers: Vec<(Receiver, Book, u64)> = Receiver::ALL
             .iter()
             .map(|receiver| {
