@@ -165,7 +165,8 @@ impl Left {
             dead_letters_max_size: 1 << 30,
         };
         let quota = Quota { max_backlog: u64::MAX, on_full: OnFull::Block };
-        let streams = vec![StreamQuota { name: "stream".to_owned(), quota, live_first: false }];
+        let streams =
+            vec![StreamQuota { name: "stream".to_owned(), quota, live_first: false, conflates: false }];
         let journal = Journal::open(&settings, streams).expect("the journal opens");
         let stream = journal.stream("stream").expect("its stream");
         let letters = journal.dead_letters(DeadLetterFilter::default()).await.expect("the dead letters");
