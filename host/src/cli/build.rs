@@ -26,8 +26,9 @@ Examples:
   sluicegate build adapters/speed
   sluicegate build adapters/speed --module adapters/speed/zig-out/speed.wasm
 
-For Rust it takes rustup's tool chain, if necessary with the target added (20 s), or Debian's packages rustc-web,
-cargo-web, rust-web-src and lld; SLUICEGATE_SCRIPT_TOOLCHAIN=rustup|debian takes that one.
+For Rust it takes rustup's tool chain, if necessary with the target added
+(20 s), or Debian's packages rustc-web, cargo-web, rust-web-src and lld;
+SLUICEGATE_SCRIPT_TOOLCHAIN=rustup|debian takes that one.
 
 Exit status:
   0  it is built

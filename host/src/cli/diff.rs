@@ -19,8 +19,9 @@ use crate::script::{Package, adapter};
 #[command(
     group(ArgGroup::new("other").args(["script", "adapter"])),
     after_help = "\
-Each message that comes out otherwise is followed by lines as `sluicegate map` prints them: those with `-` only the
-running script makes, those with `+` only the other one.
+Each message that comes out otherwise is followed by lines as `sluicegate map`
+prints them: those with `-` only the running script makes, those with `+` only
+the other one.
 
 Examples:
   sluicegate diff --stream fleet --script new.wasm

@@ -53,7 +53,8 @@ Examples:
   sluicegate apply
   sluicegate plan && sluicegate apply --config /etc/sluicegate/sluicegate.toml
 
-Changing a running gateway needs the file admin.token in the data folder, which the gateway's user may read.
+Changing a running gateway needs the file admin.token in the data folder,
+which the gateway's user may read.
 
 Exit status:
   0  done

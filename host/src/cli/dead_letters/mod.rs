@@ -22,7 +22,7 @@ Examples:
   sluicegate dead-letters
   sluicegate dead-letters list --stream fleet-to-http --since 24h
   sluicegate dead-letters show 17
-  sluicegate dead-letters replay --stream fleet-to-http --reason \"400 Bad Request\"
+  sluicegate dead-letters replay --stream fleet-to-http --reason \"400 Bad\"
   sluicegate dead-letters replay 17 18 --as-is
   sluicegate dead-letters drop --all
 

@@ -38,24 +38,27 @@ use input::Input;
     after_long_help = "\
 Prints one JSON line each: for a delivery
   {\"messages\":[0],\"target\":...,\"headers\":{...},\"body\":\"text\"}
-with \"body_base64\" where the body is no text and \"packet\", the decoded packet, for Wialon; then
+with \"body_base64\" where the body is no text and \"packet\", the decoded
+packet, for Wialon; then
   {\"message\":3,\"rejected\":\"reason\"}  and  {\"message\":4,\"filtered\":true}
 Messages are numbered from 0 by their lines.
 
-With --last or --key they come from the journal instead: those that the stream takes, or without a stream those of all
-streams, whose key is then their `ident`. With --watch the same messages are mapped again after each change.
+With --last or --key they come from the journal instead: those that the stream
+takes, or without a stream those of all streams, whose key is then their
+`ident`. With --watch the same messages are mapped again after each change.
 
 Examples:
-  sluicegate map --stream fleet-to-aws < messages.jsonl
-  sluicegate map --adapter http-json --settings '{\"notation\":\"nested\"}' < messages.jsonl
-  sluicegate map --script mine.wasm --settings @settings.json --strict < messages.jsonl
+  sluicegate map --stream fleet-to-aws < in.jsonl
+  sluicegate map --adapter http-json --settings '{\"limit_messages\":9}' < in.jsonl
+  sluicegate map --script mine.wasm --settings @mine.json --strict < in.jsonl
   sluicegate map --stream fleet-to-aws --key 861230043907626 --last 5
   sluicegate map --script mine.wasm --last 20 --watch
-  sluicegate map --adapter mqtt-json --settings '{\"topic\":\"{names[ident]}\"}' --table names=names.csv < messages.jsonl
+  sluicegate map --adapter mqtt-json --settings @mine.json --table names=ids.csv
 
 Exit status:
   0  everything was mapped
-  1  the script failed on a message or could not be loaded, or with --strict a message was rejected
+  1  the script failed on a message or could not be loaded, or with --strict a
+     message was rejected
   2  the command line is wrong"
 )]
 pub struct MapArgs {

@@ -24,13 +24,15 @@ Examples:
   sluicegate streams
   sluicegate streams pause fleet-to-http
   sluicegate streams rewind --stream fleet-to-http --to 30m
-  sluicegate streams rewind --stream fleet-to-http --to 2026-03-01T12:00:00Z --keys 7001,7002 --rate 100/s --yes
+  sluicegate streams rewind --stream fleet-to-http --to 30m --keys 7001 --yes
+  sluicegate streams rewind --stream fleet --to 2026-03-01T12:00:00Z --rate 50/s
   sluicegate streams forget fleet-of-last-year
   sluicegate streams reload fleet-to-http
   sluicegate streams rollback fleet-to-http --to 489a491f
   sluicegate streams update fleet-to-aws --yes
 
-What changes something needs the file admin.token in the data folder, which the gateway's user may read.
+What changes something needs the file admin.token in the data folder, which
+the gateway's user may read.
 
 Exit status:
   0  done, or shown
