@@ -263,8 +263,8 @@ impl Versions {
             // What a record names that cannot be read is not known.
             used.extend(self.record(&stream)?.contents());
         }
-        let unused = self.names()?.into_iter().filter(|name| is_content(name) && !used.contains(name));
-        unused.map(|name| fs::remove_file(self.0.folder.join(name))).collect()
+        let mut unused = self.names()?.into_iter().filter(|name| is_content(name) && !used.contains(name));
+        unused.try_for_each(|name| fs::remove_file(self.0.folder.join(name)))
     }
 
     /// The streams that have a record.
@@ -402,7 +402,7 @@ mod tests {
                 let (versions, barrier) = (&versions, &barrier);
                 scope.spawn(move || {
                     barrier.wait();
-                    accept(&versions, &format!("s{number}"), b"one").unwrap();
+                    accept(versions, &format!("s{number}"), b"one").unwrap();
                 });
             }
         });
