@@ -473,7 +473,11 @@ impl Journal {
                     };
                     letters = front.run(part).await?;
                 }
-                front.run(move |store| store.forget(index).map(|gone| (gone, Vec::new()))).await
+                let gone = front.run(move |store| store.forget(index).map(|gone| (gone, Vec::new()))).await?;
+                // What a command has done is shown before the next one: whoever
+                // asks then does not find the stream among the orphans.
+                let _ = front.run(|_| Ok(((), Vec::new()))).await;
+                Ok(gone)
             }
             #[cfg(test)]
             Backend::Memory(_) => Err(JournalError(format!("nothing is forgotten in memory: {name}"))),
