@@ -262,7 +262,7 @@ async fn a_plan_of_files_that_are_wrong_says_all_of_it() {
     }
     std::fs::remove_file(admin.site.config.stream_folder().join("broken.toml")).unwrap();
     let (status, answer) = admin.with_token(Method::POST, "/plan", "").await;
-    let line = |stream: &str, change: &str| json!({ "stream": stream, "change": change, "keys": [] });
+    let line = |stream: &str, change: &str| json!({ "stream": stream, "change": change, "keys": [], "script": null });
     let streams = [line("broken", "orphaned"), line("fleet-to-web", "unchanged"), line("yard", "unchanged")];
     let expected = json!({ "applied": false, "streams": streams, "restart": [], "waiting": null });
     assert_eq!((status, answer), (200, expected));
