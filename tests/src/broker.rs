@@ -111,6 +111,22 @@ impl Broker {
         Some(file.modified().expect("the time of a file"))
     }
 
+    /// Has it write down everything that it holds; returns when it has done so.
+    ///
+    /// # Panics
+    /// When it is not running, or keeps nothing.
+    pub async fn save(&self) {
+        let file = self.folder.path().join("mosquitto.db");
+        let asked = SystemTime::now();
+        let deadline = Instant::now() + PATIENCE;
+        while !file.metadata().and_then(|m| m.modified()).is_ok_and(|saved| saved > asked) {
+            assert!(Instant::now() < deadline, "mosquitto saves nothing:\n{}", self.log_text());
+            // Again: the time of a file may be a few milliseconds behind the clock.
+            crate::gateway::signal(self.process(), "USR1");
+            sleep(LOOK).await;
+        }
+    }
+
     /// Starts it again on the same port with the same configuration.
     ///
     /// # Panics

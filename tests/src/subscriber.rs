@@ -5,19 +5,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rumqttc::mqttbytes::QoS;
 use rumqttc::{
-    AsyncClient, Broker as Address, Event, MqttOptions, Packet, PublishOptions, SubscribeFilter,
-    TlsConfiguration, Transport,
+    AsyncClient, Broker as Address, BrokerSessionResumePolicy, Event, MqttOptions, Packet, PublishOptions,
+    SubscribeFilter, TlsConfiguration, Transport,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sluicegate::cli::demo::standin::{Inbox, Received};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use crate::PATIENCE;
 use crate::broker::Broker;
 use crate::certificates::Certificates;
 use crate::publisher::client_id;
+use crate::{LOOK, PATIENCE};
 
 /// Subscribes at QoS 1 and records every message as [`Received::Publish`].
 pub struct Subscriber {
@@ -28,6 +28,42 @@ impl Subscriber {
     /// Returns when the subscription stands.
     pub async fn start(broker: &Broker, filter: &str, inbox: Inbox) -> Self {
         Self::start_answering(broker, filter, inbox, |_, _| None).await
+    }
+
+    /// Connects again whenever the connection ends, and has a session that
+    /// lasts: a broker that keeps its sessions may be killed meanwhile, and what
+    /// it has not handed over comes later.
+    ///
+    /// # Panics
+    /// When the broker does not take the subscription.
+    pub async fn start_lasting(broker: &Broker, filter: &str, inbox: Inbox) -> Self {
+        let mut options = options(broker.port());
+        options
+            .set_clean_start(false)
+            .set_session_expiry_interval(Some(3600))
+            .set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly);
+        let (client, mut events) = AsyncClient::builder(options).capacity(1000).build();
+        let kept = client.clone();
+        let task = tokio::spawn(async move {
+            // Without one the connection ends.
+            let _kept = kept;
+            loop {
+                match events.poll().await {
+                    Ok(Event::Incoming(Packet::Publish(publish))) => {
+                        let topic = String::from_utf8_lossy(&publish.topic).into_owned();
+                        inbox.record(Received::Publish {
+                            topic,
+                            payload: publish.payload,
+                            properties: vec![],
+                        });
+                    }
+                    Ok(_) => {}
+                    Err(_) => sleep(4 * LOOK).await,
+                }
+            }
+        });
+        subscribe(&client, filter).await;
+        Self { task }
     }
 
     /// Publishes, too, what `answer` makes of topic and payload of a message:
@@ -56,12 +92,16 @@ impl Subscriber {
                 }
             }
         });
-        let filters = [SubscribeFilter::new(filter, QoS::AtLeastOnce)];
-        let notice = client.subscribe_many_tracked(filters).await.expect("the subscriber is connected");
-        let done = timeout(PATIENCE, notice.wait_completion_async()).await;
-        done.expect("the broker answers in time").expect("the broker takes the subscription");
+        subscribe(&client, filter).await;
         Self { task }
     }
+}
+
+async fn subscribe(client: &AsyncClient, filter: &str) {
+    let filters = [SubscribeFilter::new(filter, QoS::AtLeastOnce)];
+    let notice = client.subscribe_many_tracked(filters).await.expect("the subscriber is connected");
+    let done = timeout(PATIENCE, notice.wait_completion_async()).await;
+    done.expect("the broker answers in time").expect("the broker takes the subscription");
 }
 
 impl Drop for Subscriber {

@@ -11,12 +11,14 @@ use sluicegate::cli::demo::standin::certificates::server_config;
 use sluicegate::cli::demo::standin::http::HttpStandin;
 use sluicegate::cli::demo::standin::wialon::Value as WialonValue;
 use sluicegate_tests::PATIENCE;
-use sluicegate_tests::broker::Broker;
+use sluicegate_tests::broker::{Broker, BrokerOptions};
 use sluicegate_tests::certificates::Certificates;
 use sluicegate_tests::fleet::{Fleet, arrivals_in};
-use sluicegate_tests::gateway::{Folder, Gateway};
+use sluicegate_tests::gateway::{Folder, Gateway, signal};
+use sluicegate_tests::proxy::{Flow, Link, Proxy};
 use sluicegate_tests::publisher::Publisher;
 use sluicegate_tests::receiver::{Kind, stream_file};
+use sluicegate_tests::steady::Steady;
 use sluicegate_tests::subscriber::Subscriber;
 
 use crate::one_stream;
@@ -202,6 +204,47 @@ async fn mqtt_through_a_second_mosquitto() {
         let object: Value = serde_json::from_slice(&payload).unwrap();
         assert_eq!(topic, format!("out/{}", object["ident"].as_str().unwrap()));
     }
+}
+
+/// The destination is a real broker that is killed again and again in the
+/// middle of what it is sent, and frozen until the gateway has given it up.
+///
+/// mosquitto acknowledges before it persists: what it forgets that way nobody
+/// can send again. So before it is killed it saves what it has acknowledged,
+/// and what it acknowledges from then on reaches nobody.
+#[tokio::test]
+async fn a_mosquitto_that_is_killed_and_frozen_gets_every_message() {
+    let broker = Broker::start().await;
+    let mut far = Broker::start_with(BrokerOptions { persistence: true, ..BrokerOptions::default() }).await;
+    let link = Proxy::start(([127, 0, 0, 1], far.port()).into()).await;
+    let inbox = Inbox::default();
+    let _subscriber = Subscriber::start_lasting(&far, "out/#", inbox.clone()).await;
+    let destination = format!("url = \"mqtt://{}\"\ntimeout = \"1s\"", link.address());
+    let stream = stream_file(Kind::Mqtt, "topic = \"out/{ident}\"", &destination);
+    let gateway = Folder::new().bus(&broker.url()).stream("stream", &stream).start().await;
+    let fleet = Fleet::new(7, u64::MAX);
+    let steady = Steady::start(broker.port(), fleet, 200);
+    for round in 0..6 {
+        let before = inbox.all().len();
+        assert!(inbox.wait_until(PATIENCE, |all| all.len() >= before + 100).await, "round {round}: it flows");
+        if round % 3 == 2 {
+            signal(far.process(), "STOP");
+            gateway.until("stream", "the destination is given up", |s| s.state == "retrying").await;
+            signal(far.process(), "CONT");
+        } else {
+            link.set(Link { to_client: Flow::Swallowed, ..Link::default() }).await;
+            far.save().await;
+            far.kill().await;
+            far.resume().await;
+            link.heal().await;
+        }
+    }
+    let messages = steady.finish().await;
+    let repeats = Fleet { messages, ..fleet }.until_arrived(&inbox).await;
+    println!("{messages} messages, {repeats} repeats");
+    assert!(repeats > 0, "what was under way when it was killed comes again");
+    let stream = gateway.until_settled("stream", messages).await;
+    assert_eq!((stream.dead_lettered, stream.delivered), (0, stream.read), "{stream:?}");
 }
 
 #[tokio::test]
