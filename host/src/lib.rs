@@ -27,3 +27,4 @@ pub mod script;
 pub mod stream;
 pub mod telemetry;
 pub mod watch;
+mod words;

@@ -26,6 +26,7 @@ use super::intake::Intake;
 use super::wire::LateWriter;
 use crate::config::tls::{self, TlsError};
 use crate::config::{BusSettings, MqttUrl};
+use crate::words::{SAID, one_line};
 
 /// Longest wait for TCP, TLS and CONNACK.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -287,7 +288,10 @@ pub(super) fn explain(error: &ConnectionError, url: &MqttUrl) -> End {
             };
         }
         ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, reason_string }) => {
-            let said = reason_string.as_deref().map(|text| format!(" ({text})")).unwrap_or_default();
+            let said = reason_string
+                .as_deref()
+                .map(|text| format!(" ({})", one_line(text, SAID)))
+                .unwrap_or_default();
             format!("{url} ended the connection: {reason_code:?}{said}")
         }
         ConnectionError::Timeout(_) => format!("no answer from {url} within {CONNECT_TIMEOUT:?}"),

@@ -8,6 +8,7 @@ use super::instance::Host;
 use super::limits::CallRefusal;
 use super::state::StateRefusal;
 use super::tables::UnknownTable;
+use crate::words;
 
 /// A call of a script that gave no usable mapping. State that it wrote is
 /// discarded. Each kind says in its text what happened and what the bound is.
@@ -144,15 +145,7 @@ fn place(error: &Error) -> String {
 /// The text without control characters and at most [`TEXT`] bytes long: what
 /// a script says must not break a log line.
 pub(crate) fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len().min(TEXT));
-    for c in text.chars() {
-        if line.len() + c.len_utf8() > TEXT {
-            line.push('…');
-            break;
-        }
-        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
-    }
-    line
+    words::one_line(text, TEXT)
 }
 
 /// Bytes of a script's text that are kept: a log line, an error, a reason.

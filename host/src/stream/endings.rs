@@ -16,6 +16,7 @@ use crate::destination::Reply;
 use crate::journal::{DeadLetter, Outcome, Position, Settlement, StoredDelivery};
 use crate::script::Script;
 use crate::telemetry::event;
+use crate::words::cut;
 
 /// Bytes of a reason or a reply that are kept: both may repeat what was refused.
 const WORDS: usize = 2_048;
@@ -83,12 +84,12 @@ impl Endings {
                 Some(first) => {
                     let text = format!(
                         "{} (with message {first}, whose dead letter has the delivery)",
-                        brief(reason)
+                        cut(reason, WORDS)
                     );
                     DeadLetter { reason: text, ..letter(entry, "", script) }
                 }
             };
-            letter.reply = reply.map(|r| brief(&r.0));
+            letter.reply = reply.map(|r| cut(&r.0, WORDS));
             if kept_with.is_none() {
                 kept_with = Some(entry.position);
                 letter.delivery = Some(StoredDelivery {
@@ -158,20 +159,12 @@ fn letter(entry: &Entry, reason: &str, script: &str) -> DeadLetter {
     DeadLetter {
         position: entry.position,
         at: unix_millis(),
-        reason: brief(reason),
+        reason: cut(reason, WORDS),
         script: script.to_owned(),
         message: entry.message.clone(),
         delivery: None,
         reply: None,
     }
-}
-
-/// The beginning of a text that a script or a far side had a hand in.
-fn brief(text: &str) -> String {
-    if text.len() <= WORDS {
-        return text.to_owned();
-    }
-    format!("{}…", &text[..text.floor_char_boundary(WORDS)])
 }
 
 /// Logs a dead letter; the reason with what the far side said.
@@ -192,17 +185,4 @@ fn announce(stream: &str, letter: &DeadLetter) -> String {
     }
     .emit();
     reason
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_a_long_text_the_beginning_is_kept() {
-        assert_eq!(brief("400 no"), "400 no");
-        let long = "ä".repeat(WORDS);
-        assert_eq!(brief(&long), format!("{}…", "ä".repeat(WORDS / 2)));
-        assert_eq!(brief(&format!("x{long}")), format!("x{}…", "ä".repeat(WORDS / 2 - 1)));
-    }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::destination::{Cause, DeliveryId, Fault, Reply, Verdict};
+use crate::words::{SAID, one_line};
 
 /// One publish; a delivery that is sent again is another attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -114,7 +115,7 @@ impl Updates {
 /// What a `rejected` with this code means (AWS IoT developer guide, "Device
 /// Shadow error messages"; 503 from the service's API model).
 pub(super) fn of_rejection(code: u64, message: &str) -> Verdict {
-    let text = format!("shadow update rejected: {code} {message}");
+    let text = format!("shadow update rejected: {code} {}", one_line(message, SAID));
     match code {
         400 | 413 | 415 => Verdict::Refused(Reply(text)),
         // 409: somebody else changed the shadow; it passes with the next version.

@@ -6,12 +6,10 @@ use std::time::{Duration, SystemTime};
 use hyper::StatusCode;
 
 use crate::destination::{Cause, Fault, Reply, Verdict};
+use crate::words::SAID;
 
 /// Longest pause that a `Retry-After` can ask for.
 const MAX_PAUSE: Duration = Duration::from_secs(15 * 60);
-
-/// Most bytes of the answer's text in a reason.
-const MAX_TEXT: usize = 300;
 
 /// The verdict on a delivery that was answered.
 ///
@@ -44,7 +42,7 @@ fn describe(status: StatusCode, body: &[u8]) -> String {
         said.push(' ');
         said.push_str(words);
     }
-    let head = &body[..body.len().min(MAX_TEXT)];
+    let head = &body[..body.len().min(SAID)];
     let text: String =
         String::from_utf8_lossy(head).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let text = text.trim().trim_end_matches(char::REPLACEMENT_CHARACTER);

@@ -11,11 +11,15 @@ use rumqttc::{
 };
 
 use crate::destination::{Cause, Fault, Reply, Verdict};
+use crate::words::{SAID, one_line};
 
 /// The fate of a publish by its PUBACK.
 pub(crate) fn of_puback(ack: &PubAck) -> Verdict {
     let text = || match ack.properties.as_ref().and_then(|p| p.reason_string.as_deref()) {
-        Some(said) => format!("PUBACK {:#04x} {}: {said}", ack.reason as u8, puback_name(ack.reason)),
+        Some(said) => {
+            let said = one_line(said, SAID);
+            format!("PUBACK {:#04x} {}: {said}", ack.reason as u8, puback_name(ack.reason))
+        }
         None => format!("PUBACK {:#04x} {}", ack.reason as u8, puback_name(ack.reason)),
     };
     match ack.reason {
@@ -184,7 +188,7 @@ fn of_disconnect(place: &str, code: DisconnectReasonCode, said: Option<&str>) ->
     let mut reason = format!("{place}: DISCONNECT {:#04x} {code:?}", code as u8);
     if let Some(said) = said {
         reason.push_str(": ");
-        reason.push_str(said);
+        reason.push_str(&one_line(said, SAID));
     }
     match code {
         D::NotAuthorized => Fault::persistent(Cause::Credentials, reason),
@@ -259,6 +263,9 @@ mod tests {
             of_puback(&ack),
             Verdict::Refused(Reply("PUBACK 0x99 payload format invalid: not JSON".to_owned()))
         );
+        ack.properties.as_mut().unwrap().reason_string = Some("\u{1b}[2J".repeat(20_000));
+        let Verdict::Refused(Reply(long)) = of_puback(&ack) else { panic!("refused") };
+        assert!(long.len() < 400 && !long.contains('\u{1b}'), "{long}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::shadow::{self, Comparison, Difference, Fate};
 use crate::journal::JournalError;
 use crate::script::cases::CaseFault;
 use crate::script::{LoadError, one_line};
+use crate::words;
 
 /// Why a new script is not taken. The one before it stays in place.
 #[derive(Debug, thiserror::Error)]
@@ -135,11 +136,8 @@ impl Refusal {
 
     /// At least one case that a script does not pass.
     pub(super) fn of_cases(faults: &[CaseFault]) -> Self {
-        let mut shown = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-        if shown.len() > SHOWN_OF_CASES {
-            shown.truncate(shown.floor_char_boundary(SHOWN_OF_CASES));
-            shown.push_str("...");
-        }
+        let shown = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        let shown = words::cut(&shown, SHOWN_OF_CASES);
         let first = faults.first().map(|fault| fault.case.clone()).unwrap_or_default();
         Self::Cases { first, more: faults.len().saturating_sub(1), shown }
     }
@@ -199,17 +197,12 @@ pub(super) fn judge(comparison: &Comparison, old: &str, max_new_rejections: usiz
 
 fn example(difference: &Difference) -> Example {
     let payload = String::from_utf8_lossy(&difference.message.payload);
-    let cut = payload.floor_char_boundary(SHOWN);
-    let more = if cut < payload.len() { "..." } else { "" };
-    // A terminal must not obey it.
-    let plain = |c: char| if c.is_control() { c.escape_default().collect() } else { c.to_string() };
-    let shown: String = payload.get(..cut).unwrap_or_default().chars().map(plain).collect();
     let what = match &difference.new {
         Fate::Failed(fault) => fault.clone(),
         Fate::Rejected(reason) => reason.clone(),
         Fate::Delivered(_) | Fate::Filtered => String::new(),
     };
-    Example { place: difference.place, what, payload: format!("{shown}{more}") }
+    Example { place: difference.place, what, payload: words::one_line(&payload, SHOWN) }
 }
 
 impl Example {

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::{Shared, by_stream};
 use crate::bus::{BusSnapshot, unix_millis};
 use crate::cli::operate::answer::{self, JournalLine, ScriptLine, StreamLine};
+use crate::words::cut;
 
 /// Most bytes of a text that says what is wrong. The whole of it is in the log
 /// and in the dead letter.
@@ -54,7 +55,7 @@ pub(super) async fn readyz(State(shared): State<Shared>) -> Response {
     if let Some(reason) = &holding.broken {
         waiting_for.push(format!("the journal: {reason}"));
     }
-    let waiting_for = waiting_for.into_iter().map(brief).collect();
+    let waiting_for = waiting_for.into_iter().map(|text| cut(&text, MOST_TEXT)).collect();
     // Streams that cannot be loaded are reported but do not take the gateway
     // out of service: the others run.
     let starting = statuses.iter().any(|s| s.script().is_none() && s.state().reason().is_none());
@@ -76,28 +77,19 @@ pub(super) async fn streams(State(shared): State<Shared>) -> Json<Vec<StreamLine
         let script = status.script().map(|(name, version)| ScriptLine { name, version });
         StreamLine {
             state: state.word().to_owned(),
-            reason: state.reason().map(str::to_owned).map(brief),
+            reason: state.reason().map(str::to_owned).map(|text| cut(&text, MOST_TEXT)),
             code: state.code().map(|code| code.word().to_owned()),
             paused: gateway.operations.is_paused(status.index()),
             script,
             retries: status.retries(),
             holds_bus: full && holding.holder.is_some() && holding.holder == status.index(),
-            last_error: status.last_error().map(brief),
-            note: gateway.streams.note(status.name()).map(brief),
-            refused: status.refused().map(brief),
+            last_error: status.last_error().map(|text| cut(&text, MOST_TEXT)),
+            note: gateway.streams.note(status.name()).map(|text| cut(&text, MOST_TEXT)),
+            refused: status.refused().map(|text| cut(&text, MOST_TEXT)),
             ..StreamLine::of_books(status.name(), &gateway.books(&status), now)
         }
     });
     Json(lines.collect())
-}
-
-/// The beginning of a text.
-fn brief(mut text: String) -> String {
-    if text.len() > MOST_TEXT {
-        text.truncate(text.floor_char_boundary(MOST_TEXT));
-        text.push('…');
-    }
-    text
 }
 
 pub(super) async fn journal(State(shared): State<Shared>) -> Json<JournalLine> {
