@@ -204,7 +204,7 @@ impl Reloader {
         let version = self.earlier(unfit, to.as_deref()).await?.version;
         let wasm = self.bytes_of(version.clone()).await?;
         let tables = self.source.kept(&self.stream).await.map(|kept| kept.tables).unwrap_or_default();
-        let loaded = self.source.load(&self.engine, Some(wasm), tables).await;
+        let loaded = self.source.load(&self.engine, wasm, tables).await;
         let (script, wasm) = loaded.map_err(|unfit| unfit.refusal)?;
         self.forget_other_state(&script).await?;
         match last.filter(|last| last.version != version) {

@@ -8,74 +8,33 @@
 pub mod first;
 mod order;
 pub mod shadow;
+mod source;
 pub mod verdict;
 pub mod versions;
 mod way_back;
 
-use std::collections::BTreeMap;
-use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::code::Code;
 use super::edition::{Edition, Failed, Fallback, GuardWindow, Hold, Slot};
 use super::status::StreamStatus;
 use crate::bus::{Message, unix_millis};
 use crate::journal::Journal;
-use crate::script::{Engine, Limits, Package, Recipe, Script, Tables, Version, cases, one_line};
+use crate::script::{Engine, Limits, Package, Recipe, Script, Version, cases, one_line};
 use crate::telemetry::event;
-use crate::watch::{Changes, Watch};
+use crate::watch::Changes;
 use order::{Answer, Order, What, answer};
 use shadow::Comparison;
 use verdict::judge;
 use versions::{Accepted, AcceptedTable, Versions};
 
 pub use order::{Orders, ReloadHandle, Reloaded};
+pub use source::{ReloadRules, ScriptSource};
 pub use verdict::Refusal;
 pub(super) use way_back::WayBack;
-
-/// How to come by a stream's script.
-pub struct ScriptSource {
-    /// Where it is read from: a path, or `adapter` and a name. A stream whose
-    /// source is another one than before begins anew.
-    pub origin: String,
-    /// The files that the recipe depends on: the script's own, unless the binary
-    /// brings it along, and its tables'.
-    pub paths: Vec<PathBuf>,
-    /// Where each of its tables is read from, by their names: a file, and which
-    /// columns of it. A table that is read from elsewhere than before is another.
-    pub tables: BTreeMap<String, String>,
-    /// Reads its bytes; an error for a person.
-    pub read: Box<dyn Fn() -> Result<Bytes, String> + Send + Sync>,
-    /// What is to be loaded, given the bytes; without tables it reads them, and so
-    /// blocks. An error for a person.
-    pub recipe: Box<dyn Fn(Bytes, Option<Tables>) -> Result<Recipe, String> + Send + Sync>,
-    /// Whether new bytes are taken by themselves, or only on order.
-    pub follow: bool,
-    /// Notices that the files have changed; none: nobody does.
-    pub watch: Option<Watch>,
-    /// Where accepted versions are kept; none: nowhere.
-    pub versions: Option<Versions>,
-    /// What a new version has to stand.
-    pub rules: ReloadRules,
-}
-
-/// What a new version of a script has to stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReloadRules {
-    /// Messages that it may reject although the old one maps them (default 0).
-    pub max_new_rejections: usize,
-    /// Latest messages that both map, and bytes of them (default 1,000, 4 MiB).
-    pub compared: (usize, usize),
-    /// How long its own cases may take (default 30 s).
-    pub cases: Duration,
-    /// How long it is on trial.
-    pub guard: GuardWindow,
-}
 
 /// Why the source is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,58 +87,6 @@ pub(super) struct Noted {
 
 /// Says which messages are a stream's.
 pub type Takes = Arc<dyn Fn(&Message) -> bool + Send + Sync>;
-
-// === impl ReloadRules ===
-
-impl Default for ReloadRules {
-    fn default() -> Self {
-        Self {
-            max_new_rejections: 0,
-            compared: (1_000, 4 << 20),
-            cases: Duration::from_secs(30),
-            guard: GuardWindow::default(),
-        }
-    }
-}
-
-// === impl ScriptSource ===
-
-impl ScriptSource {
-    /// The changes of its files, if there are any and somebody notices.
-    pub(super) fn changes(&self) -> Option<Changes> {
-        self.watch.as_ref().filter(|_| !self.paths.is_empty()).map(|watch| watch.paths(self.paths.clone()))
-    }
-
-    /// The recipe of these bytes and tables, or of what the source has now. What
-    /// is read comes with it.
-    async fn recipe(
-        self: &Arc<Self>,
-        wasm: Option<Bytes>,
-        tables: Option<Tables>,
-    ) -> Result<Recipe, (Code, Refusal)> {
-        let source = self.clone();
-        let read = move || {
-            let wasm = match wasm {
-                Some(wasm) => wasm,
-                None => (source.read)().map_err(|error| (Code::ScriptMissing, Refusal::Unreadable(error)))?,
-            };
-            (source.recipe)(wasm, tables).map_err(|error| (Code::ScriptInvalid, Refusal::Unreadable(error)))
-        };
-        tokio::task::spawn_blocking(read)
-            .await
-            .unwrap_or_else(|failed| Err((Code::ScriptMissing, Refusal::Unreadable(failed.to_string()))))
-    }
-
-    /// Asks the folder of the accepted versions; `unkept` where there is none.
-    async fn versions<T: Send + 'static>(
-        self: &Arc<Self>,
-        unkept: T,
-        ask: impl FnOnce(&Versions) -> io::Result<T> + Send + 'static,
-    ) -> Result<T, Refusal> {
-        let Some(versions) = self.versions.clone() else { return Ok(unkept) };
-        way_back::ask(versions, ask).await
-    }
-}
 
 // === impl Reloader ===
 
@@ -293,7 +200,7 @@ impl Reloader {
             Reason::Update => true,
         };
         let running = edition.script.version().full();
-        let bytes = if from_source { None } else { self.kept(running).await? };
+        let bytes = if from_source { None } else { self.bytes_of(running).await? };
         self.source.recipe(bytes, None).await.map_err(|(_, refusal)| refusal)
     }
 
@@ -429,7 +336,7 @@ impl Reloader {
         let wasm = self.bytes_of(wanted.version.clone()).await?;
         // The tables that have stood the proof, not what may be on the disk now.
         let tables = Some(old.tables().clone());
-        let recipe = self.source.recipe(Some(wasm), tables).await.map_err(|(_, refusal)| refusal)?;
+        let recipe = self.source.recipe(wasm, tables).await.map_err(|(_, refusal)| refusal)?;
         let new = Script::load(&self.engine, recipe).await?;
         let Some(hold) = slot.hold(edition).await else { return Ok(None) };
         let way_back = self.way_back(old, wanted, &new);
@@ -462,10 +369,6 @@ impl Reloader {
         let earlier = earlier.ok_or_else(|| Refusal::no_version(to, running.as_deref()))?;
         // A restart knows by the source whether the stream has another one now.
         Ok(Accepted { source: self.source.origin.clone(), ..earlier })
-    }
-
-    async fn bytes_of(&self, version: String) -> Result<Bytes, Refusal> {
-        self.source.versions(Bytes::new(), move |versions| versions.read(&version)).await
     }
 
     /// The edition in place, and what there is to be told and to be kept of it.
@@ -558,7 +461,7 @@ impl Reloader {
     }
 
     /// The bytes of an accepted version; none where nothing is kept.
-    async fn kept(&self, version: String) -> Result<Option<Bytes>, Refusal> {
+    async fn bytes_of(&self, version: String) -> Result<Option<Bytes>, Refusal> {
         self.source.versions(None, move |versions| versions.read(&version).map(Some)).await
     }
 
