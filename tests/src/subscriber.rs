@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rumqttc::mqttbytes::QoS;
 use rumqttc::{
-    AsyncClient, Broker as Address, BrokerSessionResumePolicy, Event, MqttOptions, Packet, PublishOptions,
-    SubscribeFilter, TlsConfiguration, Transport,
+    AsyncClient, Broker as Address, BrokerSessionResumePolicy, Event, EventLoop, MqttOptions, Packet,
+    PublishOptions, SubscribeFilter, TlsConfiguration, Transport,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -42,28 +42,8 @@ impl Subscriber {
             .set_clean_start(false)
             .set_session_expiry_interval(Some(3600))
             .set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly);
-        let (client, mut events) = AsyncClient::builder(options).capacity(1000).build();
-        let kept = client.clone();
-        let task = tokio::spawn(async move {
-            // Without one the connection ends.
-            let _kept = kept;
-            loop {
-                match events.poll().await {
-                    Ok(Event::Incoming(Packet::Publish(publish))) => {
-                        let topic = String::from_utf8_lossy(&publish.topic).into_owned();
-                        inbox.record(Received::Publish {
-                            topic,
-                            payload: publish.payload,
-                            properties: vec![],
-                        });
-                    }
-                    Ok(_) => {}
-                    Err(_) => sleep(4 * LOOK).await,
-                }
-            }
-        });
-        subscribe(&client, filter).await;
-        Self { task }
+        let connection = AsyncClient::builder(options).capacity(1000).build();
+        Self::run(connection, filter, inbox, |_, _| None, true).await
     }
 
     /// Publishes, too, what `answer` makes of topic and payload of a message:
@@ -75,12 +55,32 @@ impl Subscriber {
     where
         F: Fn(&str, &Bytes) -> Option<(String, Bytes)> + Send + 'static,
     {
-        let (client, mut events) = connection(broker);
+        Self::run(connection(broker), filter, inbox, answer, false).await
+    }
+
+    async fn run<F>(
+        (client, mut events): (AsyncClient, EventLoop),
+        filter: &str,
+        inbox: Inbox,
+        answer: F,
+        connects_again: bool,
+    ) -> Self
+    where
+        F: Fn(&str, &Bytes) -> Option<(String, Bytes)> + Send + 'static,
+    {
         let answers = client.clone();
         let task = tokio::spawn(async move {
-            // The end of the connection is the end of the test's broker.
-            while let Ok(event) = events.poll().await {
-                let Event::Incoming(Packet::Publish(publish)) = event else { continue };
+            loop {
+                let publish = match events.poll().await {
+                    Ok(Event::Incoming(Packet::Publish(publish))) => publish,
+                    Ok(_) => continue,
+                    Err(_) if connects_again => {
+                        sleep(4 * LOOK).await;
+                        continue;
+                    }
+                    // The end of the connection is the end of the test's broker.
+                    Err(_) => return,
+                };
                 let topic = String::from_utf8_lossy(&publish.topic).into_owned();
                 let answer = answer(&topic, &publish.payload);
                 let properties = publish.properties.map(|p| p.user_properties).unwrap_or_default();
@@ -92,16 +92,12 @@ impl Subscriber {
                 }
             }
         });
-        subscribe(&client, filter).await;
+        let filters = [SubscribeFilter::new(filter, QoS::AtLeastOnce)];
+        let notice = client.subscribe_many_tracked(filters).await.expect("the subscriber is connected");
+        let done = timeout(PATIENCE, notice.wait_completion_async()).await;
+        done.expect("the broker answers in time").expect("the broker takes the subscription");
         Self { task }
     }
-}
-
-async fn subscribe(client: &AsyncClient, filter: &str) {
-    let filters = [SubscribeFilter::new(filter, QoS::AtLeastOnce)];
-    let notice = client.subscribe_many_tracked(filters).await.expect("the subscriber is connected");
-    let done = timeout(PATIENCE, notice.wait_completion_async()).await;
-    done.expect("the broker answers in time").expect("the broker takes the subscription");
 }
 
 impl Drop for Subscriber {
@@ -112,7 +108,7 @@ impl Drop for Subscriber {
 
 /// A connection of a client of its own, with the broker's login and
 /// certificates where it has some.
-pub(crate) fn connection(broker: &Broker) -> (AsyncClient, rumqttc::EventLoop) {
+pub(crate) fn connection(broker: &Broker) -> (AsyncClient, EventLoop) {
     let mut options = options(broker.port());
     if let Some((user, password)) = broker.login() {
         options.set_credentials(user, password);
@@ -124,7 +120,7 @@ pub(crate) fn connection(broker: &Broker) -> (AsyncClient, rumqttc::EventLoop) {
 }
 
 /// A connection of a client of its own to a broker that is open to everybody.
-pub(crate) fn plain_connection(port: u16) -> (AsyncClient, rumqttc::EventLoop) {
+pub(crate) fn plain_connection(port: u16) -> (AsyncClient, EventLoop) {
     AsyncClient::builder(options(port)).capacity(1000).build()
 }
 
