@@ -26,6 +26,7 @@ use super::intake::Intake;
 use super::wire::LateWriter;
 use crate::config::tls::{self, TlsError};
 use crate::config::{BusSettings, MqttUrl};
+use crate::journal::Sequence;
 use crate::words::{SAID, one_line};
 
 /// Longest wait for TCP, TLS and CONNACK.
@@ -50,6 +51,8 @@ pub(super) struct Link {
     /// A message was lost on the way to the journal: later ones must not be
     /// acknowledged before it.
     broken: AtomicBool,
+    /// Of what it appends.
+    pub(super) sequence: Sequence,
     /// Nothing more is taken over: what is not acknowledged is for the next
     /// connection.
     leaving: AtomicBool,
@@ -119,6 +122,7 @@ impl Login<'_> {
             client,
             over: CancellationToken::new(),
             broken: AtomicBool::new(false),
+            sequence: Sequence::default(),
             leaving: AtomicBool::new(false),
         };
         Ok((Arc::new(link), eventloop))

@@ -249,7 +249,7 @@ impl Batch {
             // and appending this copy as well would deliver it twice.
             tokio::select! {
                 biased;
-                ticket = journal.append(appends) => Some(ticket),
+                ticket = journal.append_in(&self.link.sequence, appends) => Some(ticket),
                 () = self.link.over.cancelled() => {
                     status.abandoned.add(count);
                     return None;

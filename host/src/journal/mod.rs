@@ -210,13 +210,19 @@ impl Journal {
     /// nothing was appended if it is dropped while it waits. An empty batch
     /// resolves at once.
     pub async fn append(&self, batch: Vec<Append>) -> Ticket {
+        self.append_in(&Sequence::default(), batch).await
+    }
+
+    /// The same as one of several appends: it fails if one before it has failed.
+    pub async fn append_in(&self, sequence: &Sequence, batch: Vec<Append>) -> Ticket {
         match &self.0 {
             Backend::Disk(front) => {
                 let item = |append: Append| {
                     (Item { message: append.message, as_is: None, reread: false }, append.streams)
                 };
                 let items = batch.into_iter().map(item).collect();
-                Ticket(front.append(Batch { items, reread: false }).await)
+                let sequence = sequence.clone();
+                Ticket(front.append(Batch { items, reread: false, sequence }).await)
             }
             #[cfg(test)]
             Backend::Memory(memory) => Ticket(memory.append(batch).await),

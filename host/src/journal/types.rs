@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
@@ -23,6 +24,22 @@ pub struct Position {
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.chunk, self.index)
+    }
+}
+
+/// Appends that are in order: when one has failed, no later one is taken. What
+/// failed comes again and would lie behind it. Cloning gives another handle.
+#[derive(Clone, Debug, Default)]
+pub struct Sequence(Arc<AtomicBool>);
+
+impl Sequence {
+    /// One of its appends has failed.
+    pub(super) fn end(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.0.load(Ordering::Acquire)
     }
 }
 

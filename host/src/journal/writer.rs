@@ -576,6 +576,8 @@ impl Writer {
                 }),
                 Err(error) => {
                     let reason = error.to_string();
+                    // Before anybody is told, for more may be there by then.
+                    work.batches.iter().for_each(|batch| batch.sequence.end());
                     for ticket in tickets {
                         let _ = ticket.send(Err(JournalError(reason.clone())));
                     }
@@ -621,7 +623,15 @@ impl Writer {
             let waited = self.front.work.wait_timeout(inner, until.saturating_duration_since(now));
             inner = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        let (batches, tickets) = std::mem::take(&mut inner.appends).into_iter().unzip();
+        let (mut batches, mut tickets) = (Vec::new(), Vec::new());
+        for (batch, ticket) in std::mem::take(&mut inner.appends) {
+            if batch.sequence.has_ended() {
+                let _ = ticket.send(Err(JournalError("what came before it has failed".to_owned())));
+            } else {
+                batches.push(batch);
+                tickets.push(ticket);
+            }
+        }
         inner.append_messages = 0;
         inner.append_bytes = 0;
         inner.first_settlement = None;

@@ -5,12 +5,12 @@ use crate::bus::{Message, unix_millis};
 use crate::journal::chunk::Item;
 use crate::journal::disk::Folder;
 use crate::journal::store::sim::SimDisk;
-use crate::journal::{Outcome, Position, Settlement};
+use crate::journal::{Outcome, Position, Sequence, Settlement};
 
 fn batch(bytes: usize) -> Batch {
     let message = Message { topic: "t".into(), payload: vec![7; bytes].into(), received_at: unix_millis() };
     let item = Item { message, as_is: None, reread: false };
-    Batch { items: vec![(item, vec![StreamIndex(0)])], reread: false }
+    Batch { items: vec![(item, vec![StreamIndex(0)])], ..Batch::default() }
 }
 
 fn options(max_size: u64) -> Options {
@@ -95,6 +95,27 @@ async fn a_full_disk_gets_the_room_that_is_only_kept_for_rewinds() {
         front.settle(StreamIndex(0), Settlement { ended, ..Settlement::default() });
     }
     assert!(refused > 0, "the disk was never full");
+    tokio::task::spawn_blocking(move || front.close()).await.unwrap();
+}
+
+/// What the bus has sent since is there before the bus has been told, and what
+/// failed comes again.
+#[tokio::test]
+async fn what_comes_behind_a_failed_append_is_not_taken() {
+    let disk = SimDisk::new();
+    let front = start(Arc::new(disk.clone()), options(64 << 20), one_stream(), SyncMode::Always).unwrap();
+    let (sequence, other) = (Sequence::default(), Sequence::default());
+    let append = async |sequence: &Sequence| {
+        let batch = Batch { sequence: sequence.clone(), ..batch(1) };
+        front.append(batch).await.await.unwrap().is_ok()
+    };
+    assert!(append(&sequence).await);
+    disk.set_full(true);
+    assert!(!append(&sequence).await);
+    disk.repair();
+    assert!(!append(&sequence).await, "it would lie before the one that failed");
+    assert!(append(&other).await);
+    assert!(append(&Sequence::default()).await, "the bus has connected again");
     tokio::task::spawn_blocking(move || front.close()).await.unwrap();
 }
 

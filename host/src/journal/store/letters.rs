@@ -136,7 +136,7 @@ impl Store {
         letters: Vec<(DeadLetterId, StreamIndex, DeadLetter)>,
         as_is: bool,
     ) -> (Work, u64) {
-        let mut batch = Batch { items: Vec::new(), reread: true };
+        let mut batch = Batch { reread: true, ..Batch::default() };
         let mut seen = std::collections::BTreeSet::new();
         let mut drop_letters = Vec::new();
         for (id, stream, letter) in letters {

@@ -22,7 +22,7 @@ use super::chunk::Item;
 use super::disk::{Disk, DiskFile};
 use super::index::{Counts, Index, Queue, SegmentRecord, StreamRecord};
 use super::rows::Row;
-use super::{Books, DeadLetterId, Pending, Position, Quota, Reading, Settlement, StreamIndex};
+use super::{Books, DeadLetterId, Pending, Position, Quota, Reading, Sequence, Settlement, StreamIndex};
 use read::Cache;
 
 pub(super) use latest::Latest;
@@ -75,6 +75,8 @@ pub(super) struct Batch {
     pub items: Vec<(Item, Vec<StreamIndex>)>,
     /// They were read before.
     pub reread: bool,
+    /// Which appends it comes after.
+    pub sequence: Sequence,
 }
 
 /// What one commit makes durable.

@@ -61,7 +61,7 @@ impl SimDisk {
     }
 
     /// Writes that make a file longer fail as on a full disk.
-    pub(super) fn set_full(&self, full: bool) {
+    pub(in crate::journal) fn set_full(&self, full: bool) {
         self.0.lock().unwrap().full = full;
     }
 
@@ -70,7 +70,7 @@ impl SimDisk {
         self.0.lock().unwrap().capacity = bytes;
     }
 
-    pub(super) fn repair(&self) {
+    pub(in crate::journal) fn repair(&self) {
         let mut sim = self.0.lock().unwrap();
         sim.until_failure = None;
         sim.failing = false;

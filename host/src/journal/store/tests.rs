@@ -49,7 +49,7 @@ fn for_streams(texts: &[&str], streams: &[u32]) -> Batch {
         let item = Item { message: message(text), as_is: None, reread: false };
         (item, streams.iter().map(|s| StreamIndex(*s)).collect())
     };
-    Batch { items: texts.iter().map(item).collect(), reread: false }
+    Batch { items: texts.iter().map(item).collect(), ..Batch::default() }
 }
 
 fn ended(position: Position, outcome: Outcome) -> Settlement {
