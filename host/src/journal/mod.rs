@@ -7,12 +7,14 @@
 
 mod chunk;
 mod disk;
+mod front;
 mod index;
 #[cfg(test)]
 mod memory;
 mod policy;
 mod rows;
 mod store;
+mod stream_front;
 mod types;
 mod writer;
 
@@ -28,10 +30,11 @@ use tokio::sync::{oneshot, watch};
 use crate::bus::Message;
 use crate::config::JournalSettings;
 use chunk::Item;
+use front::Front;
 #[cfg(test)]
 use memory::Memory;
 use store::{Batch, Options, Store, StreamOptions, TOGETHER};
-use writer::{Front, Pace};
+use stream_front::Pace;
 
 pub use store::{Difference, OpenError};
 pub use types::*;

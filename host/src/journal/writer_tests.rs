@@ -4,8 +4,9 @@ use super::*;
 use crate::bus::{Message, unix_millis};
 use crate::journal::chunk::Item;
 use crate::journal::disk::Folder;
+use crate::journal::store::Batch;
 use crate::journal::store::sim::SimDisk;
-use crate::journal::{Outcome, Position, Sequence, Settlement};
+use crate::journal::{Backlog, OnFull, Outcome, Quota, ReadRules, Sequence};
 
 fn batch(bytes: usize) -> Batch {
     let message = Message { topic: "t".into(), payload: vec![7; bytes].into(), received_at: unix_millis() };
@@ -117,32 +118,6 @@ async fn what_comes_behind_a_failed_append_is_not_taken() {
     assert!(append(&other).await);
     assert!(append(&Sequence::default()).await, "the bus has connected again");
     tokio::task::spawn_blocking(move || front.close()).await.unwrap();
-}
-
-fn pending(chunk: u64) -> Pending {
-    let message = Message { topic: "t".into(), payload: "x".into(), received_at: 0 };
-    let position = Position { chunk, index: 0 };
-    Pending { position, message, as_is: None, reading: Default::default() }
-}
-
-#[tokio::test]
-async fn live_messages_go_first_only_where_that_is_asked_for() {
-    let quota = one_stream()[0].quota;
-    let order = |live_first| {
-        let mut front = StreamFront::new("a", quota);
-        front.live.extend([pending(3), pending(6)]);
-        front.waited.extend([pending(1), pending(2), pending(4)]);
-        front.again.push_back(pending(0));
-        let rules = ReadRules { live_first, backlog_rate: None };
-        let mut paces = Default::default();
-        let mut chunks = Vec::new();
-        while let Some(next) = front.take(&rules, &mut paces, 1).0.pop() {
-            chunks.push(next.position.chunk);
-        }
-        chunks
-    };
-    assert_eq!(order(false), [1, 2, 3, 4, 6, 0]);
-    assert_eq!(order(true), [3, 6, 1, 2, 4, 0]);
 }
 
 #[tokio::test]
