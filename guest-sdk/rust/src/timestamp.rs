@@ -40,6 +40,8 @@ fn from_seconds(value: Value<'_>) -> Option<i64> {
         #[allow(clippy::cast_possible_truncation)]
         return (0.0..=9e15).contains(&millis).then(|| millis.floor() as i64);
     }
+    // An i64 has no -0: the whole of -0.5 would read as 0, and the time as 0.5.
+    let text = (!text.starts_with('-')).then_some(text)?;
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     whole.parse::<i64>().ok()?.checked_mul(1000)?.checked_add(millis_of(fraction.as_bytes())?)
 }
@@ -161,6 +163,7 @@ mod tests {
             ("253402300800", None),
             ("1700000000000", None),
             ("-1", None),
+            ("-0.5", None),
             ("1e400", None),
             ("99999999999999999999", None),
             ("true", None),
