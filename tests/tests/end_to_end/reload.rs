@@ -303,8 +303,8 @@ async fn a_restart_runs_what_was_accepted_last() {
         }
         site.gateway.restart().await;
         site.gateway.until_ready().await;
-        let stream = site.until_runs(&new).await;
-        assert_eq!(stream.state, "running");
+        site.until_runs(&new).await;
+        site.gateway.until("fleet", "it is running", |s| s.state == "running").await;
         site.gateway.until("fleet", "it says so", |s| s.refused.is_some()).await;
     }
     Publisher::connect(&site.broker).publish_all(FLEET.some(0..10)).await;
