@@ -51,7 +51,7 @@ pub(super) struct Link {
     /// A message was lost on the way to the journal: later ones must not be
     /// acknowledged before it.
     broken: AtomicBool,
-    /// Of what it appends.
+    /// What it appends to the journal is in order: one failure ends all.
     pub(super) sequence: Sequence,
     /// Nothing more is taken over: what is not acknowledged is for the next
     /// connection.

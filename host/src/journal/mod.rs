@@ -216,7 +216,8 @@ impl Journal {
         self.append_in(&Sequence::default(), batch).await
     }
 
-    /// The same as one of several appends: it fails if one before it has failed.
+    /// The same as one of several appends, whose tickets fail once one of them
+    /// has: what failed comes again and must not lie behind what came later.
     pub async fn append_in(&self, sequence: &Sequence, batch: Vec<Append>) -> Ticket {
         match &self.0 {
             Backend::Disk(front) => {

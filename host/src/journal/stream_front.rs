@@ -78,7 +78,6 @@ impl StreamFront {
     ) -> (Vec<Pending>, Option<Instant>) {
         let now = Instant::now();
         let mut taken = Vec::new();
-        let mut wait = None;
         while taken.len() < max {
             let live_is_next = match (self.live.front(), self.waited.front()) {
                 (Some(live), Some(waited)) => rules.live_first || live.position < waited.position,
@@ -86,31 +85,24 @@ impl StreamFront {
             };
             let next = if live_is_next {
                 self.live.pop_front()
-            } else if !self.waited.is_empty() {
-                match backlog.admit(rules.backlog_rate, now) {
-                    Ok(()) => self.waited.pop_front(),
-                    Err(at) => {
-                        wait = Some(at);
-                        None
-                    }
-                }
-            } else if !self.again.is_empty() {
-                match again.admit(self.again_rate, now) {
-                    Ok(()) => self.again.pop_front(),
-                    Err(at) => {
-                        wait = Some(at);
-                        None
-                    }
-                }
             } else {
-                None
+                let (queue, pace, rate) = if self.waited.is_empty() {
+                    (&mut self.again, &mut *again, self.again_rate)
+                } else {
+                    (&mut self.waited, &mut *backlog, rules.backlog_rate)
+                };
+                // Only for a message that is there: asking counts as reading it.
+                if !queue.is_empty()
+                    && let Err(at) = pace.admit(rate, now)
+                {
+                    return (taken, Some(at));
+                }
+                queue.pop_front()
             };
-            match next {
-                Some(message) => taken.push(message),
-                None => break,
-            }
+            let Some(next) = next else { break };
+            taken.push(next);
         }
-        (taken, wait)
+        (taken, None)
     }
 }
 

@@ -27,7 +27,7 @@ impl fmt::Display for Position {
     }
 }
 
-/// Appends that are in order: when one has failed, no later one is taken. What
+/// Appends that are in order: when one has failed, no later one is taken, for what
 /// failed comes again and would lie behind it. Cloning gives another handle.
 #[derive(Clone, Debug, Default)]
 pub struct Sequence(Arc<AtomicBool>);
