@@ -15,9 +15,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::{DEVICES, PAYLOAD, median, process_cpu, range};
-use sluicegate::bus::Message;
-use sluicegate::config::SyncMode;
-use sluicegate::journal::{Append, Journal, Outcome, ReadRules, Settlement, StreamIndex, Ticket};
+use journal::{Append, Journal, Outcome, ReadRules, Settlement, StreamIndex, SyncMode, Ticket};
+use message::Message;
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::interval;

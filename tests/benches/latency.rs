@@ -7,11 +7,11 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{median, range};
-use sluicegate::cli::demo::standin::http::{HttpStandin, Mode};
-use sluicegate::cli::demo::standin::{Inbox, Received};
 use sluicegate_tests::broker::Broker;
 use sluicegate_tests::gateway::Folder;
 use sluicegate_tests::publisher::Publisher;
+use standins::http::{HttpStandin, Mode};
+use standins::{Inbox, Received};
 
 const LATENCY: Duration = Duration::from_millis(200);
 const LANES: [usize; 2] = [1, 32];

@@ -15,9 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{PAYLOAD, median, range};
-use sluicegate::bus::Message;
-use sluicegate::config::SyncMode;
-use sluicegate::journal::{Append, Journal, Outcome, ReadRules, Settlement};
+use journal::{Append, Journal, Outcome, ReadRules, Settlement, SyncMode};
+use message::Message;
 use sluicegate_tests::broker::Broker;
 use sluicegate_tests::gateway::{Folder, Gateway, resident};
 use sluicegate_tests::receiver::dead_end;
@@ -180,7 +179,7 @@ async fn fill(folder: &Path, max_size: u64) {
     let streams = vec![journal.stream(STREAM).expect("the stream")];
     let topics: Vec<Arc<str>> = (0..common::DEVICES).map(|device| common::topic(device).into()).collect();
     let payloads: Vec<_> = (0..1000).map(common::payload).collect();
-    let (tickets, mut issued) = mpsc::channel::<sluicegate::journal::Ticket>(IN_FLIGHT);
+    let (tickets, mut issued) = mpsc::channel::<journal::Ticket>(IN_FLIGHT);
     tokio::spawn(async move {
         while let Some(ticket) = issued.recv().await {
             ticket.await.expect("the journal keeps the messages");

@@ -7,13 +7,12 @@ mod common;
 use std::time::Duration;
 
 use common::{median, range};
-use sluicegate::cli::demo::standin::Inbox;
-use sluicegate::cli::demo::standin::mqtt::MqttStandin;
-use sluicegate::script::adapter;
 use sluicegate_tests::broker::Broker;
 use sluicegate_tests::fleet::Fleet;
 use sluicegate_tests::gateway::Folder;
 use sluicegate_tests::traffic::Traffic;
+use standins::Inbox;
+use standins::mqtt::MqttStandin;
 
 const RELOADS: usize = 50;
 const LANES: usize = 4;
@@ -50,7 +49,7 @@ fn main() {
 }
 
 fn wasm() -> &'static [u8] {
-    &adapter::official("mqtt-json").expect("it is official").wasm
+    &adapters::official("mqtt-json").expect("it is official").wasm
 }
 
 /// The pauses of all lanes, in milliseconds.
@@ -65,7 +64,7 @@ async fn run() -> Vec<f64> {
     );
     let gateway = Folder::new()
         .bus(&broker.url())
-        .env("SLUICEGATE_LOG", "info,sluicegate::telemetry::event=debug")
+        .env("SLUICEGATE_LOG", "info,telemetry::event=debug")
         .file("mine.wasm", wasm())
         .stream("fleet", &stream)
         .start()

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{median, range};
-use sluicegate::bus::Message;
-use sluicegate::script::compile::{Bounds, Child, Compilation};
-use sluicegate::script::{Engine, Mapper, Recipe, Script, State, adapter};
+use message::Message;
+use script::compile::{Bounds, Child, Compilation};
+use script::{Engine, Mapper, Recipe, Script, State};
 use sluicegate_tests::gateway::{program, resident};
 use tokio::runtime::Runtime;
 
@@ -59,7 +59,7 @@ fn millis(time: Duration) -> f64 {
 }
 
 fn times(runtime: &Runtime) {
-    let adapters = adapter::all();
+    let adapters = adapters::all();
     let mut figures = vec![[const { Vec::new() }; 3]; adapters.len()];
     for _ in 0..ROUNDS {
         for (adapter, figures) in adapters.iter().zip(&mut figures) {
@@ -107,7 +107,7 @@ fn memory(runtime: &Runtime) {
             received_at: 1_760_000_000_000,
         })
         .collect();
-    let adapters = adapter::all();
+    let adapters = adapters::all();
     let make = |count: usize| -> Vec<Mapper> {
         runtime.block_on(async {
             let mut mappers = Vec::new();

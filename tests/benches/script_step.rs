@@ -14,9 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{median, range, thread_cpu};
+use message::Message;
+use script::{Engine, Mapper, Recipe, Script, State};
 use serde_json::{Value, json};
-use sluicegate::bus::Message;
-use sluicegate::script::{self, Engine, Mapper, Recipe, Script, State};
 use sluicegate_sdk::{BatchScript, Instance, RawMessage};
 use tokio::runtime::Runtime;
 

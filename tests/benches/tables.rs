@@ -9,9 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::{median, range, thread_cpu};
+use message::Message;
+use script::{Engine, Mapper, Recipe, Script, State, Table, Tables};
 use serde_json::json;
-use sluicegate::bus::Message;
-use sluicegate::script::{Engine, Mapper, Recipe, Script, State, Table, Tables};
 use tokio::runtime::Runtime;
 
 const ROWS: [usize; 2] = [20_000, 1_000_000];

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use sluicegate::cli::demo::standin::certificates::{Authority, Identity};
+use standins::certificates::{Authority, Identity};
 
 /// An authority with a server certificate for `localhost` and 127.0.0.1 and a
 /// client certificate, as files in one folder.

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use serde_json::{Map, Value, json};
-use sluicegate::cli::demo::standin::wialon::{Packet, Value as WialonValue};
-use sluicegate::cli::demo::standin::{Inbox, Received};
+use standins::wialon::{Packet, Value as WialonValue};
+use standins::{Inbox, Received};
 use tokio::time::{Instant, sleep};
 
 use crate::oracle::Tally;

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-use sluicegate::cli::demo::standin::Received;
+use standins::Received;
 
 use crate::fleet::{Arrival, Fleet, read};
 use crate::gateway::LogLine;

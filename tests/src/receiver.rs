@@ -4,17 +4,17 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use destination::wialon::decode::{decode, frame};
 use rumqttc::mqttbytes::v5::{ConnectReturnCode, PubAckReason};
-use sluicegate::cli::demo::standin::aws::{self, AwsStandin};
-use sluicegate::cli::demo::standin::certificates::server_config;
-use sluicegate::cli::demo::standin::http::{self, HttpStandin};
-use sluicegate::cli::demo::standin::mqtt::{self, MqttStandin};
-use sluicegate::cli::demo::standin::mqtt_server::Reply;
-use sluicegate::cli::demo::standin::plug::Plug;
-use sluicegate::cli::demo::standin::thingsboard::{self, ThingsBoardStandin};
-use sluicegate::cli::demo::standin::wialon::{self, WialonStandin};
-use sluicegate::cli::demo::standin::{Inbox, Received};
-use sluicegate::destination::wialon::decode::{decode, frame};
+use standins::aws::{self, AwsStandin};
+use standins::certificates::server_config;
+use standins::http::{self, HttpStandin};
+use standins::mqtt::{self, MqttStandin};
+use standins::mqtt_server::Reply;
+use standins::plug::Plug;
+use standins::thingsboard::{self, ThingsBoardStandin};
+use standins::wialon::{self, WialonStandin};
+use standins::{Inbox, Received};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

@@ -4,13 +4,13 @@
 //! tests of its engine. A script that treats only some messages badly looks
 //! for a `!` in the payload.
 
-#[path = "../../host/tests/compiler/bomb.rs"]
+#[path = "../../host/sluicegate/tests/compiler/bomb.rs"]
 mod bomb;
 
 pub use bomb::compile_bomb;
 
 /// The imports, an allocator, and writers for the records of the contract.
-const PRELUDE: &str = include_str!("../../host/src/script/tests/prelude.wat");
+const PRELUDE: &str = include_str!("../../host/script/src/prelude.wat");
 
 /// A function `$marked`: the index of the first message of a batch whose
 /// payload has a `!`, or -1.

@@ -173,7 +173,7 @@ async fn publish_on(client: &AsyncClient, fleet: Fleet, rate: u32, shared: &Shar
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use sluicegate::cli::demo::standin::Inbox;
+    use standins::Inbox;
 
     use super::*;
     use crate::PATIENCE;

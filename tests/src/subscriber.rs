@@ -10,7 +10,7 @@ use rumqttc::{
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use sluicegate::cli::demo::standin::{Inbox, Received};
+use standins::{Inbox, Received};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 

@@ -6,12 +6,12 @@
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 
+use destination::wialon::decode::decode;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::TestCaseResult;
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
-use sluicegate::destination::wialon::decode::decode;
 use sluicegate_sdk::{BatchScript, Delivery, Instance, Mapping, Message, RawMessage, state, testing};
 
 const NAMES: [&str; 26] = [

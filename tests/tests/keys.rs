@@ -4,8 +4,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+use message::KeyRule;
 use proptest::prelude::*;
-use sluicegate::bus::KeyRule;
 use sluicegate_sdk::{Message, Template, testing};
 
 const NAMES: [&str; 7] = ["ident", "a", "a.b", "a.b.c", "b.c", "a..b", "é\"\\"];

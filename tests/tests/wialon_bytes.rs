@@ -3,8 +3,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+use destination::wialon::decode::{self, decode, frame};
 use proptest::prelude::*;
-use sluicegate::destination::wialon::decode::{self, decode, frame};
 use sluicegate_sdk::{Instance, testing};
 use wialon_retranslator::Retranslator;
 use wialon_retranslator::packet::{Block, Name, Packet, Posinfo, Value};

@@ -10,8 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sluicegate::config::{JournalSettings, SyncMode};
-use sluicegate::journal::{OnFull, Quota, StreamQuota};
+use journal::{JournalSettings, OnFull, Quota, StreamQuota, SyncMode};
 use tempfile::TempDir;
 
 /// Bytes of a [`payload`].

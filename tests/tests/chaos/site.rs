@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use sluicegate::cli::demo::standin::{Inbox, Received};
-use sluicegate::config::{JournalSettings, SyncMode};
-use sluicegate::journal::{Books, DeadLetter, DeadLetterFilter, Journal, OnFull, Quota, StreamQuota};
+use journal::{
+    Books, DeadLetter, DeadLetterFilter, Journal, JournalSettings, OnFull, Quota, StreamQuota, SyncMode,
+};
 use sluicegate_tests::LOOK;
 use sluicegate_tests::broker::{Broker, BrokerOptions};
 use sluicegate_tests::fleet::Fleet;
@@ -17,6 +17,7 @@ use sluicegate_tests::oracle::{Report, Tally};
 use sluicegate_tests::proxy::Proxy;
 use sluicegate_tests::receiver::{ACCESS_TOKEN, Kind, Receiver};
 use sluicegate_tests::steady::Steady;
+use standins::{Inbox, Received};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::dice::Dice;

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use sluicegate::cli::demo::standin::{Inbox, Received};
 use sluicegate_tests::PATIENCE;
 use sluicegate_tests::broker::{Broker, BrokerOptions};
 use sluicegate_tests::fleet::Fleet;
@@ -14,6 +13,7 @@ use sluicegate_tests::gateway::{Folder, Gateway};
 use sluicegate_tests::publisher::Publisher;
 use sluicegate_tests::receiver::{Kind, stream_file};
 use sluicegate_tests::subscriber::Subscriber;
+use standins::{Inbox, Received};
 
 /// Answers updates of the things that are in the map with `rejected`: the
 /// code, and how often.

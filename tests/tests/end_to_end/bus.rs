@@ -2,15 +2,15 @@
 //! the gateway or the broker ends, and each stream gets what it asked for.
 
 use serde_json::Value;
-use sluicegate::cli::demo::standin::Inbox;
-use sluicegate::cli::demo::standin::mqtt::{Mode, MqttStandin};
-use sluicegate::cli::demo::standin::mqtt_server::Reply;
 use sluicegate_tests::broker::{Broker, BrokerOptions};
 use sluicegate_tests::fleet::{Fleet, arrivals, arrivals_in};
 use sluicegate_tests::gateway::Folder;
 use sluicegate_tests::publisher::Publisher;
 use sluicegate_tests::receiver::{Kind, Receiver};
 use sluicegate_tests::{LOOK, PATIENCE};
+use standins::Inbox;
+use standins::mqtt::{Mode, MqttStandin};
+use standins::mqtt_server::Reply;
 
 use crate::one_stream;
 

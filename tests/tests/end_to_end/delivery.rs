@@ -4,12 +4,6 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sluicegate::cli::demo::standin::Inbox;
-use sluicegate::cli::demo::standin::Received;
-use sluicegate::cli::demo::standin::aws::AwsStandin;
-use sluicegate::cli::demo::standin::certificates::server_config;
-use sluicegate::cli::demo::standin::http::HttpStandin;
-use sluicegate::cli::demo::standin::wialon::Value as WialonValue;
 use sluicegate_tests::PATIENCE;
 use sluicegate_tests::broker::{Broker, BrokerOptions};
 use sluicegate_tests::certificates::Certificates;
@@ -20,6 +14,11 @@ use sluicegate_tests::publisher::Publisher;
 use sluicegate_tests::receiver::{Kind, stream_file};
 use sluicegate_tests::steady::Steady;
 use sluicegate_tests::subscriber::Subscriber;
+use standins::aws::AwsStandin;
+use standins::certificates::server_config;
+use standins::http::HttpStandin;
+use standins::wialon::Value as WialonValue;
+use standins::{Inbox, Received};
 
 use crate::one_stream;
 

@@ -3,14 +3,14 @@
 
 use std::time::Instant;
 
-use sluicegate::cli::demo::standin::Inbox;
-use sluicegate::cli::demo::standin::mqtt::MqttStandin;
 use sluicegate_tests::broker::Broker;
 use sluicegate_tests::fleet::{Fleet, arrivals, arrivals_in};
 use sluicegate_tests::gateway::{Folder, Gateway, UNNOTICED};
 use sluicegate_tests::publisher::Publisher;
 use sluicegate_tests::receiver::{Kind, stream_file};
 use sluicegate_tests::scripts;
+use standins::Inbox;
+use standins::mqtt::MqttStandin;
 
 const FLEET: Fleet = Fleet::new(6, 300);
 

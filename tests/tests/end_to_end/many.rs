@@ -1,10 +1,10 @@
 //! Many streams in one gateway, with nothing to do.
 
-use sluicegate::cli::demo::standin::Inbox;
-use sluicegate::cli::demo::standin::mqtt::MqttStandin;
 use sluicegate_tests::broker::Broker;
 use sluicegate_tests::gateway::{Folder, resident};
 use sluicegate_tests::{LOOK, PATIENCE};
+use standins::Inbox;
+use standins::mqtt::MqttStandin;
 use tokio::time::{Instant, sleep};
 
 /// KB of memory that a further stream may take, its connection and all.

@@ -5,14 +5,14 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::time::Duration;
 
-use sluicegate::cli::demo::standin::mqtt::MqttStandin;
-use sluicegate::cli::demo::standin::{Inbox, Received};
 use sluicegate_tests::PATIENCE;
 use sluicegate_tests::broker::Broker;
 use sluicegate_tests::fleet::{Fleet, arrivals_in, read};
 use sluicegate_tests::gateway::Folder;
 use sluicegate_tests::publisher::Publisher;
 use sluicegate_tests::receiver::{Kind, stream_file};
+use standins::mqtt::MqttStandin;
+use standins::{Inbox, Received};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 /// Streams beside the one that waits.

@@ -2,11 +2,11 @@
 //! is a dead letter, logged whole, with what the destination said of it.
 
 use serde_json::json;
-use sluicegate::cli::demo::standin::Received;
 use sluicegate_tests::fleet::{Fleet, arrivals_in};
 use sluicegate_tests::gateway::Folder;
 use sluicegate_tests::publisher::Publisher;
 use sluicegate_tests::receiver::{Kind, POISONED, Receiver};
+use standins::Received;
 
 use crate::to_receiver;
 

@@ -4,15 +4,15 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use sluicegate::cli::demo::standin::mqtt::MqttStandin;
-use sluicegate::cli::demo::standin::{Inbox, Received};
-use sluicegate::script::Version;
+use script::Version;
 use sluicegate_tests::broker::Broker;
 use sluicegate_tests::fleet::{Fleet, arrivals};
 use sluicegate_tests::gateway::{Folder, Gateway, LogLine, Stream, resident};
 use sluicegate_tests::publisher::Publisher;
 use sluicegate_tests::scripts;
 use sluicegate_tests::traffic::Traffic;
+use standins::mqtt::MqttStandin;
+use standins::{Inbox, Received};
 
 /// As many as a test can publish.
 const FLEET: Fleet = Fleet::new(20, 10_000_000);

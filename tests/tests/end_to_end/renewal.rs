@@ -5,9 +5,6 @@ use std::sync::{Arc, Mutex};
 
 use rumqttc::mqttbytes::v5::{ConnectReturnCode, Publish};
 use serde_json::Value;
-use sluicegate::cli::demo::standin::certificates::{Authority, Identity, server_config};
-use sluicegate::cli::demo::standin::mqtt_server::{Answer, Client, MqttServer, Rules};
-use sluicegate::cli::demo::standin::{Inbox, Received};
 use sluicegate_tests::broker::{Broker, BrokerOptions};
 use sluicegate_tests::certificates::Certificates;
 use sluicegate_tests::fleet::{Fleet, arrivals_in};
@@ -15,6 +12,9 @@ use sluicegate_tests::gateway::{Folder, Gateway, LogLine};
 use sluicegate_tests::receiver::{Kind, Receiver, stream_file};
 use sluicegate_tests::traffic::Traffic;
 use sluicegate_tests::{LOOK, PATIENCE};
+use standins::certificates::{Authority, Identity, server_config};
+use standins::mqtt_server::{Answer, Client, MqttServer, Rules};
+use standins::{Inbox, Received};
 use tokio::time::{Instant, sleep};
 
 const FLEET: Fleet = Fleet::new(7, u64::MAX);

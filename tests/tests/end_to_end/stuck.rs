@@ -1,13 +1,13 @@
 //! A stream that goes nowhere changes nothing for the others; where it is told
 //! to block when its quota is used up, it is named.
 
-use sluicegate::cli::demo::standin::Inbox;
-use sluicegate::cli::demo::standin::mqtt::MqttStandin;
 use sluicegate_tests::broker::Broker;
 use sluicegate_tests::fleet::{Fleet, arrivals_in};
 use sluicegate_tests::gateway::{Folder, Gateway};
 use sluicegate_tests::publisher::Publisher;
 use sluicegate_tests::receiver::{Kind, dead_end, stream_file};
+use standins::Inbox;
+use standins::mqtt::MqttStandin;
 
 /// Streams `stuck`, to an address where nobody listens, and `healthy`.
 async fn stuck_and_healthy(window: &str, delivery: &str) -> (Broker, Gateway, Inbox, MqttStandin) {

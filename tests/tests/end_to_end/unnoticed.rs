@@ -5,15 +5,14 @@
 
 use std::time::{Duration, Instant};
 
-use sluicegate::cli::demo::standin::Inbox;
-use sluicegate::cli::demo::standin::mqtt::MqttStandin;
-use sluicegate_tests::PATIENCE;
 use sluicegate_tests::broker::Broker;
 use sluicegate_tests::fleet::{Fleet, arrivals};
 use sluicegate_tests::gateway::{Folder, Gateway, Stream, resident};
 use sluicegate_tests::publisher::Publisher;
 use sluicegate_tests::receiver::{Kind, stream_file};
-use sluicegate_tests::scripts;
+use sluicegate_tests::{PATIENCE, scripts};
+use standins::Inbox;
+use standins::mqtt::MqttStandin;
 
 /// Messages of a round, and all that there may be.
 const ROUND: u64 = 1_000;

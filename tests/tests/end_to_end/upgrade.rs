@@ -1,14 +1,14 @@
 //! The binary brings along another version of an adapter than the one that
 //! runs.
 
+use script::Version;
 use serde_json::{Value, json};
-use sluicegate::cli::demo::standin::Received;
-use sluicegate::script::Version;
 use sluicegate_tests::broker::Broker;
 use sluicegate_tests::gateway::{Folder, Gateway, LogLine};
 use sluicegate_tests::publisher::Publisher;
 use sluicegate_tests::receiver::{Kind, Receiver};
 use sluicegate_tests::scripts;
+use standins::Received;
 
 const TOPIC: &str = "flespi/message/gw/devices/1";
 

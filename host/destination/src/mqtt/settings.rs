@@ -1,0 +1,129 @@
+//! What `[destination] type = "mqtt"` may say, checked.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use settings_reader::section::{Plain, Section, TlsUse};
+use settings_reader::units::parse_mqtt_url;
+use settings_reader::{MqttUrl, Secret, SecretError, TlsSettings};
+
+use super::rules::check_topic;
+use crate::Lanes;
+
+/// How to reach and enter an MQTT broker; shared by the three destinations
+/// that speak MQTT.
+#[derive(Clone, Debug)]
+pub struct MqttAccess {
+    /// `mqtt://` or `mqtts://`, host and port.
+    pub url: MqttUrl,
+    /// Without the lane: `<bus client_id>-<stream>`; the lane number is appended.
+    pub client_id: String,
+    /// User name, where the broker wants one.
+    pub username: Option<Secret>,
+    /// Password, where the broker wants one.
+    pub password: Option<Secret>,
+    /// CA, client certificate, key and ALPN for `mqtts://`.
+    pub tls: TlsSettings,
+    /// Seconds between pings (default 30).
+    pub keep_alive: Duration,
+    /// Longest wait for CONNACK, and for the PUBACK of one publish (default 30 s).
+    pub timeout: Duration,
+    /// Most unacknowledged publishes on a connection (default 64).
+    pub in_flight: usize,
+}
+
+impl MqttAccess {
+    /// The files whose content a new connection makes use of.
+    pub fn files(&self) -> Vec<PathBuf> {
+        settings_reader::files(&self.tls, [&self.username, &self.password].into_iter().flatten())
+    }
+
+    /// The same with what the files say now. Blocks.
+    pub fn renewed(&self) -> Result<Self, SecretError> {
+        let again = |secret: &Option<Secret>| secret.as_ref().map(Secret::renewed).transpose();
+        Ok(Self {
+            username: again(&self.username)?,
+            password: again(&self.password)?,
+            tls: self.tls.renewed(),
+            ..self.clone()
+        })
+    }
+}
+
+/// Settings of a plain MQTT destination.
+#[derive(Clone, Debug)]
+pub struct MqttSettings {
+    /// The broker.
+    pub access: MqttAccess,
+    /// Topic of deliveries that have no target.
+    pub topic: Option<String>,
+}
+
+impl MqttSettings {
+    /// Reads `[destination]`.
+    pub fn read(section: &mut Section<'_>, lanes: &Lanes) -> Option<Self> {
+        const URL: &str = "the address of an MQTT 5 broker, \"mqtt://host:1883\" or \"mqtts://host:8883\"";
+        const CLIENT_ID: &str = "a name for the broker; the number of the lane is appended";
+        const TOPIC: &str = "a topic without wildcards, such as \"fleet/up\"";
+        let url = section.url("url", None, URL, parse_mqtt_url).map(|given| given.value);
+        let usage = tls_use(url.as_ref());
+        let access = read_access(section, url, usage, lanes);
+        let client_id = section.parsed("client_id", CLIENT_ID, |text| {
+            if text.is_empty()
+                || text.len() > 256
+                || text.chars().any(|c| c.is_control() || c.is_whitespace())
+            {
+                Err("`client_id` is empty, longer than 256 bytes, or has spaces or control characters")
+            } else {
+                Ok(text.to_owned())
+            }
+        });
+        let topic = section.parsed("topic", TOPIC, |text| match check_topic(text) {
+            Ok(()) if text.contains(['{', '}']) => Err(format!(
+                "the topic {text:?} is a template, which only `topic` in [script.settings] may be"
+            )),
+            checked => checked.map(|()| text.to_owned()),
+        });
+        let username = section.secret("username", Plain::Allowed);
+        let password = section.secret("password", Plain::Refused);
+        let mut access = MqttAccess { username, password, ..access? };
+        if let Some(given) = client_id {
+            access.client_id = given.value;
+        }
+        Some(Self { access, topic: topic.map(|given| given.value) })
+    }
+}
+
+/// Reads what every MQTT destination may say beside `url` and login: TLS, times.
+/// None where the address is unusable.
+pub fn read_access(
+    section: &mut Section<'_>,
+    url: Option<MqttUrl>,
+    usage: TlsUse,
+    lanes: &Lanes,
+) -> Option<MqttAccess> {
+    let seconds = Duration::from_secs;
+    let tls = section.tls(usage);
+    let keep_alive = section.whole_seconds("keep_alive", seconds(5)..=seconds(1200)).unwrap_or(seconds(30));
+    let timeout =
+        section.duration("timeout", Duration::from_millis(100)..=seconds(600)).unwrap_or(seconds(30));
+    Some(MqttAccess {
+        url: url?,
+        client_id: lanes.client_id.clone(),
+        username: None,
+        password: None,
+        tls,
+        keep_alive,
+        timeout,
+        in_flight: lanes.in_flight,
+    })
+}
+
+/// Whether an address makes use of `ca`, `cert` and `key`.
+pub fn tls_use(url: Option<&MqttUrl>) -> TlsUse {
+    match url {
+        None => TlsUse::Unknown,
+        Some(url) if url.tls => TlsUse::Yes,
+        Some(_) => TlsUse::OnlyWith("mqtts://"),
+    }
+}

@@ -1,0 +1,366 @@
+//! From settings to the parts that run: the one place that knows both.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use bus::Route;
+use destination::Destination;
+use destination::aws_iot::AwsIotDestination;
+use destination::http::HttpDestination;
+use destination::mqtt::MqttDestination;
+use destination::thingsboard::ThingsBoardDestination;
+use destination::wialon::WialonDestination;
+use journal::{Journal, OnFull, OpenError, Quota, ReadRules, StreamIndex, StreamQuota};
+use script::schema::SettingsError;
+use script::{Limits, Package, PackageError, Recipe, TableSettings, Tables};
+use serde_json::Value;
+use settings::{
+    self, Config, DeliverySettings, DestinationSettings, Rate, ScriptSettings, ScriptSource, StreamEntry,
+    StreamSettings,
+};
+use stream::reload::versions::Versions;
+use stream::{self, Pressure, RateLimit, RateLimits, ReloadHandle, ReloadRules, Stream, StreamStatus};
+use watch::Watch;
+
+/// The destination that the settings describe.
+pub fn destination(settings: &DestinationSettings) -> Arc<dyn Destination> {
+    match settings.clone() {
+        DestinationSettings::AwsIot(settings) => Arc::new(AwsIotDestination::new(settings)),
+        DestinationSettings::ThingsBoard(settings) => Arc::new(ThingsBoardDestination::new(settings)),
+        DestinationSettings::Wialon(settings) => Arc::new(WialonDestination::new(settings)),
+        DestinationSettings::Http(settings) => Arc::new(HttpDestination::new(settings)),
+        DestinationSettings::Mqtt(settings) => Arc::new(MqttDestination::new(settings)),
+    }
+}
+
+/// Where a destination is, without a query, which may hold a token.
+pub fn address(settings: &DestinationSettings) -> String {
+    match settings {
+        DestinationSettings::AwsIot(aws) => aws.access.url.to_string(),
+        DestinationSettings::ThingsBoard(board) => board.access.url.to_string(),
+        DestinationSettings::Mqtt(mqtt) => mqtt.access.url.to_string(),
+        DestinationSettings::Wialon(wialon) if wialon.host.contains(':') => {
+            format!("tcp://[{}]:{}", wialon.host, wialon.port)
+        }
+        DestinationSettings::Wialon(wialon) => format!("tcp://{}:{}", wialon.host, wialon.port),
+        DestinationSettings::Http(http) => {
+            let mut url = http.url.clone();
+            url.set_query(None);
+            url.to_string()
+        }
+    }
+}
+
+/// What the script may use: the engine's defaults where the file is silent.
+pub fn limits(settings: &ScriptSettings) -> Limits {
+    let defaults = Limits::default();
+    Limits {
+        time: settings.limits.time.unwrap_or(defaults.time),
+        memory: settings.limits.memory.unwrap_or(defaults.memory),
+        output_bytes: settings.limits.output.unwrap_or(defaults.output_bytes),
+        state_bytes: settings.limits.state.unwrap_or(defaults.state_bytes),
+        log_lines_per_second: settings.limits.log_lines.unwrap_or(defaults.log_lines_per_second),
+        ..defaults
+    }
+}
+
+/// The name of a script in logs and tables: the adapter's, or the file's.
+pub fn script_name(source: &ScriptSource) -> String {
+    match source {
+        ScriptSource::Official(name) => name.clone(),
+        ScriptSource::File(path) => path
+            .file_stem()
+            .map_or_else(|| path.display().to_string(), |stem| stem.to_string_lossy().into_owned()),
+    }
+}
+
+/// The script with what its author says of it, for destinations of type
+/// `kind`; an error for a person. Blocks.
+pub fn read_package(source: &ScriptSource, kind: &str) -> Result<Package, String> {
+    let package = match source {
+        ScriptSource::Official(name) => {
+            adapters::package(name).ok_or_else(|| format!("there is no official adapter `{name}`"))?
+        }
+        ScriptSource::File(path) => package_at(path)?,
+    };
+    serving(package, source, kind)
+}
+
+/// The package, if it is one for destinations of type `kind`.
+fn serving(package: Package, source: &ScriptSource, kind: &str) -> Result<Package, String> {
+    match &package.manifest {
+        Some(manifest) if !manifest.serves(kind) => Err(format!(
+            "{source}: the adapter `{}` is for destinations of type {}, not `{kind}`",
+            manifest.name,
+            manifest.destinations.iter().map(|kind| format!("`{kind}`")).collect::<Vec<_>>().join(", ")
+        )),
+        _ => Ok(package),
+    }
+}
+
+/// Whether an official adapter is of the version that a stream is pinned to:
+/// after an upgrade the binary may bring along another one.
+fn check_pin(package: &Package, pin: Option<u32>) -> Result<(), String> {
+    match (pin, &package.manifest) {
+        (Some(pin), Some(manifest)) if manifest.version.major != pin => Err(format!(
+            "there is no `{name}@{pin}` here: this gateway has version {} of it",
+            manifest.version,
+            name = manifest.name
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a version of an official adapter that was accepted is one that the
+/// stream may have now: the pin may be a newer one.
+fn check_pinned(package: &Package, source: &ScriptSource, pin: Option<u32>) -> Result<(), String> {
+    match (pin, &package.manifest, source) {
+        (Some(pin), Some(manifest), ScriptSource::Official(name))
+            if manifest.name == *name && manifest.version.major != pin =>
+        {
+            Err(format!(
+                "this is version {} of `{name}`, and the stream is pinned to `{name}@{pin}`",
+                manifest.version
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Where a table is read from: what it is known by.
+fn origin_of_table(table: &TableSettings) -> String {
+    let column = |column: &Option<String>| format!("{:?}", column.as_deref().unwrap_or_default());
+    let (key, value) = (column(&table.columns.key), column(&table.columns.value));
+    format!("{} {key} {value}", spelled(&table.file).display())
+}
+
+/// A path that says the same wherever the gateway is started: what a stream's
+/// script is known by. Not to be opened: behind a link `..` leads elsewhere.
+fn spelled(path: &Path) -> PathBuf {
+    let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut spelled = PathBuf::new();
+    for part in whole.components() {
+        if part == Component::ParentDir {
+            spelled.pop();
+        } else {
+            spelled.push(part);
+        }
+    }
+    spelled
+}
+
+/// What is to be loaded of a package: its settings checked and complete.
+pub fn recipe(
+    package: &Package,
+    name: &str,
+    settings: &Value,
+    limits: Limits,
+    tables: Tables,
+) -> Result<Recipe, SettingsError> {
+    Ok(Recipe {
+        settings: package.settings(settings)?,
+        limits,
+        tables,
+        state_version: package.state_version(),
+        ..Recipe::new(name, package.wasm.clone())
+    })
+}
+
+/// The package in a file or folder; the error names it. Blocks.
+pub fn package_at(path: &Path) -> Result<Package, String> {
+    Package::read(path).map_err(|error| match error {
+        // They name the file already.
+        PackageError::Unreadable { .. } | PackageError::Folder(_) | PackageError::NotBuilt { .. } => {
+            error.to_string()
+        }
+        error => format!("{}: {error}", path.display()),
+    })
+}
+
+/// What the journal has to know of streams that have a file: one whose file is
+/// wrong keeps its messages, too.
+pub fn quotas<'a>(streams: impl IntoIterator<Item = &'a StreamEntry>) -> Vec<StreamQuota> {
+    let quota = |entry: &StreamEntry| match entry {
+        StreamEntry::Ready(stream) => StreamQuota {
+            name: stream.name.clone(),
+            quota: stream.delivery.quota,
+            live_first: stream.delivery.live_first,
+            conflates: stream.delivery.conflate.is_some(),
+        },
+        // What its file says about a limit is not known: nothing expires, and
+        // nothing comes in that could be too much.
+        StreamEntry::Unusable { name, .. } => StreamQuota {
+            name: name.clone(),
+            quota: Quota { max_backlog: u64::MAX, on_full: OnFull::Block },
+            live_first: false,
+            conflates: false,
+        },
+    };
+    streams.into_iter().map(quota).collect()
+}
+
+/// Opens the journal for the streams of a configuration.
+pub async fn open_journal(config: &Config) -> Result<Journal, OpenError> {
+    let streams = quotas(&config.streams);
+    let settings = config.journal.clone();
+    match tokio::task::spawn_blocking(move || Journal::open(&settings, streams)).await {
+        Ok(opened) => opened,
+        Err(failed) => Err(OpenError::Failed(failed.to_string())),
+    }
+}
+
+/// Which messages the stream wants.
+pub fn route(index: StreamIndex, settings: &StreamSettings) -> Route {
+    Route {
+        stream: index,
+        filters: settings.topics.clone(),
+        key: settings.key.clone(),
+        selection: settings.selection.clone(),
+    }
+}
+
+/// The rates that streams share, by the names of the groups.
+pub type RateLimitGroups = BTreeMap<String, Arc<RateLimit>>;
+
+/// The groups of a configuration.
+pub fn rate_limit_groups(groups: &settings::RateLimitGroups) -> RateLimitGroups {
+    groups.iter().map(|(name, rate)| (name.clone(), rate_limit(*rate))).collect()
+}
+
+fn rate_limit(rate: Rate) -> Arc<RateLimit> {
+    Arc::new(RateLimit::new(rate.interval()))
+}
+
+/// What slows the stream down.
+fn pressure(settings: &DeliverySettings, groups: &RateLimitGroups) -> Pressure {
+    let own = settings.rate_limit.map(rate_limit);
+    let shared = settings.rate_limit_group.as_ref().and_then(|name| groups.get(name).cloned());
+    Pressure {
+        queue_ttl: settings.queue_ttl,
+        rate_limits: RateLimits(own.into_iter().chain(shared).collect()),
+        read: ReadRules {
+            live_first: settings.live_first,
+            backlog_rate: settings.backlog_rate_limit.map(Rate::per_second),
+        },
+        conflate: settings.conflate,
+        ..Pressure::default()
+    }
+}
+
+/// The stream, ready to run, and the handle of its script.
+pub fn stream(
+    index: StreamIndex,
+    settings: &StreamSettings,
+    groups: &RateLimitGroups,
+    scripts: &Scripts,
+    status: Arc<StreamStatus>,
+) -> (Stream, ReloadHandle) {
+    let (handle, orders) = ReloadHandle::new();
+    let route = route(index, settings);
+    let stream = Stream {
+        name: settings.name.clone(),
+        index,
+        key: settings.key.clone(),
+        lanes: settings.delivery.lanes,
+        batch: (settings.delivery.batch_messages, settings.delivery.batch_bytes),
+        pressure: pressure(&settings.delivery, groups),
+        destination: destination(&settings.destination),
+        script: script_source(settings, scripts),
+        takes: Arc::new(move |message| route.takes(message)),
+        orders,
+        status,
+        watch: scripts.watch.clone(),
+    };
+    (stream, handle)
+}
+
+/// What the scripts of all streams share.
+#[derive(Clone, Debug)]
+pub struct Scripts {
+    /// The accepted ones.
+    pub versions: Option<Versions>,
+    /// What a new one has to stand.
+    pub rules: ReloadRules,
+    /// Notices that their files have changed.
+    pub watch: Watch,
+}
+
+/// The folder of the accepted scripts, in the data folder.
+const SCRIPTS: &str = "scripts";
+
+/// The accepted scripts in the data folder.
+pub async fn versions(config: &Config) -> std::io::Result<Versions> {
+    let folder = config.data.join(SCRIPTS);
+    let opened = tokio::task::spawn_blocking(move || Versions::open(folder)).await;
+    opened.unwrap_or_else(|failed| Err(std::io::Error::other(failed)))
+}
+
+/// What the scripts of these streams share.
+pub async fn scripts(config: &Config, watch: Watch) -> std::io::Result<Scripts> {
+    let versions = versions(config).await?;
+    Ok(Scripts { versions: Some(versions), rules: config.reload.rules, watch })
+}
+
+/// The accepted scripts in the data folder of a gateway that does not run, to
+/// be read only.
+pub async fn kept_scripts(config: &Config) -> std::io::Result<Scripts> {
+    // Opening would make it.
+    let there = config.data.join(SCRIPTS).is_dir();
+    let versions = if there { Some(versions(config).await?) } else { None };
+    Ok(Scripts { versions, rules: config.reload.rules, watch: Watch::new() })
+}
+
+/// Forgets what streams have run that the journal has forgotten: a stream that
+/// gets such a name is a new one.
+pub async fn forget_scripts(versions: Option<&Versions>, journal: &Journal) {
+    let Some(versions) = versions.cloned() else { return };
+    let journal = journal.clone();
+    let known = move |name: &str| journal.stream(name).is_some() || journal.orphan(name).is_some();
+    let kept = tokio::task::spawn_blocking(move || versions.keep_only(known)).await;
+    if let Err(error) = kept.unwrap_or_else(|failed| Err(std::io::Error::other(failed))) {
+        tracing::warn!(%error, "accepted scripts of streams that are gone stay on the disk");
+    }
+}
+
+/// How to come by a stream's script.
+pub fn script_source(stream: &StreamSettings, scripts: &Scripts) -> stream::ScriptSource {
+    let settings = &stream.script;
+    let kind = stream.destination.type_name();
+    let (source, read) = (settings.source.clone(), settings.source.clone());
+    let (name, limits, tables) = (script_name(&source), limits(settings), settings.tables.clone());
+    let (settings, pin) = (settings.settings.clone(), settings.pin);
+    let script = match &source {
+        ScriptSource::Official(_) => None,
+        ScriptSource::File(path) => Some(path.clone()),
+    };
+    stream::ScriptSource {
+        paths: script.into_iter().chain(tables.iter().map(|table| table.file.clone())).collect(),
+        tables: tables.iter().map(|table| (table.name.clone(), origin_of_table(table))).collect(),
+        origin: match &source {
+            ScriptSource::Official(name) => format!("adapter {name}"),
+            ScriptSource::File(path) => spelled(path).display().to_string(),
+        },
+        // What the binary brings along changes with the binary, and then only
+        // when somebody says so.
+        follow: matches!(source, ScriptSource::File(_)),
+        read: Box::new(move || {
+            let package = read_package(&read, kind)?;
+            check_pin(&package, pin)?;
+            Ok(package.wasm)
+        }),
+        recipe: Box::new(move |wasm, known| {
+            let package = Package::parse(wasm).map_err(|error| format!("{source}: {error}"))?;
+            let package = serving(package, &source, kind)?;
+            check_pinned(&package, &source, pin)?;
+            let known = known.unwrap_or_default();
+            let tables = Tables::complete(&tables, &known).map_err(|error| error.to_string())?;
+            let name = package.manifest.as_ref().map_or(&name, |manifest| &manifest.name);
+            recipe(&package, name, &settings, limits.clone(), tables)
+                .map_err(|error| format!("{source}: {error}"))
+        }),
+        watch: Some(scripts.watch.clone()),
+        versions: scripts.versions.clone(),
+        rules: scripts.rules,
+    }
+}

@@ -1,0 +1,85 @@
+//! Looking at the newest messages, whatever has become of them.
+
+use message::Message;
+
+use super::{Result, Store};
+
+/// Chunks that are looked at in one go.
+const CHUNKS: usize = 32;
+
+/// A search that goes back from the end of the journal.
+#[derive(Debug)]
+pub(crate) struct Latest {
+    /// Chunks from this one on have been looked at.
+    before: u64,
+    messages: usize,
+    bytes: usize,
+    /// Bytes of chunks that may still be read.
+    look_back: u64,
+    /// The newest first.
+    found: Vec<Message>,
+}
+
+// === impl Latest ===
+
+impl Latest {
+    pub(crate) fn new((messages, bytes): (usize, usize), look_back: u64) -> Self {
+        Self { before: u64::MAX, messages, bytes, look_back, found: Vec::new() }
+    }
+
+    pub(crate) fn done(&self) -> bool {
+        self.messages == 0 || self.bytes == 0 || self.look_back == 0
+    }
+
+    /// The oldest first.
+    pub(crate) fn into_messages(mut self) -> Vec<Message> {
+        self.found.reverse();
+        self.found
+    }
+
+    /// A message that is wanted; false: one too many.
+    fn take(&mut self, message: &Message) -> bool {
+        if self.messages == 0 || message.size() > self.bytes {
+            self.messages = 0;
+            return false;
+        }
+        self.messages -= 1;
+        self.bytes -= message.size();
+        // A chunk must not stay in memory for the sake of one message in it.
+        let payload = bytes::Bytes::copy_from_slice(&message.payload);
+        self.found.push(Message { payload, ..message.clone() });
+        true
+    }
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Goes back a bit further.
+    pub(crate) fn latest_slice(
+        &mut self,
+        search: &mut Latest,
+        wanted: &dyn Fn(&Message) -> bool,
+    ) -> Result<()> {
+        let snapshot = self.index.read()?;
+        let places = snapshot.places_before(search.before, CHUNKS)?;
+        if places.is_empty() {
+            search.look_back = 0;
+        }
+        for (chunk, place) in places {
+            search.before = chunk;
+            search.look_back = search.look_back.saturating_sub(place.length.into());
+            let Some((_, items)) = self.chunk_or_damage(&snapshot, chunk)? else { continue };
+            // What was replayed has its first reading before it.
+            for item in items.iter().rev().filter(|item| !item.reread && item.as_is.is_none()) {
+                if wanted(&item.message) && !search.take(&item.message) {
+                    return Ok(());
+                }
+            }
+            if search.done() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,323 @@
+//! Opening: what the index names is there, or is said to be damaged.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use message::unix_millis;
+use redb::Durability;
+use tracing::error;
+
+use super::read::Cache;
+use super::{Handed, Lot, Options, Result, Rows, Segment, Store, StoreError, Stream, StreamOptions, pending};
+use crate::disk::Disk;
+use crate::index::{FORMAT, Index, Queue, Snapshot};
+use crate::rows::Row;
+use crate::{Position, Settlement, StreamIndex};
+
+const INDEX: &str = "index.redb";
+/// What redb may keep of its file in memory.
+const INDEX_CACHE: usize = 32 * 1024 * 1024;
+
+/// Why there is no journal.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Somebody else has it open.
+    #[error("{path} is in use by another process: one gateway has a data folder for itself")]
+    InUse {
+        /// The index.
+        path: String,
+    },
+    /// A later version of the gateway has written it.
+    #[error(
+        "{path} has format {found}, which is newer than this version knows ({FORMAT}): use the version that wrote it"
+    )]
+    Newer {
+        /// The index.
+        path: String,
+        /// Its format.
+        found: u64,
+    },
+    /// The disk does not let us.
+    #[error("the journal cannot be opened: {0}")]
+    Failed(String),
+}
+
+/// What readers had been given when a store was closed.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    /// For each stream the rows of its two queues.
+    given: HashMap<u32, [BTreeMap<u64, Row>; 2]>,
+    next_chunk: u64,
+    next_letter: u64,
+}
+
+impl From<StoreError> for OpenError {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl From<redb::Error> for OpenError {
+    fn from(error: redb::Error) -> Self {
+        StoreError::from(error).into()
+    }
+}
+
+impl Store {
+    /// Opens the journal in a folder for these streams, or makes it.
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        options: Options,
+        streams: &[StreamOptions],
+    ) -> Result<Self, OpenError> {
+        let index = open_index(&*disk)?;
+        let snapshot = index.read()?;
+        let found = snapshot.number("format")?;
+        if let Some(found) = found.filter(|found| *found > FORMAT) {
+            return Err(OpenError::Newer { path: disk.path(INDEX), found });
+        }
+        if found.is_none() && disk.list().map_err(|e| io_failed(&*disk, e))?.iter().any(|n| is_segment(n)) {
+            put_aside(&*disk, &"it was not there", is_segment)?;
+        }
+        let number = |word| Ok::<u64, OpenError>(snapshot.number(word)?.unwrap_or(0));
+        let id = match snapshot.meta.get("id").map_err(redb::Error::from)? {
+            Some(id) => <[u8; 16]>::try_from(id.value()).ok(),
+            None => None,
+        };
+        let mut store = Self {
+            next_chunk: number("next_chunk")?,
+            next_letter: number("next_letter")?,
+            next_segment: u32::try_from(number("next_segment")?).unwrap_or(u32::MAX),
+            next_stream: u32::try_from(number("next_stream")?).unwrap_or(u32::MAX),
+            shares: 0,
+            letter_bytes: number("letter_bytes")?,
+            id: id.unwrap_or_else(|| fastrand::u128(..).to_le_bytes()),
+            disk,
+            options,
+            index: Arc::new(index),
+            streams: BTreeMap::new(),
+            segments: BTreeMap::new(),
+            files: HashMap::new(),
+            current: None,
+            unsynced: false,
+            dirty_rows: Vec::new(),
+            cache: Cache::default(),
+        };
+        store.load(&snapshot)?;
+        drop(snapshot);
+        store.set_streams(streams)?;
+        store.tell_of_orphans();
+        store.forget_orphans(unix_millis())?;
+        store.clear_leftovers()?;
+        store.find_damage()?;
+        Ok(store)
+    }
+
+    /// Lets go of the files; what is left says what readers have.
+    pub(crate) fn into_memory(self) -> Memory {
+        let rows = |rows: Rows| rows.loaded.into_iter().map(|(c, l)| (c, l.row)).collect();
+        Memory {
+            given: self.streams.into_iter().map(|(i, s)| (i, [rows(s.live), rows(s.again)])).collect(),
+            next_chunk: self.next_chunk,
+            next_letter: self.next_letter,
+        }
+    }
+
+    /// Goes on where the store that was closed had stopped, without giving
+    /// readers again what they have. `unsettled` is what the index may not
+    /// have; it is committed again by the caller. What is pending again,
+    /// because a commit was lost, is handed out again, here or by reading on:
+    /// how far the readers were says nothing about rows that have come back.
+    pub(crate) fn resume(
+        &mut self,
+        memory: &Memory,
+        unsettled: &[(StreamIndex, Settlement)],
+    ) -> Result<Vec<Handed>> {
+        let ended: HashSet<(u32, Position)> =
+            unsettled.iter().flat_map(|(i, s)| s.ended.iter().map(|(p, _)| (i.0, *p))).collect();
+        let snapshot = self.index.read()?;
+        let mut handed = Vec::new();
+        // A number that a lost commit had used is never used again: readers may
+        // still settle what they were given under it.
+        self.next_chunk = self.next_chunk.max(memory.next_chunk);
+        self.next_letter = self.next_letter.max(memory.next_letter);
+        for (&index, queues) in &memory.given {
+            if self.streams.get(&index).is_none_or(|s| s.options.is_none()) {
+                // Its file has gone meanwhile, and with it its reader.
+                continue;
+            }
+            for (queue, loaded) in [Queue::Live, Queue::Again].into_iter().zip(queues) {
+                let mut lost = Vec::new();
+                for (&chunk, had) in loaded {
+                    let Some(bits) = snapshot.row(queue, index, chunk)? else { continue };
+                    let row = Row::from_bytes(&bits);
+                    let Some((place, items)) = self.chunk_or_damage(&snapshot, chunk)? else { continue };
+                    let mut again = Row::default();
+                    row.iter()
+                        .filter(|i| {
+                            !had.contains(*i) && !ended.contains(&(index, Position { chunk, index: *i }))
+                        })
+                        .for_each(|i| again.insert(i));
+                    if let Some(stream) = self.streams.get_mut(&index) {
+                        lost.extend(pending(chunk, &again, &items, queue, stream.conflates()));
+                        stream.load(queue, chunk, row, place.received);
+                    }
+                }
+                if !lost.is_empty() {
+                    handed.push(Handed { stream: StreamIndex(index), lot: Lot::Waited, messages: lost });
+                }
+            }
+        }
+        Ok(handed)
+    }
+
+    /// Reads what the index has of streams and segments.
+    fn load(&mut self, snapshot: &Snapshot) -> Result<(), OpenError> {
+        for (segment, record) in snapshot.segments()? {
+            self.segments.insert(segment, Segment { record, dirty: false, damaged: false });
+        }
+        // Not what the counters leave: whether the two agree is what they are
+        // compared for. 0.1 s for a million rows.
+        let mut queued: HashMap<u32, u64> = HashMap::new();
+        for queue in [Queue::Live, Queue::Again] {
+            snapshot.each_row(queue, |stream, _, bits| {
+                *queued.entry(stream).or_default() += Row::count(bits);
+            })?;
+        }
+        for (name, record) in snapshot.streams()? {
+            let counts = snapshot.counts(record.index)?;
+            let stream = Stream {
+                name,
+                counts,
+                queued: queued.remove(&record.index).unwrap_or(0),
+                options: None,
+                live: Rows::on_the_disk(),
+                again: Rows::on_the_disk(),
+                dirty: false,
+                record,
+            };
+            self.streams.insert(stream.record.index, stream);
+        }
+        Ok(())
+    }
+
+    /// Removes segment files that the index does not name: they were begun by
+    /// a commit that did not come to its end.
+    fn clear_leftovers(&mut self) -> Result<()> {
+        let names = self.disk.list().map_err(self.file_error(""))?;
+        for name in names {
+            let Some(segment) = name.strip_suffix(".seg").and_then(|n| n.parse::<u32>().ok()) else {
+                continue;
+            };
+            if !self.segments.contains_key(&segment) {
+                self.disk.remove(&name).map_err(self.file_error(&name))?;
+            }
+            self.next_segment = self.next_segment.max(segment.saturating_add(1));
+        }
+        Ok(())
+    }
+
+    /// Looks whether every segment is there, as long as it has to be.
+    fn find_damage(&mut self) -> Result<()> {
+        let short: Vec<u32> = self
+            .segments
+            .iter()
+            .filter(|(number, segment)| self.disk.size(&segment_name(**number)) < segment.record.length)
+            .map(|(number, _)| *number)
+            .collect();
+        for number in short {
+            let Some(segment) = self.segments.get(&number).copied() else { continue };
+            let name = segment_name(number);
+            let there = self.disk.size(&name);
+            error!(
+                file = self.disk.path(&name),
+                bytes = there,
+                expected = segment.record.length,
+                "a segment of the journal is missing or has been cut off"
+            );
+            let index = self.index.clone();
+            let places = index.write(Durability::Immediate, |t| t.places_in(number, &segment.record))?;
+            for (chunk, place) in places {
+                if place.offset + u64::from(place.length) > there {
+                    self.damaged(chunk, &place, &format!("{name} has only {there} bytes"))?;
+                }
+            }
+            if let Some(segment) = self.segments.get_mut(&number) {
+                // Nothing is written behind what is damaged.
+                segment.record.length = there;
+                segment.dirty = true;
+            }
+            if there == 0 {
+                // Its file is looked for no more.
+                self.forget_segment(number)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn segment_name(segment: u32) -> String {
+    format!("{segment:08}.seg")
+}
+
+/// Opens the index. One that is damaged or gone is put aside together with the
+/// segments, since without it nobody knows what of them is still wanted; the
+/// gateway goes on with an empty journal and says so.
+fn open_index(disk: &dyn Disk) -> Result<Index, OpenError> {
+    match try_index(disk) {
+        Err(redb::Error::DatabaseAlreadyOpen) => Err(OpenError::InUse { path: disk.path(INDEX) }),
+        Err(
+            damage @ (redb::Error::Corrupted(_)
+            | redb::Error::UpgradeRequired(_)
+            | redb::Error::RepairAborted
+            | redb::Error::TableTypeMismatch { .. }),
+        ) => {
+            put_aside(disk, &damage, |name| name == INDEX || is_segment(name))?;
+            Ok(try_index(disk)?)
+        }
+        Err(redb::Error::Io(io)) if io.kind() == std::io::ErrorKind::InvalidData => {
+            put_aside(disk, &io, |name| name == INDEX || is_segment(name))?;
+            Ok(try_index(disk)?)
+        }
+        other => Ok(other?),
+    }
+}
+
+fn try_index(disk: &dyn Disk) -> Result<Index, redb::Error> {
+    let mut builder = redb::Builder::new();
+    builder.set_cache_size(INDEX_CACHE);
+    Index::new(disk.database(builder, INDEX)?)
+}
+
+fn is_segment(name: &str) -> bool {
+    name.ends_with(".seg")
+}
+
+fn io_failed(disk: &dyn Disk, error: std::io::Error) -> OpenError {
+    OpenError::Failed(format!("{}: {error}", disk.path("")))
+}
+
+fn put_aside(
+    disk: &dyn Disk,
+    damage: &dyn std::fmt::Display,
+    goes: impl Fn(&str) -> bool,
+) -> Result<(), OpenError> {
+    let folder = format!("quarantine/{}", unix_millis());
+    let failed = |e: std::io::Error| OpenError::Failed(format!("{}: {e}", disk.path(&folder)));
+    let mut segments = 0;
+    for name in disk.list().map_err(failed)? {
+        if goes(&name) {
+            segments += usize::from(name != INDEX);
+            disk.rename(&name, &format!("{folder}/{name}")).map_err(failed)?;
+        }
+    }
+    disk.sync().map_err(failed)?;
+    error!(
+        %damage,
+        segments,
+        aside = disk.path(&folder),
+        "the index of the journal is damaged: what there is of it and the segments are put aside, the gateway goes on without what was queued"
+    );
+    metrics::counter!("sluicegate_journal_damaged_total").increment(1);
+    Ok(())
+}

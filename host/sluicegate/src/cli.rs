@@ -1,0 +1,123 @@
+//! The command line: one file or folder per command.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use serde::Serialize;
+
+use crate::{apply, build, check, compile_script, dead_letters, diff, inspect, map, new, run, streams, test};
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sluicegate",
+    version,
+    about = "Takes messages from a bus, lets a WebAssembly script shape them for one destination per stream, \
+             and transmits them",
+    after_help = CONFIG_HELP,
+    max_term_width = 100
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::RunArgs),
+    Check(check::CheckArgs),
+    Plan(apply::PlanArgs),
+    Apply(apply::ApplyArgs),
+    Diff(diff::DiffArgs),
+    Map(map::MapArgs),
+    #[cfg(feature = "demo")]
+    Demo(demo::DemoArgs),
+    New(new::NewArgs),
+    Build(build::BuildArgs),
+    Inspect(inspect::InspectArgs),
+    Test(test::TestArgs),
+    Streams(streams::StreamsArgs),
+    DeadLetters(dead_letters::DeadLettersArgs),
+    #[command(hide = true)]
+    CompileScript(compile_script::CompileScriptArgs),
+}
+
+/// Where the configuration is, for every command that needs one.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct ConfigArg {
+    /// The sluicegate.toml to read
+    ///
+    /// Without it: $SLUICEGATE_CONFIG, ./sluicegate.toml, /etc/sluicegate/sluicegate.toml, in this order.
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<std::path::PathBuf>,
+}
+
+const CONFIG_HELP: &str = "\
+The configuration is sluicegate.toml and, beside it, one file a stream in streams/.
+It is taken from --config FILE, $SLUICEGATE_CONFIG, ./sluicegate.toml or
+/etc/sluicegate/sluicegate.toml, in this order.";
+
+impl Cli {
+    /// Reads the command line; ends the program where it is wrong or asks for
+    /// help.
+    pub fn from_args() -> Self {
+        Self::parse()
+    }
+
+    /// Runs the command to its end and says what the program's exit status is.
+    pub fn run(self) -> ExitCode {
+        // It may take little, and the runtime's threads are no use to it.
+        if let Command::CompileScript(args) = &self.command {
+            return compile_script::run(args);
+        }
+        let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                eprintln!("sluicegate: cannot start its threads: {error}");
+                return ExitCode::FAILURE;
+            }
+        };
+        runtime.block_on(async {
+            match self.command {
+                Command::Run(args) => run::run(args).await,
+                Command::Check(args) => check::check(args).await,
+                Command::Plan(args) => apply::plan(args).await,
+                Command::Apply(args) => apply::apply(args).await,
+                Command::Diff(args) => diff::run(&args).await,
+                Command::Map(args) => map::run(&args).await,
+                #[cfg(feature = "demo")]
+                Command::Demo(args) => demo::run(args).await,
+                Command::New(args) => new::run(&args),
+                Command::Build(args) => build::run(&args),
+                Command::Inspect(args) => inspect::run(&args).await,
+                Command::Test(args) => test::run(&args).await,
+                Command::Streams(args) => streams::run(args).await,
+                Command::DeadLetters(args) => dead_letters::run(args).await,
+                Command::CompileScript(args) => compile_script::run(&args),
+            }
+        })
+    }
+}
+
+/// Prints one line to standard output.
+pub fn print_line(line: &str) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{line}")
+}
+
+/// Prints JSON to standard output, indented.
+pub fn print_json(value: &impl Serialize) -> io::Result<()> {
+    print_line(&serde_json::to_string_pretty(value)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

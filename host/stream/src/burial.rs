@@ -1,0 +1,110 @@
+//! Dead letters on their way to the journal: they wait while it has no room.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use journal::DeadLetter;
+use tokio::time::Instant;
+
+/// How often to look for room.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Dead letters that the journal does not have yet, the oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Burial {
+    waiting: VecDeque<DeadLetter>,
+    /// There was no room; when to look again.
+    look_at: Option<Instant>,
+}
+
+impl Burial {
+    pub(super) fn add(&mut self, letter: DeadLetter) {
+        self.waiting.push_back(letter);
+    }
+
+    /// Those that can be settled now, all of them together. `room` says whether
+    /// there is room for so many bytes.
+    pub(super) fn bury(&mut self, now: Instant, room: impl Fn(usize) -> bool) -> Vec<DeadLetter> {
+        if self.look_at.is_some_and(|at| at > now) {
+            return Vec::new();
+        }
+        self.look_at = None;
+        let mut buried = Vec::new();
+        let mut bytes = 0;
+        while let Some(letter) = self.waiting.front() {
+            bytes += size(letter);
+            if !room(bytes) {
+                self.look_at = Some(now + LOOK);
+                break;
+            }
+            buried.extend(self.waiting.pop_front());
+        }
+        buried
+    }
+
+    /// When to look for room again, while there is none.
+    pub(super) fn look_at(&self) -> Option<Instant> {
+        self.look_at
+    }
+
+    /// Why the lane cannot go on, while there is no room.
+    pub(super) fn reason(&self) -> Option<String> {
+        self.look_at?;
+        let first = self.waiting.front()?;
+        Some(format!(
+            "dead letters: no room for {} more ({}); replay or drop some with `sluicegate dead-letters`, \
+             or raise `max_size` in [dead_letters]",
+            self.waiting.len(),
+            first.reason
+        ))
+    }
+}
+
+/// About what it takes in the journal.
+fn size(letter: &DeadLetter) -> usize {
+    let delivery = letter.delivery.as_ref().map_or(0, |d| {
+        let headers: usize = d.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        d.target.as_ref().map_or(0, String::len) + headers + d.body.len()
+    });
+    let reply = letter.reply.as_ref().map_or(0, String::len);
+    letter.message.size() + delivery + reply + letter.reason.len() + letter.script.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use journal::Position;
+    use message::Message;
+
+    use super::*;
+
+    fn letter(index: u32) -> DeadLetter {
+        DeadLetter {
+            position: Position { chunk: 1, index },
+            at: 0,
+            reason: "no".into(),
+            script: String::new(),
+            message: Message { topic: "".into(), payload: vec![0; 98].into(), received_at: 0 },
+            delivery: None,
+            reply: None,
+        }
+    }
+
+    fn indexes(letters: Vec<DeadLetter>) -> Vec<u32> {
+        letters.iter().map(|l| l.position.index).collect()
+    }
+
+    #[test]
+    fn what_does_not_fit_waits_in_order_and_is_looked_at_each_second() {
+        let now = Instant::now();
+        let mut burial = Burial::default();
+        (0..5).for_each(|n| burial.add(letter(n)));
+        assert_eq!(indexes(burial.bury(now, |bytes| bytes <= 250)), [0, 1], "100 bytes each, together");
+        assert_eq!(burial.look_at(), Some(now + LOOK));
+        let reason = burial.reason().unwrap_or_default();
+        assert!(reason.contains("no room for 3 more (no); replay or drop some"), "{reason}");
+        burial.add(letter(5));
+        assert!(burial.bury(now + LOOK / 2, |_| true).is_empty(), "not before the second is over");
+        assert_eq!(indexes(burial.bury(now + LOOK, |_| true)), [2, 3, 4, 5]);
+        assert_eq!((burial.look_at(), burial.reason()), (None, None));
+    }
+}

@@ -1,0 +1,188 @@
+//! What a lane has finished and the journal does not know yet: messages and how
+//! they ended, their dead letters, and what the script wrote.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use destination::Reply;
+use journal::{DeadLetter, Outcome, Position, Settlement, StoredDelivery};
+use message::text::cut;
+use message::unix_millis;
+use script::Script;
+use telemetry::event;
+use tokio::time::Instant;
+
+use super::burial::Burial;
+use super::entry::{Entry, Parcel};
+use super::lane::Shared;
+use super::remember::Unsaved;
+use super::settle::Settling;
+
+/// Bytes of a reason or a reply that are kept: both may repeat what was refused.
+const WORDS: usize = 2_048;
+
+/// What has ended in a lane, and what has not yet.
+pub(super) struct Endings {
+    shared: Arc<Shared>,
+    settling: Settling,
+    settlement: Settlement,
+    /// When the delivered messages among them were received, Unix milliseconds.
+    received: Vec<u64>,
+    /// Of messages with other deliveries under way: the first one.
+    letters: HashMap<Position, DeadLetter>,
+    pub unsaved: Unsaved,
+    pub burial: Burial,
+}
+
+impl Endings {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            settling: Settling::default(),
+            settlement: Settlement::default(),
+            received: Vec::new(),
+            letters: HashMap::new(),
+            unsaved: Unsaved::default(),
+            burial: Burial::default(),
+        }
+    }
+
+    /// One more delivery carries these messages.
+    pub(super) fn begin(&mut self, parcel: &Parcel) {
+        parcel.carries.iter().for_each(|entry| self.settling.begin(entry.position));
+    }
+
+    /// Others, which have begun already, have taken the delivery's place.
+    pub(super) fn replaced(&mut self, parcel: &Parcel) {
+        for entry in &parcel.carries {
+            self.settling.end(entry.position, Outcome::Delivered);
+        }
+    }
+
+    /// A message has ended that no delivery carries.
+    pub(super) fn at_once(&mut self, entry: &Entry, outcome: Outcome) {
+        self.settlement.ended.push((entry.position, outcome));
+    }
+
+    /// A message cannot be mapped: it is a dead letter.
+    pub(super) fn rejected(&mut self, entry: &Entry, reason: &str, script: &Script) {
+        self.burial.add(letter(entry, reason, script.label()));
+    }
+
+    /// The delivery will never arrive: its messages are dead letters. It goes
+    /// with the first of them, and the others say so: many messages in a large
+    /// delivery would be many times as much as the destination was sent.
+    pub(super) fn dead(&mut self, parcel: &Parcel, reason: &str, reply: Option<&Reply>) {
+        let script = parcel.origin.script.as_ref().map_or("", |script| script.label());
+        let mut kept_with = None;
+        for entry in &parcel.carries {
+            if self.letters.contains_key(&entry.position) {
+                continue;
+            }
+            let mut letter = match kept_with {
+                None => letter(entry, reason, script),
+                Some(first) => {
+                    let text = format!(
+                        "{} (with message {first}, whose dead letter has the delivery)",
+                        cut(reason, WORDS)
+                    );
+                    DeadLetter { reason: text, ..letter(entry, "", script) }
+                }
+            };
+            letter.reply = reply.map(|r| cut(&r.0, WORDS));
+            if kept_with.is_none() {
+                kept_with = Some(entry.position);
+                letter.delivery = Some(StoredDelivery {
+                    target: parcel.delivery.target.clone(),
+                    headers: parcel.delivery.headers.clone(),
+                    body: parcel.delivery.body.clone(),
+                });
+            }
+            self.letters.insert(entry.position, letter);
+        }
+        self.ended(parcel, Outcome::DeadLettered);
+    }
+
+    /// The delivery has ended, and with it those of its messages that no other
+    /// one carries.
+    pub(super) fn ended(&mut self, parcel: &Parcel, outcome: Outcome) {
+        for entry in &parcel.carries {
+            match self.settling.end(entry.position, outcome) {
+                Some((position, Outcome::DeadLettered)) => {
+                    // There is one: it was put there with the outcome.
+                    if let Some(letter) = self.letters.remove(&position) {
+                        self.burial.add(letter);
+                    }
+                }
+                Some(ended) => {
+                    if ended.1 == Outcome::Delivered {
+                        self.received.push(entry.message.received_at);
+                    }
+                    self.settlement.ended.push(ended);
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Tells the journal what has ended, and what the scripts wrote meanwhile.
+    pub(super) fn flush(&mut self) {
+        let journal = &self.shared.journal;
+        let room = |bytes| journal.has_room_for_dead_letter(bytes);
+        for letter in self.burial.bury(Instant::now(), room) {
+            let reason = announce(&self.shared.name, &letter);
+            self.shared.status.set_last_error(format!("dead letter {}: {reason}", letter.position));
+            self.settlement.ended.push((letter.position, Outcome::DeadLettered));
+            self.settlement.dead_letters.push(letter);
+        }
+        if self.settlement == Settlement::default() {
+            return;
+        }
+        let mut settlement = std::mem::take(&mut self.settlement);
+        for (position, _) in &settlement.ended {
+            self.unsaved.settled(*position);
+        }
+        let Shared { journal, index, status, pressure, .. } = &*self.shared;
+        if !self.received.is_empty() {
+            let now = (pressure.clock)();
+            status.ack_latency().record(self.received.drain(..).map(|at| now.saturating_sub(at)));
+        }
+        status.memory.save(&mut self.unsaved, |values| {
+            settlement.state = values;
+            journal.settle(*index, settlement);
+        });
+    }
+}
+
+/// A message that is given up; `script` is empty where none mapped it.
+fn letter(entry: &Entry, reason: &str, script: &str) -> DeadLetter {
+    DeadLetter {
+        position: entry.position,
+        at: unix_millis(),
+        reason: cut(reason, WORDS),
+        script: script.to_owned(),
+        message: entry.message.clone(),
+        delivery: None,
+        reply: None,
+    }
+}
+
+/// Logs a dead letter; the reason with what the far side said.
+fn announce(stream: &str, letter: &DeadLetter) -> String {
+    let reason = match &letter.reply {
+        Some(reply) => format!("{}: {reply}", letter.reason),
+        None => letter.reason.clone(),
+    };
+    event::DeadLettered {
+        stream,
+        position: &letter.position,
+        reason: &reason,
+        script: &letter.script,
+        topic: &letter.message.topic,
+        payload: &letter.message.payload,
+        received_at: letter.message.received_at,
+        delivery: letter.delivery.as_ref().map(|d| (d.target.as_deref(), &*d.body)),
+    }
+    .emit();
+    reason
+}
