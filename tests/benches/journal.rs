@@ -151,9 +151,9 @@ fn run(load: &Load, sync: Option<SyncMode>, disk: &Path, runtime: &Runtime) -> (
                 journal.close().await;
             }));
             let cost = (process_cpu() - start.0, start.1.elapsed());
-            let books = journal.books(stream);
-            assert_eq!((books.delivered, books.queued), (load.messages as u64, 0), "{books:?}");
-            assert!(books.balance(), "{books:?}");
+            let counters = journal.counters(stream);
+            assert_eq!((counters.delivered, counters.queued), (load.messages as u64, 0), "{counters:?}");
+            assert!(counters.balance(), "{counters:?}");
             cost
         }
     }

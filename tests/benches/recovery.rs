@@ -270,7 +270,7 @@ async fn drain(folder: &Path, max_size: u64) -> Drain {
     let settings = common::journal_settings(folder, max_size, SyncMode::Always, Duration::ZERO);
     let journal = Journal::open(&settings, common::journal_stream(STREAM)).expect("the journal opens");
     let stream = journal.stream(STREAM).expect("the stream");
-    let messages = journal.books(stream).queued;
+    let messages = journal.counters(stream).queued;
     let start = Instant::now();
     let mut reader = journal.reader(stream, ReadRules::default());
     let mut read = 0;
@@ -282,13 +282,13 @@ async fn drain(folder: &Path, max_size: u64) -> Drain {
         journal.settle(stream, Settlement { ended, ..Settlement::default() });
     }
     let deadline = Instant::now() + PATIENCE;
-    while journal.books(stream).queued > 0 {
-        assert!(Instant::now() < deadline, "not everything is settled: {:?}", journal.books(stream));
+    while journal.counters(stream).queued > 0 {
+        assert!(Instant::now() < deadline, "not everything is settled: {:?}", journal.counters(stream));
         tokio::time::sleep(LOOK).await;
     }
     let time = start.elapsed();
-    let books = journal.books(stream);
-    assert!(books.delivered == messages && books.balance(), "{books:?}");
+    let counters = journal.counters(stream);
+    assert!(counters.delivered == messages && counters.balance(), "{counters:?}");
     let deadline = Instant::now() + PATIENCE;
     while Sizes::of(folder).segments > 0 {
         assert!(Instant::now() < deadline, "segments stay behind: {:?}", Sizes::of(folder));

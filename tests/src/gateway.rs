@@ -248,7 +248,7 @@ impl Gateway {
         assert_eq!(status, 200);
         let streams: Vec<Stream> = serde_json::from_slice(&body).expect("the JSON of /streams");
         for stream in &streams {
-            assert!(stream.balanced(), "the books do not balance: {stream:?}");
+            assert!(stream.balanced(), "the counters do not balance: {stream:?}");
         }
         streams
     }

@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Most dead letters of one answer.
-pub const MOST_LETTERS: usize = 1_000;
+pub const MAX_LETTERS: usize = 1_000;
 /// Dead letters of an answer where nobody says how many.
 pub const USUAL_LETTERS: usize = 100;
 /// An answer holds no further dead letter once it has so many bytes of
 /// messages and deliveries.
-pub const MOST_BYTES: usize = 8 << 20;
+pub const MAX_BYTES: usize = 8 << 20;
 
 /// One stream of `GET /streams`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -48,7 +48,8 @@ pub struct StreamLine {
     /// How many have not ended yet.
     pub queued: u64,
     /// Whether `read` is the sum of the six above.
-    pub books_balance: bool,
+    #[serde(rename = "books_balance")]
+    pub counters_balance: bool,
     /// Deliveries that were sent again.
     pub retries: u64,
     /// Age of the oldest queued message in seconds; 0 with an empty queue.
@@ -97,12 +98,13 @@ pub struct JournalLine {
     /// Why nothing can be appended, where the disk is the reason.
     pub broken: Option<String>,
     /// Streams with messages here and no file any more.
-    pub orphans: Vec<Orphan>,
+    #[serde(rename = "orphans")]
+    pub detached: Vec<DetachedStream>,
 }
 
 /// A stream whose file is gone.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Orphan {
+pub struct DetachedStream {
     /// What it was called.
     pub name: String,
     /// Since when there is no file.
@@ -212,7 +214,8 @@ pub enum Change {
     /// It goes on as it is.
     Unchanged,
     /// Its file is gone: it stops.
-    Orphaned,
+    #[serde(rename = "orphaned")]
+    Detached,
 }
 
 /// The body of `POST /streams/{name}/rollback`.

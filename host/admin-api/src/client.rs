@@ -21,7 +21,7 @@ use super::token::{self, AdminToken, TokenError};
 /// For one answer. A rewind looks at every message that the journal has kept.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Bytes of one answer: dead letters with base64 and escapes fit.
-const MOST_ANSWER: usize = 64 << 20;
+const MAX_ANSWER: usize = 64 << 20;
 
 /// The admin listener of a gateway.
 #[derive(Debug)]
@@ -129,7 +129,7 @@ impl Client {
                 self.silent(cause)
             })?;
             let status = response.status();
-            let body = Limited::new(response.into_body(), MOST_ANSWER).collect().await;
+            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
             Ok((status, body.map_err(|error| self.silent(error.to_string()))?.to_bytes()))
         };
         let (status, body) = timeout(PATIENCE, answer)

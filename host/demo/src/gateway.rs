@@ -94,7 +94,7 @@ impl StreamLine {
         self.read == settled + self.queued
     }
 
-    /// Its line of the screen, without what the receivers' books say.
+    /// Its line of the screen, without what the receivers' counters say.
     pub fn row(&self) -> Row {
         let script = |script: &ScriptLine| format!("{} {}", script.name, script.version);
         Row {

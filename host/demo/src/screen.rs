@@ -58,11 +58,11 @@ pub struct Row {
     pub queued: u64,
     /// Age of the oldest queued message, seconds.
     pub lag: f64,
-    /// Counted by the receiver's books: overdue.
+    /// Counted by the receiver's counters: overdue.
     pub missing: u64,
-    /// Counted by the receiver's books: with a wrong value, or unexpected.
+    /// Counted by the receiver's counters: with a wrong value, or unexpected.
     pub wrong: u64,
-    /// Counted by the receiver's books: came more than once.
+    /// Counted by the receiver's counters: came more than once.
     pub repeats: u64,
 }
 

@@ -19,7 +19,7 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Compares books, gateway and exit status with what they should be;
+    /// Compares counters, gateway and exit status with what they should be;
     /// `unshown` is what else was not as it should be.
     pub fn new(
         published: u64,
@@ -50,7 +50,7 @@ impl Verdict {
                 problems.push(format!("{}: {found} dead letters, expected {expected}", line.name()));
             }
             if !line.balances() {
-                problems.push(format!("{}: the gateway's books do not balance", line.name()));
+                problems.push(format!("{}: the gateway's counters do not balance", line.name()));
             }
         }
         match exit {

@@ -1,4 +1,4 @@
-//! The books are compared with the marks, and what nobody needs any more is
+//! The counters are compared with the marks, and what nobody needs any more is
 //! forgotten, for as long as the gateway runs.
 
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::gateway::Gateway;
 /// hold something.
 const EVERY: Duration = Duration::from_secs(60);
 
-/// Checks the books, at once and then once a minute, for ever. Then forgets the
+/// Checks the counters, at once and then once a minute, for ever. Then forgets the
 /// scripts of streams that have had no file for too long.
 pub async fn run(gateway: Arc<Gateway>) {
     let mut ticks = interval(EVERY);
@@ -26,17 +26,17 @@ pub async fn run(gateway: Arc<Gateway>) {
     }
 }
 
-/// Counts what is marked as pending, and says where the books or the records of
+/// Counts what is marked as pending, and says where the counters or the records of
 /// chunks and segments say something else.
 async fn check(journal: &Journal) {
     match journal.check().await {
         Ok(differences) => {
             metrics::gauge!("sluicegate_books_differences").set(differences.len() as f64);
             for difference in &differences {
-                event::BooksDiffer { what: &difference.what }.emit();
+                event::CountersDiffer { what: &difference.what }.emit();
             }
         }
-        Err(error) => tracing::warn!(%error, "the books cannot be checked now"),
+        Err(error) => tracing::warn!(%error, "the counters cannot be checked now"),
     }
 }
 
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     type Counts = (u64, u64, u64, u64, u64, u64, u64, u64);
-    const BOOKS: TableDefinition<u32, Counts> = TableDefinition::new("books");
+    const COUNTERS: TableDefinition<u32, Counts> = TableDefinition::new("books");
 
     fn open(folder: &Path) -> Journal {
         let settings = JournalSettings {
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn books_that_differ_are_counted() {
+    async fn counters_that_differ_are_counted() {
         let folder = tempfile::tempdir().unwrap();
         let journal = open(folder.path());
         for _ in 0..3 {
@@ -93,17 +93,17 @@ mod tests {
 
         let database = redb::Database::open(folder.path().join("index.redb")).unwrap();
         let found =
-            database.begin_read().unwrap().open_table(BOOKS).unwrap().get(0).unwrap().unwrap().value();
+            database.begin_read().unwrap().open_table(COUNTERS).unwrap().get(0).unwrap().unwrap().value();
         assert_eq!(found.0, 3, "read");
         let writing = database.begin_write().unwrap();
-        writing.open_table(BOOKS).unwrap().insert(0, (4, 0, 0, 0, 0, 0, 0, found.7)).unwrap();
+        writing.open_table(COUNTERS).unwrap().insert(0, (4, 0, 0, 0, 0, 0, 0, found.7)).unwrap();
         writing.commit().unwrap();
         drop(database);
 
         let journal = open(folder.path());
         assert_eq!(differences(&journal).await, "sluicegate_books_differences 1");
-        let books = journal.books(StreamIndex(0));
-        assert!(!books.balance() && books.queued == 3, "{books:?}");
+        let counters = journal.counters(StreamIndex(0));
+        assert!(!counters.balance() && counters.queued == 3, "{counters:?}");
         journal.close().await;
     }
 }

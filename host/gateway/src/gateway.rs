@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use admin_api::answer::Plan;
 use bus::{self, BusStatus, Router, Routes, Stop};
-use journal::{Books, Journal, OpenError, StreamIndex};
+use journal::{Counters, Journal, OpenError, StreamIndex};
 use script::EngineError;
 use script::compile::Compilation;
 use settings::{Accepted, Config, Note};
@@ -20,7 +20,7 @@ use crate::wiring;
 
 /// What the admin listener shows and changes.
 pub struct Gateway {
-    /// The journal with the books.
+    /// The journal with the counters.
     pub journal: Journal,
     /// The connection to the bus.
     pub bus: Arc<BusStatus>,
@@ -33,10 +33,10 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// The books of a stream; those of one that cannot run stand still.
-    pub fn books(&self, status: &StreamStatus) -> Books {
+    /// The counters of a stream; those of one that cannot run stand still.
+    pub fn counters(&self, status: &StreamStatus) -> Counters {
         let index = status.index().or_else(|| self.journal.stream(status.name()));
-        index.map(|index| self.journal.books(index)).unwrap_or_default()
+        index.map(|index| self.journal.counters(index)).unwrap_or_default()
     }
 
     /// How every stream that has a file is doing, in the order of the names.

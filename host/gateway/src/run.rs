@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use admin_api::token::AdminToken;
-use bus::{BusSource, embedded};
+use bus::BusSource;
 use settings::{Accepted, Config, Note, StreamEntry, StreamFiles};
 use telemetry::{self, Metrics};
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,7 +38,7 @@ pub async fn run(path: Option<&Path>, apply: bool) -> Result<(), RunError> {
         None => None,
     };
     if let BusSource::Embedded { listen } = &config.bus.source {
-        embedded::start(*listen, config.bus.max_packet).await?;
+        bus::embedded::start(*listen, config.bus.max_packet).await?;
     }
     let accepted = Accepted::load(&config.data).unwrap_or_else(|error| {
         error!(%error, "it cannot be known what ran last: the stream files are accepted as they are");

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use admin_api::answer::Change as Word;
-use journal::{Append, Books};
+use journal::{Append, Counters};
 use message::{Message, unix_millis};
 use serde_json::json;
 use standins::Inbox;
@@ -76,8 +76,8 @@ impl Site {
         self.streams.statuses().into_iter().find(|s| s.name() == name).unwrap()
     }
 
-    fn books(&self, name: &str) -> Books {
-        self.journal.books(self.status(name).index().unwrap())
+    fn counters(&self, name: &str) -> Counters {
+        self.journal.counters(self.status(name).index().unwrap())
     }
 
     async fn until(&self, what: &str, holds: impl Fn() -> bool) {
@@ -130,7 +130,7 @@ async fn the_script_of_a_running_stream_is_changed() {
     fs::write(file(&site.folder, "a"), with_script).unwrap();
     site.apply().await;
     site.publish(1).await;
-    site.until("it is delivered", || site.books("a").delivered == 1).await;
+    site.until("it is delivered", || site.counters("a").delivered == 1).await;
 
     let versions = site.versions.clone();
     let operations = Operations::new(site.journal.clone(), site.streams.operated(), versions);
@@ -181,7 +181,7 @@ async fn a_setting_that_a_new_script_wants_brings_it_in() {
     settings("a = 1\n");
     site.apply().await;
     site.publish(1).await;
-    site.until("it is delivered", || site.books("a").delivered == 1).await;
+    site.until("it is delivered", || site.counters("a").delivered == 1).await;
     let version = |wasm: &[u8]| script::Version::of(wasm).to_string();
     assert_eq!(site.status("a").script().unwrap().1, version(&old));
 
@@ -196,7 +196,7 @@ async fn a_setting_that_a_new_script_wants_brings_it_in() {
     let applied = site.streams.apply(|| ()).await.unwrap();
     assert_eq!(applied.streams[0].script, Some(told));
     site.publish(2).await;
-    site.until("it is delivered", || site.books("a").delivered == 2).await;
+    site.until("it is delivered", || site.counters("a").delivered == 2).await;
     assert_eq!(site.status("a").script().unwrap().1, new);
 
     // What nothing takes is not applied.
@@ -228,7 +228,7 @@ async fn a_folder_that_is_gone_does_not_end_the_streams_in_it() {
         assert!(error.contains("nothing is changed, what runs goes on as it is"), "{error}");
     }
     fs::create_dir(&folder).unwrap();
-    assert_eq!(site.apply().await, words(&[("a", Word::Orphaned)]));
+    assert_eq!(site.apply().await, words(&[("a", Word::Detached)]));
     // Without streams there need be no folder.
     fs::remove_dir(&folder).unwrap();
     assert_eq!(site.apply().await, []);
@@ -290,9 +290,9 @@ async fn what_waits_in_the_lanes_of_a_changed_stream_is_read_again() {
     }
     site.receiver.plug().plug().await.unwrap();
     for name in ["changed", "same"] {
-        site.until("all is delivered", || site.books(name).delivered == 60).await;
-        let books = site.books(name);
-        assert!(books.balance() && books.queued == 0, "{books:?}");
+        site.until("all is delivered", || site.counters(name).delivered == 60).await;
+        let counters = site.counters(name);
+        assert!(counters.balance() && counters.queued == 0, "{counters:?}");
     }
     assert_eq!(site.inbox.all().len(), 120, "each stream sends each message once");
     site.close().await;
@@ -302,13 +302,13 @@ async fn what_waits_in_the_lanes_of_a_changed_stream_is_read_again() {
 async fn what_was_counted_of_a_changed_stream_is_counted_on() {
     let site = Site::start(&["a"]).await;
     site.publish(0).await;
-    site.until("it is delivered", || site.books("a").delivered == 1).await;
+    site.until("it is delivered", || site.counters("a").delivered == 1).await;
     let before = site.status("a");
     site.write("a", "[delivery]\nlanes = 2\n");
     site.apply().await;
     assert!(Arc::ptr_eq(&before, &site.status("a")));
     site.publish(1).await;
-    site.until("it is delivered", || site.books("a").delivered == 2).await;
+    site.until("it is delivered", || site.counters("a").delivered == 2).await;
     assert_eq!(site.status("a").ack_latency().count(), 2);
     site.until("it runs", || site.status("a").state().word() == "running").await;
     site.close().await;
@@ -320,16 +320,16 @@ async fn nothing_is_routed_to_a_stream_that_is_gone() {
     site.publish(0).await;
     let gone = site.status("b");
     fs::remove_file(file(&site.folder, "b")).unwrap();
-    assert_eq!(site.apply().await, words(&[("a", Word::Unchanged), ("b", Word::Orphaned)]));
-    assert_eq!((gone.state().word(), site.journal.orphans().len()), ("stopped", 1));
+    assert_eq!(site.apply().await, words(&[("a", Word::Unchanged), ("b", Word::Detached)]));
+    assert_eq!((gone.state().word(), site.journal.detached().len()), ("stopped", 1));
     site.publish(1).await;
     site.write("b", "");
     assert_eq!(site.apply().await, words(&[("a", Word::Unchanged), ("b", Word::New)]));
     assert_eq!(site.status("b").index(), gone.index(), "it has what it had");
     site.publish(2).await;
-    site.until("all is delivered", || site.books("a").delivered == 3).await;
-    site.until("all but one", || site.books("b").delivered == 2).await;
-    assert_eq!((site.books("b").read, site.journal.orphans().len()), (2, 0));
+    site.until("all is delivered", || site.counters("a").delivered == 3).await;
+    site.until("all but one", || site.counters("b").delivered == 2).await;
+    assert_eq!((site.counters("b").read, site.journal.detached().len()), (2, 0));
     site.close().await;
 }
 

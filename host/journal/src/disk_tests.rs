@@ -114,7 +114,7 @@ async fn a_stream_is_forgotten_with_many_letters_and_takes_no_others_along() {
     journal.set_streams(quotas(&["b"])).await.unwrap();
     assert_eq!(journal.forget("a").await, Ok(true));
     assert_eq!(journal.forget("a").await, Ok(false), "nobody knows it any more");
-    assert_eq!((journal.orphans(), journal.name(A)), (Vec::new(), None));
+    assert_eq!((journal.detached(), journal.name(A)), (Vec::new(), None));
     let left = journal.dead_letters(DeadLetterFilter::default()).await.unwrap();
     assert!(left.len() == 4 && left.iter().all(|(_, stream, _)| *stream == B));
     assert_eq!(journal.check().await, Ok(Vec::new()));

@@ -10,7 +10,9 @@ use super::index::Index;
 use super::policy::Waiting;
 use super::store::{Batch, Handed, Lot, Store, StoreError, StreamOptions};
 use super::stream_front::{Pace, StreamFront};
-use super::{Backlog, Books, DeadLetter, Holding, JournalError, Pending, ReadRules, Settlement, StreamIndex};
+use super::{
+    Backlog, Counters, DeadLetter, Holding, JournalError, Pending, ReadRules, Settlement, StreamIndex,
+};
 
 /// Bytes that may wait for the writer: two commits' worth under load.
 const QUEUE_BYTES: u64 = 4 * 1024 * 1024;
@@ -41,7 +43,7 @@ pub(super) struct Inner {
     /// The streams with a file: what the store is opened for, should it have
     /// to be opened again.
     pub(super) with_file: Vec<StreamOptions>,
-    pub(super) orphans: Vec<(String, StreamIndex, u64)>,
+    pub(super) detached: Vec<(String, StreamIndex, u64)>,
     pub(super) index: Option<Arc<Index>>,
     /// Appends that wait for room, and bytes of the largest of them.
     pub(super) waiting: usize,
@@ -70,7 +72,7 @@ impl Front {
             commands: VecDeque::new(),
             streams: BTreeMap::new(),
             with_file: streams,
-            orphans: Vec::new(),
+            detached: Vec::new(),
             index: Some(store.index()),
             waiting: 0,
             wanted: 0,
@@ -101,7 +103,7 @@ impl Front {
             known.quota = quota;
             known.show(store, index);
         }
-        inner.show_orphans(store);
+        inner.show_detached(store);
         drop(inner);
         // A stream that held the bus back may have gone, or may hold more.
         self.room.notify_waiters();
@@ -149,8 +151,9 @@ impl Front {
 
     pub(super) fn name(&self, stream: StreamIndex) -> Option<String> {
         let inner = self.lock();
-        let orphan = || inner.orphans.iter().find(|(_, index, _)| *index == stream).map(|(name, _, _)| name);
-        inner.streams.get(&stream.0).map(|known| &known.name).or_else(orphan).cloned()
+        let detached =
+            || inner.detached.iter().find(|(_, index, _)| *index == stream).map(|(name, _, _)| name);
+        inner.streams.get(&stream.0).map(|known| &known.name).or_else(detached).cloned()
     }
 
     /// Waits for room, then leaves the batch to the writer. Nothing was left if
@@ -241,8 +244,8 @@ impl Front {
         inner.streams.get_mut(&stream.0).map(|known| known.take(rules, paces, max)).unwrap_or_default()
     }
 
-    pub(super) fn books(&self, stream: StreamIndex) -> Books {
-        self.lock().streams.get(&stream.0).map(|s| s.books).unwrap_or_default()
+    pub(super) fn counters(&self, stream: StreamIndex) -> Counters {
+        self.lock().streams.get(&stream.0).map(|s| s.counters).unwrap_or_default()
     }
 
     pub(super) fn backlog(&self, stream: StreamIndex) -> Backlog {
@@ -257,7 +260,7 @@ impl Front {
         // Whoever blocks with its own quota, else whoever has most.
         let holder = inner.streams.iter().max_by_key(|(_, s)| (s.blocks(), s.backlog));
         Holding {
-            messages: inner.streams.values().map(|s| s.books.queued).sum(),
+            messages: inner.streams.values().map(|s| s.counters.queued).sum(),
             bytes: (inner.used, inner.max_size),
             dead_letters: (inner.letters, inner.max_letters),
             full,
@@ -277,8 +280,8 @@ impl Front {
         }
     }
 
-    pub(super) fn orphans(&self) -> Vec<(String, StreamIndex, u64)> {
-        self.lock().orphans.clone()
+    pub(super) fn detached(&self) -> Vec<(String, StreamIndex, u64)> {
+        self.lock().detached.clone()
     }
 
     /// The index, for reading; none while it is opened again.
@@ -359,8 +362,9 @@ impl Inner {
         }
     }
 
-    pub(super) fn show_orphans(&mut self, store: &Store) {
-        self.orphans = store.orphans().map(|(name, index, since)| (name.to_owned(), index, since)).collect();
+    pub(super) fn show_detached(&mut self, store: &Store) {
+        self.detached =
+            store.detached().map(|(name, index, since)| (name.to_owned(), index, since)).collect();
     }
 
     pub(super) fn put(&mut self, handed: Handed) {

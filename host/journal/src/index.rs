@@ -5,7 +5,7 @@
 //! | --- | --- | --- |
 //! | `meta` | word | format, id, next numbers |
 //! | `streams` | name | [`StreamRecord`] |
-//! | `books` | stream | [`Counts`] |
+//! | `counters` | stream | [`Counts`] |
 //! | `chunks` | chunk | [`Place`] |
 //! | `live`, `again` | stream, chunk | mean size and bits of the messages that are pending; `again` those of a rewind |
 //! | `segments` | segment | [`SegmentRecord`] |
@@ -18,7 +18,7 @@ use redb::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Books, Outcome};
+use super::{Counters, Outcome};
 
 /// Format of index and chunks. A newer one is refused.
 pub(super) const FORMAT: u64 = 1;
@@ -31,7 +31,7 @@ type SegmentTuple = (u64, u32, u64, u64, u64, u64);
 
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const STREAMS: TableDefinition<&str, &[u8]> = TableDefinition::new("streams");
-const BOOKS: TableDefinition<u32, CountsTuple> = TableDefinition::new("books");
+const COUNTERS: TableDefinition<u32, CountsTuple> = TableDefinition::new("books");
 const CHUNKS: TableDefinition<u64, PlaceTuple> = TableDefinition::new("chunks");
 const LIVE: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("live");
 const AGAIN: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("again");
@@ -62,7 +62,7 @@ pub(super) struct StreamRecord {
     pub again_rate: Option<f64>,
     /// It has no file since then, Unix milliseconds.
     #[serde(default)]
-    pub orphaned_since: Option<u64>,
+    pub detached_since: Option<u64>,
 }
 
 /// A stream's counters. What is queued is counted from the rows.
@@ -115,7 +115,7 @@ pub(super) struct Index {
 pub(super) struct Tables<'t> {
     pub meta: Table<'t, &'static str, &'static [u8]>,
     pub streams: Table<'t, &'static str, &'static [u8]>,
-    books: Table<'t, u32, CountsTuple>,
+    counters: Table<'t, u32, CountsTuple>,
     chunks: Table<'t, u64, PlaceTuple>,
     live: Table<'t, (u32, u64), &'static [u8]>,
     again: Table<'t, (u32, u64), &'static [u8]>,
@@ -162,7 +162,7 @@ impl<'t> Tables<'t> {
         Ok(Self {
             meta: transaction.open_table(META)?,
             streams: transaction.open_table(STREAMS)?,
-            books: transaction.open_table(BOOKS)?,
+            counters: transaction.open_table(COUNTERS)?,
             chunks: transaction.open_table(CHUNKS)?,
             live: transaction.open_table(LIVE)?,
             again: transaction.open_table(AGAIN)?,
@@ -185,12 +185,12 @@ impl<'t> Tables<'t> {
     }
 
     pub(super) fn set_counts(&mut self, stream: u32, counts: &Counts) -> Result<()> {
-        self.books.insert(stream, counts.tuple())?;
+        self.counters.insert(stream, counts.tuple())?;
         Ok(())
     }
 
     pub(super) fn forget_counts(&mut self, stream: u32) -> Result<()> {
-        self.books.remove(stream)?;
+        self.counters.remove(stream)?;
         Ok(())
     }
 
@@ -275,7 +275,7 @@ impl<'t> Tables<'t> {
 pub(super) struct Snapshot {
     pub meta: ReadOnlyTable<&'static str, &'static [u8]>,
     streams: ReadOnlyTable<&'static str, &'static [u8]>,
-    books: ReadOnlyTable<u32, CountsTuple>,
+    counters: ReadOnlyTable<u32, CountsTuple>,
     chunks: ReadOnlyTable<u64, PlaceTuple>,
     live: ReadOnlyTable<(u32, u64), &'static [u8]>,
     again: ReadOnlyTable<(u32, u64), &'static [u8]>,
@@ -289,7 +289,7 @@ impl Snapshot {
         Ok(Self {
             meta: transaction.open_table(META)?,
             streams: transaction.open_table(STREAMS)?,
-            books: transaction.open_table(BOOKS)?,
+            counters: transaction.open_table(COUNTERS)?,
             chunks: transaction.open_table(CHUNKS)?,
             live: transaction.open_table(LIVE)?,
             again: transaction.open_table(AGAIN)?,
@@ -316,7 +316,7 @@ impl Snapshot {
     }
 
     pub(super) fn counts(&self, stream: u32) -> Result<Counts> {
-        Ok(self.books.get(stream)?.map(|v| Counts::of(v.value())).unwrap_or_default())
+        Ok(self.counters.get(stream)?.map(|v| Counts::of(v.value())).unwrap_or_default())
     }
 
     pub(super) fn place(&self, chunk: u64) -> Result<Option<Place>> {
@@ -415,14 +415,14 @@ impl Counts {
         } += messages;
     }
 
-    /// What must be queued for the books to balance.
+    /// What must be queued for the counters to balance.
     pub(super) fn queued(&self) -> u64 {
         let ended = self.delivered + self.filtered + self.expired + self.superseded + self.dead_lettered;
         self.read.saturating_sub(ended)
     }
 
-    pub(super) fn books(&self, queued: u64, oldest: Option<u64>) -> Books {
-        Books {
+    pub(super) fn counters(&self, queued: u64, oldest: Option<u64>) -> Counters {
+        Counters {
             read: self.read,
             reread: self.reread,
             delivered: self.delivered,

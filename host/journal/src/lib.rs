@@ -267,12 +267,12 @@ impl Journal {
         }
     }
 
-    /// The books of a stream as they are durable.
-    pub fn books(&self, stream: StreamIndex) -> Books {
+    /// The counters of a stream as they are durable.
+    pub fn counters(&self, stream: StreamIndex) -> Counters {
         match &self.0 {
-            Backend::Disk(front) => front.books(stream),
+            Backend::Disk(front) => front.counters(stream),
             #[cfg(any(test, feature = "test-support"))]
-            Backend::Memory(memory) => memory.books(stream),
+            Backend::Memory(memory) => memory.counters(stream),
         }
     }
 
@@ -474,7 +474,7 @@ impl Journal {
     pub async fn forget(&self, name: &str) -> Result<bool, JournalError> {
         match &self.0 {
             Backend::Disk(front) => {
-                let Some(index) = self.orphan(name) else { return Ok(false) };
+                let Some(index) = self.detached_stream(name) else { return Ok(false) };
                 // Its letters a part at a time, so that no commit waits for all.
                 let mut letters = Some(0);
                 while let Some(from) = letters {
@@ -485,7 +485,7 @@ impl Journal {
                 }
                 let gone = front.run(move |store| store.forget(index).map(|gone| (gone, Vec::new()))).await?;
                 // What a command has done is shown before the next one: whoever
-                // asks then does not find the stream among the orphans.
+                // asks then does not find the stream among the detached streams.
                 let _ = front.run(|_| Ok(((), Vec::new()))).await;
                 Ok(gone)
             }
@@ -496,10 +496,10 @@ impl Journal {
 
     /// Streams that have rows in the journal and no file: name, and Unix
     /// milliseconds since when.
-    pub fn orphans(&self) -> Vec<(String, u64)> {
+    pub fn detached(&self) -> Vec<(String, u64)> {
         match &self.0 {
             Backend::Disk(front) => {
-                front.orphans().into_iter().map(|(name, _, since)| (name, since)).collect()
+                front.detached().into_iter().map(|(name, _, since)| (name, since)).collect()
             }
             #[cfg(any(test, feature = "test-support"))]
             Backend::Memory(_) => Vec::new(),
@@ -507,11 +507,11 @@ impl Journal {
     }
 
     /// The number of one of them.
-    pub fn orphan(&self, name: &str) -> Option<StreamIndex> {
+    pub fn detached_stream(&self, name: &str) -> Option<StreamIndex> {
         match &self.0 {
             Backend::Disk(front) => {
-                let orphan = front.orphans().into_iter().find(|(orphan, _, _)| orphan == name);
-                orphan.map(|(_, index, _)| index)
+                let detached = front.detached().into_iter().find(|(detached, _, _)| detached == name);
+                detached.map(|(_, index, _)| index)
             }
             #[cfg(any(test, feature = "test-support"))]
             Backend::Memory(_) => None,
@@ -529,7 +529,7 @@ impl Journal {
         }
     }
 
-    /// Counts every mark and compares with the books; what differs.
+    /// Counts every mark and compares with the counters; what differs.
     pub async fn check(&self) -> Result<Vec<Difference>, JournalError> {
         match &self.0 {
             Backend::Disk(front) => {

@@ -9,7 +9,7 @@ use message::Message;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::{
-    Append, Books, DeadLetter, DeadLetterFilter, DeadLetterId, Holding, JournalError, Outcome, Pending,
+    Append, Counters, DeadLetter, DeadLetterFilter, DeadLetterId, Holding, JournalError, Outcome, Pending,
     Position, Reading, Settlement, StreamIndex,
 };
 
@@ -49,7 +49,7 @@ struct Chunk {
 
 #[derive(Default)]
 struct StreamRows {
-    books: Books,
+    counters: Counters,
     /// Pending and not handed out yet.
     unread: VecDeque<Position>,
     /// Every pending position.
@@ -144,11 +144,11 @@ impl Memory {
         }
     }
 
-    pub(super) fn books(&self, stream: StreamIndex) -> Books {
+    pub(super) fn counters(&self, stream: StreamIndex) -> Counters {
         let inner = self.lock();
-        let Some(rows) = inner.streams.get(stream.0 as usize) else { return Books::default() };
+        let Some(rows) = inner.streams.get(stream.0 as usize) else { return Counters::default() };
         let oldest = rows.pending.first().and_then(|p| inner.message(*p)).map(|m| m.received_at);
-        Books { queued: rows.pending.len() as u64, oldest, ..rows.books }
+        Counters { queued: rows.pending.len() as u64, oldest, ..rows.counters }
     }
 
     pub(super) fn holding(&self) -> Holding {
@@ -214,7 +214,7 @@ impl Inner {
             let position = Position { chunk, index: u32::try_from(index).unwrap_or(u32::MAX) };
             for stream in &append.streams {
                 if let Some(rows) = self.streams.get_mut(stream.0 as usize) {
-                    rows.books.read += 1;
+                    rows.counters.read += 1;
                     rows.unread.push_back(position);
                     rows.pending.insert(position);
                 }
@@ -255,13 +255,13 @@ impl Inner {
         if !rows.pending.remove(&position) {
             return;
         }
-        let books = &mut rows.books;
+        let counters = &mut rows.counters;
         *match outcome {
-            Outcome::Delivered => &mut books.delivered,
-            Outcome::Filtered => &mut books.filtered,
-            Outcome::Expired => &mut books.expired,
-            Outcome::Superseded => &mut books.superseded,
-            Outcome::DeadLettered => &mut books.dead_lettered,
+            Outcome::Delivered => &mut counters.delivered,
+            Outcome::Filtered => &mut counters.filtered,
+            Outcome::Expired => &mut counters.expired,
+            Outcome::Superseded => &mut counters.superseded,
+            Outcome::DeadLettered => &mut counters.dead_lettered,
         } += 1;
         let Some(chunk) = self.chunks.get_mut(&position.chunk) else { return };
         let Some(row) = chunk.pending.get_mut(position.index as usize) else { return };

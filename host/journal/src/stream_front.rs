@@ -1,5 +1,5 @@
 //! A stream as its reader and the admin listener see it: what was handed to it
-//! and not read yet, what may be read next, and its books.
+//! and not read yet, what may be read next, and its counters.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::store::Store;
-use super::{Books, OnFull, Pending, Quota, ReadRules, StreamIndex};
+use super::{Counters, OnFull, Pending, Quota, ReadRules, StreamIndex};
 
 /// What the threads share of one stream.
 pub(super) struct StreamFront {
@@ -19,7 +19,7 @@ pub(super) struct StreamFront {
     pub(super) again: VecDeque<Pending>,
     again_rate: Option<f64>,
     pub(super) arrived: Arc<Notify>,
-    pub(super) books: Books,
+    pub(super) counters: Counters,
     pub(super) backlog: u64,
     pub(super) quota: Quota,
     pub(super) alarm: u64,
@@ -44,7 +44,7 @@ impl StreamFront {
             again: VecDeque::new(),
             again_rate: None,
             arrived: Arc::default(),
-            books: Books::default(),
+            counters: Counters::default(),
             backlog: 0,
             quota,
             alarm: 0,
@@ -55,7 +55,7 @@ impl StreamFront {
 
     /// Shows what is durable now.
     pub(super) fn show(&mut self, store: &Store, index: StreamIndex) {
-        (self.books, self.backlog) = store.books(index);
+        (self.counters, self.backlog) = store.counters(index);
         if let Some(record) = store.record(index) {
             self.generation = record.generation;
             self.again_rate = record.again_rate;

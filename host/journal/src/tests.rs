@@ -76,9 +76,9 @@ async fn a_dropped_journal_does_not_acknowledge() {
 
 proptest! {
     /// Whatever is appended and settled in whatever order, twice or never: the
-    /// books balance and a ticket resolves exactly when nothing is left of it.
+    /// counters balance and a ticket resolves exactly when nothing is left of it.
     #[test]
-    fn the_books_balance(
+    fn the_counters_balance(
         appends in prop::collection::vec(prop::collection::btree_set(0u32..3, 1..=3), 1..20),
         settles in prop::collection::vec((0u32..3, 0u64..20, 0usize..5), 0..80),
     ) {
@@ -102,9 +102,9 @@ proptest! {
                 }
             }
             for stream in 0..3 {
-                let books = journal.books(StreamIndex(stream));
-                assert!(books.balance(), "{books:?}");
-                assert_eq!(books.queued, left.iter().filter(|r| r.contains(&stream)).count() as u64);
+                let counters = journal.counters(StreamIndex(stream));
+                assert!(counters.balance(), "{counters:?}");
+                assert_eq!(counters.queued, left.iter().filter(|r| r.contains(&stream)).count() as u64);
             }
             for (ticket, row) in tickets.iter_mut().zip(&left) {
                 assert_eq!(resolved(ticket), row.is_empty());

@@ -215,10 +215,10 @@ pub enum Outcome {
     DeadLettered,
 }
 
-/// A stream's books. They balance:
+/// A stream's counters. They balance:
 /// `read = delivered + filtered + expired + superseded + dead_lettered + queued`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Books {
+pub struct Counters {
     /// Messages appended for the stream, and those that it reads again.
     pub read: u64,
     /// How many of them are read again (replay, rewind).
@@ -240,7 +240,7 @@ pub struct Books {
     pub oldest: Option<u64>,
 }
 
-impl Books {
+impl Counters {
     /// Whether every message that was read is accounted for.
     pub fn balance(&self) -> bool {
         self.read

@@ -227,7 +227,7 @@ impl Writer {
             }
             stream.alarm = alarm;
         }
-        inner.show_orphans(store);
+        inner.show_detached(store);
         inner.used = store.used();
         inner.room = store.room();
         let unsettled =

@@ -158,7 +158,7 @@ async fn without_a_sync_for_each_commit_there_is_one_a_second() {
     // Whatever a cut of the power may lose, it loses.
     let queued = || {
         let after = Store::open(Arc::new(disk.crash(|| false)), options(64 << 20), &one_stream()).unwrap();
-        after.books(StreamIndex(0)).0.queued
+        after.counters(StreamIndex(0)).0.queued
     };
     let deadline = Instant::now() + TICK * 20;
     while queued() < 1 {

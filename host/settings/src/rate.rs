@@ -30,7 +30,7 @@ pub type RateLimitGroups = BTreeMap<String, Rate>;
 
 impl Rate {
     /// Most in a second that a file may ask for.
-    const MOST: u32 = 1_000_000;
+    const MAX: u32 = 1_000_000;
 
     /// Reads `100/s` or `30/min`.
     pub fn parse(text: &str) -> Option<Self> {
@@ -40,8 +40,8 @@ impl Rate {
         }
         let count = count.parse().ok()?;
         let (per, most) = match unit {
-            "s" => (Per::Second, Self::MOST),
-            "min" => (Per::Minute, Self::MOST * 60),
+            "s" => (Per::Second, Self::MAX),
+            "min" => (Per::Minute, Self::MAX * 60),
             _ => return None,
         };
         (1..=most).contains(&count).then_some(Self { count, per })

@@ -201,10 +201,10 @@ fn table(lines: &[PlanLine]) -> Table {
             Change::New => ("new", Look::Good),
             Change::Changed => ("changed", Look::Warn),
             Change::Unchanged => ("unchanged", Look::Plain),
-            Change::Orphaned => ("orphaned", Look::Bad),
+            Change::Detached => ("detached", Look::Bad),
         };
         let keys = match line.change {
-            Change::Orphaned => "(its messages are kept 24 h)".to_owned(),
+            Change::Detached => "(its messages are kept 24 h)".to_owned(),
             Change::New | Change::Changed | Change::Unchanged => line.keys.join(", "),
         };
         table.row([(&line.stream).into(), Cell::from(word).look(look), keys.into()]);
@@ -236,7 +236,7 @@ mod tests {
             applied: false,
             streams: vec![
                 line("fleet", Change::Changed, &["topics", "delivery.lanes"]),
-                line("old", Change::Orphaned, &[]),
+                line("old", Change::Detached, &[]),
                 line("yard", Change::New, &[]),
             ],
             restart: vec!["bus.keep_alive".to_owned()],
@@ -245,7 +245,7 @@ mod tests {
         let expected = "\
 STREAM  CHANGE    KEYS
 fleet   changed   topics, delivery.lanes
-old     orphaned  (its messages are kept 24 h)
+old     detached  (its messages are kept 24 h)
 yard    new
 
 sluicegate.toml is not what runs: bus.keep_alive; that takes effect when the gateway is started again

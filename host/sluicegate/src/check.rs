@@ -8,8 +8,8 @@ use bus::BusSource;
 use futures_util::stream::{self, StreamExt};
 use gateway::wiring;
 use message::{Selection, unix_millis};
-use script::compile::Compilation;
 use script::Engine;
+use script::compile::Compilation;
 use settings::{Config, StreamEntry, StreamSettings, Unusable, certificates};
 use settings_reader::{ConfigError, ConfigErrors, Expiry, Meanwhile, SOON};
 
@@ -76,7 +76,7 @@ pub async fn check(args: CheckArgs) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let bus = if args.connect { try_bus(&config).await } else { None };
+    let bus = if args.connect { try_bus(&config).await } else { no_broker(&config) };
     let findings: Vec<Finding<'_>> = stream::iter(&config.streams)
         .map(|entry| find(entry, &engine, args.connect))
         .buffered(AT_A_TIME)
@@ -162,6 +162,16 @@ async fn try_destination(settings: &StreamSettings) -> Option<ConfigError> {
         format!("the destination at {} lets the gateway in", wiring::address(&settings.destination)),
         Meanwhile::StreamRetries(settings.name.clone()),
     ))
+}
+
+/// A lean build has no broker inside.
+fn no_broker(config: &Config) -> Option<ConfigError> {
+    let missing = matches!(config.bus.source, BusSource::Embedded { .. }) && !bus::embedded::AVAILABLE;
+    missing.then(|| {
+        let what = "this build has no embedded broker".to_owned();
+        let expected = "the address of a broker, such as \"mqtt://127.0.0.1:1883\"".to_owned();
+        ConfigError::found_later(&config.path, &["bus"], what, expected, Meanwhile::NothingRuns)
+    })
 }
 
 /// Connects to the bus under another client id, and so without touching the

@@ -34,7 +34,7 @@ pub enum State {
     Blocked(Code, String),
 }
 
-/// A stream as the admin listener shows it; the books are in the journal.
+/// A stream as the admin listener shows it; the counters are in the journal.
 #[derive(Debug)]
 pub struct StreamStatus {
     name: String,
@@ -123,7 +123,7 @@ impl StreamStatus {
         }
     }
 
-    /// A stream whose file cannot be used: it is listed, and has no books.
+    /// A stream whose file cannot be used: it is listed, and has no counters.
     pub fn unusable(name: &str, reason: String) -> Self {
         let status = Self { index: None, ..Self::new(name, StreamIndex(0)) };
         status.set_stream(State::Blocked(Code::Configuration, reason));

@@ -19,7 +19,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use destination::{Cause, Connection, Delivery, DeliveryId, Fault, Identity, Reply, Verdict};
-use journal::{Append, Books, DeadLetterFilter, Pending, Position, Reading, StoredDelivery};
+use journal::{Append, Counters, DeadLetterFilter, Pending, Position, Reading, StoredDelivery};
 use message::Message;
 use script::{Limits, Recipe, Script, testing as scripts};
 use tokio::sync::Notify;
@@ -300,16 +300,16 @@ impl Running {
         }
     }
 
-    fn books(&self) -> Books {
-        self.journal.books(StreamIndex(0))
+    fn counters(&self) -> Counters {
+        self.journal.counters(StreamIndex(0))
     }
 
-    /// Waits, in paused time, until the books say so.
-    async fn until(&self, wanted: impl Fn(&Books) -> bool) {
+    /// Waits, in paused time, until the counters say so.
+    async fn until(&self, wanted: impl Fn(&Counters) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(3600);
-        while !wanted(&self.books()) {
-            assert!(Instant::now() < deadline, "{:?} {:?}", self.books(), self.status.state());
-            assert!(self.books().balance());
+        while !wanted(&self.counters()) {
+            assert!(Instant::now() < deadline, "{:?} {:?}", self.counters(), self.status.state());
+            assert!(self.counters().balance());
             sleep(Duration::from_millis(50)).await;
         }
     }
@@ -317,7 +317,7 @@ impl Running {
     async fn finish(self) -> Vec<String> {
         self.stop.cancel();
         timeout(Duration::from_secs(60), self.task).await.unwrap().unwrap();
-        assert!(self.journal.books(StreamIndex(0)).balance());
+        assert!(self.journal.counters(StreamIndex(0)).balance());
         self.far.accepted()
     }
 }
@@ -344,8 +344,8 @@ async fn a_message_that_traps_takes_no_other_along() {
     bodies[150] = "!150".to_owned();
     running.append(bodies.clone()).await;
     running.until(|b| b.queued == 0).await;
-    assert_eq!(running.books().dead_lettered, 1);
-    assert_eq!(running.books().delivered, 299);
+    assert_eq!(running.counters().dead_lettered, 1);
+    assert_eq!(running.counters().delivered, 299);
     bodies.remove(150);
     assert_eq!(running.finish().await, bodies);
 }
@@ -356,8 +356,8 @@ async fn a_script_that_fails_on_everything_blocks_its_stream_and_keeps_the_rest(
     running.append(numbered(50)).await;
     running.until(|b| b.dead_lettered > 0).await;
     sleep(Duration::from_secs(600)).await;
-    assert_eq!(running.books().dead_lettered, 9, "the ten minutes since have buried nobody");
-    assert_eq!(running.books().queued, 41);
+    assert_eq!(running.counters().dead_lettered, 9, "the ten minutes since have buried nobody");
+    assert_eq!(running.counters().queued, 41);
     let state = running.status.state();
     assert!(state.reason().unwrap().contains("10 messages in a row failed"), "{state}");
     assert_eq!(state.code().map(Code::word), Some("script-fault"));
@@ -370,7 +370,7 @@ async fn a_far_side_that_refuses_everything_for_minutes_costs_no_message() {
         let running = start(TRAPS_ON_MARK, FarSide::new(Mood::RefusesEverything, window), 2).await;
         running.append(numbered(400)).await;
         sleep(Duration::from_secs(300)).await;
-        assert_eq!(running.books().queued, 400);
+        assert_eq!(running.counters().queued, 400);
         assert_eq!(running.status.state().to_string(), "blocked: refuses everything: 400 no");
         assert!(running.status.codes().contains(&("refuses-everything", true)));
         running.far.set(Mood::Accepts);
@@ -390,7 +390,7 @@ async fn only_what_is_refused_becomes_a_dead_letter() {
     bodies[120] = "#120".to_owned();
     running.append(bodies.clone()).await;
     running.until(|b| b.queued == 0).await;
-    assert_eq!((running.books().delivered, running.books().dead_lettered), (198, 2));
+    assert_eq!((running.counters().delivered, running.counters().dead_lettered), (198, 2));
     assert!(running.status.last_error().unwrap().starts_with("dead letter"));
     running.finish().await;
 }
@@ -405,7 +405,7 @@ async fn a_far_side_that_cannot_be_entered_blocks_and_then_resumes() {
     sleep(Duration::from_secs(120)).await;
     assert_eq!(running.status.state().to_string(), "blocked: bad password");
     assert_eq!(running.status.state().code().map(Code::word), Some("credentials"));
-    assert_eq!(running.books().dead_lettered, 0);
+    assert_eq!(running.counters().dead_lettered, 0);
     running.far.set(Mood::Accepts);
     running.until(|b| b.delivered == 100).await;
     assert_eq!(running.status.state(), State::Running);
@@ -449,7 +449,7 @@ async fn a_clean_stop_waits_for_what_is_in_flight_and_hands_the_rest_back() {
     far.set(Mood::Accepts);
     let journal = running.journal.clone();
     assert_eq!(running.finish().await, numbered(4));
-    assert_eq!(journal.books(StreamIndex(0)).queued, 16);
+    assert_eq!(journal.counters(StreamIndex(0)).queued, 16);
 }
 
 #[tokio::test(start_paused = true)]
@@ -602,8 +602,8 @@ async fn a_full_state_blocks_and_buries_nobody() {
     running.until(|b| b.delivered == 1).await;
     running.append(["too large for what is left".to_owned(), "b".to_owned()]).await;
     sleep(Duration::from_secs(600)).await;
-    let books = running.books();
-    assert_eq!((books.queued, books.dead_lettered), (2, 0));
+    let counters = running.counters();
+    assert_eq!((counters.queued, counters.dead_lettered), (2, 0));
     let state = running.status.state().to_string();
     assert_eq!(state, "blocked: script: the state of the stream has reached its limit of 0 KiB");
     assert_eq!(running.status.codes(), [("state-full", true)]);
@@ -615,8 +615,8 @@ async fn two_lanes_at_one_key_block_and_both_are_named() {
     let running = start(REMEMBERS, FarSide::new(Mood::Accepts, 8), 4).await;
     running.append(numbered(70)).await;
     sleep(Duration::from_secs(600)).await;
-    assert!(running.books().queued > 0);
-    assert_eq!(running.books().dead_lettered, 0);
+    assert!(running.counters().queued > 0);
+    assert_eq!(running.counters().dead_lettered, 0);
     let state = running.status.state().to_string();
     assert!(state.starts_with("blocked: script: lane ") && state.contains("which lane "), "{state}");
     assert_eq!(running.status.codes(), [("state-conflict", true)]);

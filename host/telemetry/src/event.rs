@@ -60,9 +60,9 @@ pub struct BacklogAlarm<'a> {
     pub limit: u64,
 }
 
-/// The books of a stream do not say what the journal holds: a fault of the
+/// The counters of a stream do not say what the journal holds: a fault of the
 /// gateway itself.
-pub struct BooksDiffer<'a> {
+pub struct CountersDiffer<'a> {
     /// What they say and what is there.
     pub what: &'a str,
 }
@@ -269,11 +269,11 @@ impl BacklogAlarm<'_> {
     }
 }
 
-impl BooksDiffer<'_> {
+impl CountersDiffer<'_> {
     /// Logs and counts.
     pub fn emit(self) {
         counter!("sluicegate_books_differences_total").increment(1);
-        error!(what = self.what, "the books do not balance: please report this");
+        error!(what = self.what, "the counters do not balance: please report this");
     }
 }
 

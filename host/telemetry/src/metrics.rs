@@ -72,7 +72,7 @@ fn describe() {
     describe_gauge!("sluicegate_journal_full", "1 while an append waits for room in the journal");
     describe_gauge!(
         "sluicegate_books_differences",
-        "Differences between books and pending marks, at the last check"
+        "Differences between counters and pending marks, at the last check"
     );
     describe_gauge!("sluicegate_journal_broken", "1 while nothing can be appended because of the disk");
     describe_gauge!(

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use journal::{
-    Books, DeadLetter, DeadLetterFilter, Journal, JournalSettings, OnFull, Quota, StreamQuota, SyncMode,
+    Counters, DeadLetter, DeadLetterFilter, Journal, JournalSettings, OnFull, Quota, StreamQuota, SyncMode,
 };
 use sluicegate_tests::LOOK;
 use sluicegate_tests::broker::{Broker, BrokerOptions};
@@ -150,9 +150,9 @@ fn stream_file(kind: Kind, receiver: &Receiver, link: &Proxy) -> String {
 
 /// What the gateway has left on the disk, read when it has ended.
 struct Left {
-    books: Books,
+    counters: Counters,
     letters: Vec<DeadLetter>,
-    /// Where the books do not say what the marks say.
+    /// Where the counters do not say what the marks say.
     differences: Vec<String>,
 }
 
@@ -171,9 +171,9 @@ impl Left {
         let journal = Journal::open(&settings, streams).expect("the journal opens");
         let stream = journal.stream("stream").expect("its stream");
         let letters = journal.dead_letters(DeadLetterFilter::default()).await.expect("the dead letters");
-        let differences = journal.check().await.expect("the check of the books");
+        let differences = journal.check().await.expect("the check of the counters");
         let left = Self {
-            books: journal.books(stream),
+            counters: journal.counters(stream),
             letters: letters.into_iter().map(|(_, _, letter)| letter).collect(),
             differences: differences.into_iter().map(|difference| difference.what).collect(),
         };
@@ -243,19 +243,20 @@ impl<W: Fn(u64) -> bool> Ledger<W> {
     }
 
     fn close(mut self, left: &Left, stream: &Stream) -> Report {
-        let Left { books, letters, differences } = left;
+        let Left { counters, letters, differences } = left;
         self.tally.kept(letters.iter().map(|letter| {
             (String::from_utf8_lossy(&letter.message.payload).into_owned(), letter.reason.clone())
         }));
-        differences.iter().for_each(|what| self.tally.wrong(format!("the check of the books: {what}")));
-        if !books.balance() || books.dead_lettered != letters.len() as u64 {
+        differences.iter().for_each(|what| self.tally.wrong(format!("the check of the counters: {what}")));
+        if !counters.balance() || counters.dead_lettered != letters.len() as u64 {
             let count = letters.len();
-            self.tally.wrong(format!("the books in the journal, which has {count} dead letters: {books:?}"));
+            self.tally
+                .wrong(format!("the counters in the journal, which has {count} dead letters: {counters:?}"));
         }
         self.stale_shadows().into_iter().for_each(|complaint| self.tally.wrong(complaint));
         // That they balance while it runs was checked whenever they were read.
-        if (books.queued, books.expired, books.superseded, books.filtered) != (0, 0, 0, 0) {
-            self.tally.wrong(format!("the books: {books:?}, shown as {stream:?}"));
+        if (counters.queued, counters.expired, counters.superseded, counters.filtered) != (0, 0, 0, 0) {
+            self.tally.wrong(format!("the counters: {counters:?}, shown as {stream:?}"));
         }
         self.tally.close()
     }

@@ -45,7 +45,7 @@ async fn a_gateway_killed_in_full_flow_loses_nothing() {
         gateway.restart().await;
     }
     publishing.await.unwrap();
-    // The books count what they settled; only the receiver knows of repeats.
+    // The counters count what they settled; only the receiver knows of repeats.
     let repeats = fleet.until_arrived(&receiver.inbox).await;
     gateway.until("stream", "all is settled", |s| s.queued == 0).await;
     println!("three kills, {repeats} of 4000 messages came again");

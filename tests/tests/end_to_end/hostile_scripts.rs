@@ -69,7 +69,7 @@ impl Beside {
         let stream = self
             .gateway
             .until(name, "it is blocked", |s| {
-                // The books follow within the time of a commit.
+                // The counters follow within the time of a commit.
                 s.read == FLEET.messages
                     && s.state == "blocked"
                     && s.troubled_by(words)

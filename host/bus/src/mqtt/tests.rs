@@ -12,6 +12,7 @@ use tempfile::{TempDir, tempdir};
 
 use super::super::testing::{Broker, Gateway, Peer, publish, settings, soon, stream};
 use super::*;
+#[cfg(feature = "embedded")]
 use crate::embedded::{self, EmbeddedError};
 
 /// A broker, a bus with one stream on `a/+`, and the folder of its data.
@@ -115,7 +116,7 @@ async fn copies_of_overlapping_filters_go_to_their_owners() {
     gateway.settle(1, &second);
     assert_eq!((peer.puback().await, peer.puback().await), (1, 2));
     assert_eq!(
-        (gateway.journal.books(StreamIndex(0)).read, gateway.journal.books(StreamIndex(1)).read),
+        (gateway.journal.counters(StreamIndex(0)).read, gateway.journal.counters(StreamIndex(1)).read),
         (1, 1)
     );
 
@@ -503,8 +504,8 @@ async fn a_stop_lets_settled_messages_be_acknowledged_and_takes_no_new_ones() {
     peer.publish(4, "a/1", "too late", &[]).await;
     gateway.until(|s| s.received == 4).await;
     // The first one is settled after the stop, so all three may go.
-    let books = gateway.journal.books(StreamIndex(0));
-    assert_eq!((books.read, books.queued), (3, 1));
+    let counters = gateway.journal.counters(StreamIndex(0));
+    assert_eq!((counters.read, counters.queued), (3, 1));
     gateway.settle(0, &all[0]);
     assert_eq!((peer.puback().await, peer.puback().await, peer.puback().await), (1, 2, 3));
     assert!(matches!(peer.read().await, Some(Packet::Disconnect(_))));
@@ -550,6 +551,7 @@ async fn a_login_is_tried_out_without_touching_the_session() {
     assert!(result.unwrap_err().ends_with("refused the login: not authorized"));
 }
 
+#[cfg(feature = "embedded")]
 /// The broker inside, end to end: what a client publishes arrives and the
 /// session outlives a connection.
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The books of the demo: what the fleet published against what each receiver
+//! The counters of the demo: what the fleet published against what each receiver
 //! got. Nothing is taken from the gateway here: a message is missing when its
 //! receiver has not got it, whatever the gateway counts.
 
@@ -70,11 +70,11 @@ pub struct Book {
     pub unexpected: u64,
 }
 
-/// The books of all receivers.
+/// The counters of all receivers.
 #[derive(Default)]
 pub struct Ledger {
     devices: HashMap<Arc<str>, Device>,
-    books: [Book; 5],
+    counters: [Book; 5],
     problems: Vec<String>,
     /// How often the gateway was killed.
     kills: u32,
@@ -126,7 +126,7 @@ impl Ledger {
             if refused_by == Some(receiver) {
                 awaited[receiver as usize] = false;
             } else {
-                self.books[receiver as usize].published += 1;
+                self.counters[receiver as usize].published += 1;
             }
         }
         let device = self.devices.entry(Arc::clone(&message.ident)).or_default();
@@ -184,7 +184,7 @@ impl Ledger {
 
     /// The sums of one receiver.
     pub fn book(&self, receiver: Receiver) -> Book {
-        self.books[receiver as usize]
+        self.counters[receiver as usize]
     }
 
     /// Messages that this receiver has not got although they were published
@@ -203,7 +203,7 @@ impl Ledger {
 
     /// Whether anything came that is wrong or that nobody sent.
     pub fn is_clean(&self) -> bool {
-        self.books.iter().all(|book| book.wrong == 0 && book.unexpected == 0)
+        self.counters.iter().all(|book| book.wrong == 0 && book.unexpected == 0)
     }
 
     fn object(
@@ -265,7 +265,7 @@ impl Ledger {
             device.shadow = expected;
             for entry in device.messages.range_mut(..sequence).map(|(_, entry)| entry) {
                 if std::mem::take(&mut entry.awaited[receiver as usize]) {
-                    self.books[receiver as usize].received += 1;
+                    self.counters[receiver as usize].received += 1;
                 }
             }
         }
@@ -293,8 +293,8 @@ impl Ledger {
 
     fn enter(&mut self, receiver: Receiver, ident: &str, fit: Fit) {
         match fit {
-            Fit::First => self.books[receiver as usize].received += 1,
-            Fit::Repeat => self.books[receiver as usize].repeats += 1,
+            Fit::First => self.counters[receiver as usize].received += 1,
+            Fit::Repeat => self.counters[receiver as usize].repeats += 1,
             Fit::Part => {}
             Fit::Wrong(text) => self.wrong(receiver, format!("{ident}: {text}")),
             Fit::Unexpected(text) => self.unexpected(receiver, text),
@@ -302,12 +302,12 @@ impl Ledger {
     }
 
     fn wrong(&mut self, receiver: Receiver, text: String) {
-        self.books[receiver as usize].wrong += 1;
+        self.counters[receiver as usize].wrong += 1;
         self.problem(receiver, "wrong", &text);
     }
 
     fn unexpected(&mut self, receiver: Receiver, text: String) {
-        self.books[receiver as usize].unexpected += 1;
+        self.counters[receiver as usize].unexpected += 1;
         self.problem(receiver, "unexpected", &text);
     }
 

@@ -1,10 +1,10 @@
 //! What `/metrics` says of each stream. Made anew at every scrape: the journal
-//! counts the books, and a stream that is gone leaves nothing behind, which
+//! counts the counters, and a stream that is gone leaves nothing behind, which
 //! the recorder of the metrics library would keep for ever.
 
 use std::sync::Arc;
 
-use journal::{Backlog, Books};
+use journal::{Backlog, Counters};
 use message::unix_millis;
 use stream::StreamStatus;
 use telemetry::exposition::{Exposition, Kind};
@@ -18,7 +18,7 @@ const STATES: [&str; 6] = ["starting", "running", "paused", "retrying", "blocked
 /// A stream at one moment.
 struct Seen {
     status: Arc<StreamStatus>,
-    books: Books,
+    counters: Counters,
     /// None: it cannot run.
     backlog: Option<Backlog>,
 }
@@ -26,14 +26,14 @@ struct Seen {
 /// All of it, in the text format of Prometheus.
 pub(super) fn render(gateway: &Gateway) -> String {
     let seen = |status: Arc<StreamStatus>| Seen {
-        books: gateway.books(&status),
+        counters: gateway.counters(&status),
         backlog: status.index().map(|index| gateway.journal.backlog(index)),
         status,
     };
     let streams: Vec<Seen> = gateway.statuses().into_iter().map(seen).collect();
     let now = unix_millis();
     let mut text = Exposition::default();
-    books(&mut text, &streams, now);
+    counters(&mut text, &streams, now);
     backlogs(&mut text, &streams);
     states(&mut text, &streams);
     let running = streams.iter().filter(|s| s.status.index().is_some());
@@ -42,33 +42,33 @@ pub(super) fn render(gateway: &Gateway) -> String {
     text.finish() + &histogram::render("sluicegate_ack_latency_seconds", help, latencies)
 }
 
-fn books(text: &mut Exposition, streams: &[Seen], now: u64) {
+fn counters(text: &mut Exposition, streams: &[Seen], now: u64) {
     let each = |value: fn(&Seen, u64) -> f64| {
         streams.iter().map(move |s| ([("stream", s.status.name())], value(s, now)))
     };
     let counter = Kind::Counter;
     let read = "Messages that entered the journal, by stream";
-    text.family("sluicegate_messages_read_total", counter, read, each(|s, _| s.books.read as f64));
+    text.family("sluicegate_messages_read_total", counter, read, each(|s, _| s.counters.read as f64));
     let reread = "How many of them were read again by replay and rewind, by stream";
-    text.family("sluicegate_messages_reread_total", counter, reread, each(|s, _| s.books.reread as f64));
-    let outcomes = streams.iter().flat_map(|Seen { status, books, .. }| {
+    text.family("sluicegate_messages_reread_total", counter, reread, each(|s, _| s.counters.reread as f64));
+    let outcomes = streams.iter().flat_map(|Seen { status, counters, .. }| {
         let outcomes = [
-            ("delivered", books.delivered),
-            ("filtered", books.filtered),
-            ("expired", books.expired),
-            ("superseded", books.superseded),
-            ("dead_lettered", books.dead_lettered),
+            ("delivered", counters.delivered),
+            ("filtered", counters.filtered),
+            ("expired", counters.expired),
+            ("superseded", counters.superseded),
+            ("dead_lettered", counters.dead_lettered),
         ];
         outcomes.map(|(outcome, count)| ([("stream", status.name()), ("outcome", outcome)], count as f64))
     });
     let settled = "Messages settled, by stream and outcome";
     text.family("sluicegate_messages_total", counter, settled, outcomes);
     let queued = "Messages not settled yet, by stream";
-    text.family("sluicegate_messages_queued", Kind::Gauge, queued, each(|s, _| s.books.queued as f64));
+    text.family("sluicegate_messages_queued", Kind::Gauge, queued, each(|s, _| s.counters.queued as f64));
     let lag = "Age of the oldest message not settled yet, by stream";
-    text.family("sluicegate_lag_seconds", Kind::Gauge, lag, each(|s, now| convert::lag(&s.books, now)));
+    text.family("sluicegate_lag_seconds", Kind::Gauge, lag, each(|s, now| convert::lag(&s.counters, now)));
     let balance = "1 while read equals the sum of outcomes and queue, by stream";
-    let balances = each(|s, _| f64::from(u8::from(s.books.balance())));
+    let balances = each(|s, _| f64::from(u8::from(s.counters.balance())));
     text.family("sluicegate_books_balance", Kind::Gauge, balance, balances);
     let retries = "Deliveries sent again, by stream";
     text.family(

@@ -30,9 +30,9 @@ use super::gateway::Gateway;
 use crate::operate::OperateError;
 
 /// Bytes of a request's body: the ids of thousands of dead letters.
-const MOST_BODY: usize = 256 << 10;
+const MAX_BODY: usize = 256 << 10;
 /// Bytes of a script.
-const MOST_SCRIPT: usize = script::MAX_SIZE;
+const MAX_SCRIPT: usize = script::MAX_SIZE;
 
 /// Why the listener cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -89,7 +89,7 @@ fn app(shared: Shared) -> Router {
         .route("/streams/{name}/update", post(calls::update))
         .route("/streams/{name}/rollback", post(calls::roll_back))
         .route("/streams/{name}/versions", get(calls::versions))
-        .route("/streams/{name}/compare", post(calls::compare).layer(DefaultBodyLimit::max(MOST_SCRIPT)))
+        .route("/streams/{name}/compare", post(calls::compare).layer(DefaultBodyLimit::max(MAX_SCRIPT)))
         .route("/messages", get(calls::messages))
         .route("/plan", post(calls::plan))
         .route("/apply", post(calls::apply))
@@ -109,7 +109,7 @@ fn app(shared: Shared) -> Router {
         .method_not_allowed_fallback(|| async {
             Problem(StatusCode::METHOD_NOT_ALLOWED, "the page is there, but not with this method".to_owned())
         })
-        .layer(DefaultBodyLimit::max(MOST_BODY))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn(only_loopback))
         .with_state(shared)
 }

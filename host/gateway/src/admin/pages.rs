@@ -15,7 +15,7 @@ use crate::operate::convert;
 
 /// Most bytes of a text that says what is wrong. The whole of it is in the log
 /// and in the dead letter.
-pub(super) const MOST_TEXT: usize = 1_024;
+pub(super) const MAX_TEXT: usize = 1_024;
 
 /// `/readyz`.
 #[derive(Serialize)]
@@ -57,7 +57,7 @@ pub(super) async fn readyz(State(shared): State<Shared>) -> Response {
     if let Some(reason) = &holding.broken {
         waiting_for.push(format!("the journal: {reason}"));
     }
-    let waiting_for = waiting_for.into_iter().map(|text| cut(&text, MOST_TEXT)).collect();
+    let waiting_for = waiting_for.into_iter().map(|text| cut(&text, MAX_TEXT)).collect();
     // Streams that cannot be loaded are reported but do not take the gateway
     // out of service: the others run.
     let starting = statuses.iter().any(|s| s.script().is_none() && s.state().reason().is_none());
@@ -79,16 +79,16 @@ pub(super) async fn streams(State(shared): State<Shared>) -> Json<Vec<StreamLine
         let script = status.script().map(|(name, version)| ScriptLine { name, version });
         StreamLine {
             state: state.word().to_owned(),
-            reason: state.reason().map(str::to_owned).map(|text| cut(&text, MOST_TEXT)),
+            reason: state.reason().map(str::to_owned).map(|text| cut(&text, MAX_TEXT)),
             code: state.code().map(|code| code.word().to_owned()),
             paused: gateway.operations.is_paused(status.index()),
             script,
             retries: status.retries(),
             holds_bus: full && holding.holder.is_some() && holding.holder == status.index(),
-            last_error: status.last_error().map(|text| cut(&text, MOST_TEXT)),
-            note: gateway.streams.note(status.name()).map(|text| cut(&text, MOST_TEXT)),
-            refused: status.refused().map(|text| cut(&text, MOST_TEXT)),
-            ..convert::stream_line(status.name(), &gateway.books(&status), now)
+            last_error: status.last_error().map(|text| cut(&text, MAX_TEXT)),
+            note: gateway.streams.note(status.name()).map(|text| cut(&text, MAX_TEXT)),
+            refused: status.refused().map(|text| cut(&text, MAX_TEXT)),
+            ..convert::stream_line(status.name(), &gateway.counters(&status), now)
         }
     });
     Json(lines.collect())

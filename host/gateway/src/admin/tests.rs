@@ -40,7 +40,7 @@ impl Admin {
                 StreamStatus::new(&settings.name, StreamIndex(next - 1))
             }
             StreamEntry::Unusable { name, .. } => {
-                StreamStatus::unusable(name, format!("no topics{}", "ü".repeat(pages::MOST_TEXT)))
+                StreamStatus::unusable(name, format!("no topics{}", "ü".repeat(pages::MAX_TEXT)))
             }
         });
         let statuses = streams.map(Arc::new).collect();
@@ -171,7 +171,7 @@ async fn pages_without_a_token_cut_what_they_quote() {
         let (_, answer) = admin.ask(Method::GET, page, &[], "").await;
         let text = longest(&answer);
         assert!(text.contains("no topics") && text.ends_with("ü…"), "{page}: {text}");
-        assert!(text.len() <= pages::MOST_TEXT + "…".len(), "{page}: {} bytes", text.len());
+        assert!(text.len() <= pages::MAX_TEXT + "…".len(), "{page}: {} bytes", text.len());
     }
     drop(admin.stop);
 }
@@ -212,7 +212,7 @@ async fn streams_are_paused_and_resumed() {
 #[tokio::test]
 async fn bodies_are_checked() {
     let admin = Admin::start().await;
-    let long = format!("{{\"filter\":{{\"reason\":\"{}\"}}}}", "x".repeat(MOST_BODY));
+    let long = format!("{{\"filter\":{{\"reason\":\"{}\"}}}}", "x".repeat(MAX_BODY));
     for (path, body, status, words) in [
         ("/streams/yard/pause", "{}", 400, "expected none"),
         ("/streams/yard/rewind", "", 400, "expected a JSON object"),

@@ -59,7 +59,7 @@ impl Plan {
                 Change::New => (answer::Change::New, &[][..]),
                 Change::Script(keys) | Change::Other(keys) => (answer::Change::Changed, &keys[..]),
                 Change::Unchanged => (answer::Change::Unchanged, &[][..]),
-                Change::Gone => (answer::Change::Orphaned, &[][..]),
+                Change::Gone => (answer::Change::Detached, &[][..]),
             };
             let begins = change != answer::Change::Unchanged;
             let script = candidate.scripts.get(stream).filter(|_| begins).cloned();

@@ -3,14 +3,14 @@
 use admin_api::answer::{
     Difference, Letter, LetterDelivery, MessageLine, ScriptChange, StreamLine, VersionLine, text_or_base64,
 };
-use journal::{Books, DeadLetter, DeadLetterId, Holding};
+use journal::{Counters, DeadLetter, DeadLetterId, Holding};
 use serde_json::{Map, Value, json};
 use stream::reload::Reloaded;
 use stream::reload::shadow::{self, Fate, Sent};
 use stream::reload::versions::Accepted;
 
-/// The line of a stream with these books of which nothing else is known.
-pub fn stream_line(name: &str, books: &Books, now: u64) -> StreamLine {
+/// The line of a stream with these counters of which nothing else is known.
+pub fn stream_line(name: &str, counters: &Counters, now: u64) -> StreamLine {
     StreamLine {
         name: name.to_owned(),
         state: "stopped".to_owned(),
@@ -18,17 +18,17 @@ pub fn stream_line(name: &str, books: &Books, now: u64) -> StreamLine {
         code: None,
         paused: false,
         script: None,
-        read: books.read,
-        reread: books.reread,
-        delivered: books.delivered,
-        filtered: books.filtered,
-        expired: books.expired,
-        superseded: books.superseded,
-        dead_lettered: books.dead_lettered,
-        queued: books.queued,
-        books_balance: books.balance(),
+        read: counters.read,
+        reread: counters.reread,
+        delivered: counters.delivered,
+        filtered: counters.filtered,
+        expired: counters.expired,
+        superseded: counters.superseded,
+        dead_lettered: counters.dead_lettered,
+        queued: counters.queued,
+        counters_balance: counters.balance(),
         retries: 0,
-        lag: lag(books, now),
+        lag: lag(counters, now),
         holds_bus: false,
         last_error: None,
         note: None,
@@ -90,8 +90,8 @@ pub fn version_line(accepted: Accepted) -> VersionLine {
 }
 
 /// Age of the oldest queued message in seconds; 0 with an empty queue.
-pub fn lag(books: &Books, now: u64) -> f64 {
-    books.oldest.map_or(0.0, |oldest| now.saturating_sub(oldest) as f64 / 1000.0)
+pub fn lag(counters: &Counters, now: u64) -> f64 {
+    counters.oldest.map_or(0.0, |oldest| now.saturating_sub(oldest) as f64 / 1000.0)
 }
 
 /// The highest of 50, 80 and 100 percent that the journal has reached.

@@ -14,12 +14,12 @@ use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use admin_api::answer::{
-    Forgotten, JournalLine, Letter, LetterFilter, Letters, MOST_BYTES, MOST_LETTERS, Orphan, Paused,
+    DetachedStream, Forgotten, JournalLine, Letter, LetterFilter, Letters, MAX_BYTES, MAX_LETTERS, Paused,
     RewindRequest, Rewound, StreamLine, Taken, USUAL_LETTERS,
 };
 use admin_api::moment;
 use bus::Route;
-use journal::{Books, DeadLetterFilter, DeadLetterId, Journal, JournalError, Rewind, StreamIndex};
+use journal::{Counters, DeadLetterFilter, DeadLetterId, Journal, JournalError, Rewind, StreamIndex};
 use message::{Message, unix_millis};
 use settings::{RATE, Rate, StreamSettings};
 use settings_reader::ConfigError;
@@ -133,11 +133,11 @@ impl Operations {
     pub fn streams(&self) -> Vec<StreamLine> {
         let now = unix_millis();
         let line = |stream: &Operated| {
-            let books = stream
+            let counters = stream
                 .index()
                 .or_else(|| self.journal.stream(&stream.name))
-                .map_or_else(Books::default, |index| self.journal.books(index));
-            let mut line = convert::stream_line(&stream.name, &books, now);
+                .map_or_else(Counters::default, |index| self.journal.counters(index));
+            let mut line = convert::stream_line(&stream.name, &counters, now);
             line.paused = self.is_paused(stream.index());
             line.reason = stream.usable.as_ref().err().cloned();
             line
@@ -153,7 +153,7 @@ impl Operations {
     /// The journal as a whole.
     pub fn journal(&self) -> JournalLine {
         let holding = self.journal.holding();
-        let orphans = self.journal.orphans().into_iter();
+        let detached = self.journal.detached().into_iter();
         JournalLine {
             messages: holding.messages,
             bytes: holding.bytes.0,
@@ -164,7 +164,7 @@ impl Operations {
             full: holding.full,
             holder: holding.holder.filter(|_| holding.full).map(|index| self.name(index)),
             broken: holding.broken,
-            orphans: orphans.map(|(name, since)| Orphan { name, since }).collect(),
+            detached: detached.map(|(name, since)| DetachedStream { name, since }).collect(),
         }
     }
 
@@ -238,7 +238,7 @@ impl Operations {
                  file and say `sluicegate apply`"
             )));
         }
-        let known = self.journal.orphans();
+        let known = self.journal.detached();
         if !known.iter().any(|(name, _)| name == stream) {
             let names: Vec<&str> = known.iter().map(|(name, _)| name.as_str()).collect();
             return Err(unknown("stream without a file", stream, &names));
@@ -255,8 +255,8 @@ impl Operations {
     /// The dead letters that the filter lets through, at most its limit.
     pub async fn dead_letters(&self, filter: &LetterFilter) -> Result<Letters, OperateError> {
         let limit = filter.limit.unwrap_or(USUAL_LETTERS);
-        if limit == 0 || limit > MOST_LETTERS {
-            return Err(OperateError::Wrong(format!("`limit` is {limit}; expected 1 to {MOST_LETTERS}")));
+        if limit == 0 || limit > MAX_LETTERS {
+            return Err(OperateError::Wrong(format!("`limit` is {limit}; expected 1 to {MAX_LETTERS}")));
         }
         // One more tells whether there are more.
         let filter = DeadLetterFilter { limit: Some(limit + 1), ..self.filter(filter)? };
@@ -264,7 +264,7 @@ impl Operations {
         let mut answer = Letters { dead_letters: Vec::new(), more: found.len() > limit };
         let mut bytes = 0;
         for (id, stream, letter) in found.into_iter().take(limit) {
-            if bytes >= MOST_BYTES {
+            if bytes >= MAX_BYTES {
                 answer.more = true;
                 break;
             }
@@ -315,7 +315,7 @@ impl Operations {
     /// A stream that may have dead letters, also one whose file is wrong or
     /// gone.
     fn known(&self, name: &str) -> Result<StreamIndex, OperateError> {
-        match self.journal.stream(name).or_else(|| self.journal.orphan(name)) {
+        match self.journal.stream(name).or_else(|| self.journal.detached_stream(name)) {
             Some(index) => Ok(index),
             None => self.usable(name).map(|usable| usable.route.stream),
         }

@@ -10,11 +10,11 @@ use stream::reload::{Refusal, Reloaded};
 use super::{OperateError, Operations, convert, wanted};
 
 /// Most messages of one answer.
-pub const MOST_MESSAGES: usize = 1_000;
+pub const MAX_MESSAGES: usize = 1_000;
 /// Messages of an answer where nobody says how many.
 pub const USUAL_MESSAGES: usize = 10;
 /// Most bytes of them.
-const MOST_BYTES: usize = 8 << 20;
+const MAX_BYTES: usize = 8 << 20;
 /// What names a device where no stream says it.
 const IDENT: &str = "ident";
 
@@ -66,10 +66,10 @@ impl Operations {
         key: Option<String>,
         last: usize,
     ) -> Result<Messages, OperateError> {
-        if last == 0 || last > MOST_MESSAGES {
-            return Err(OperateError::Wrong(format!("`last` is {last}; expected 1 to {MOST_MESSAGES}")));
+        if last == 0 || last > MAX_MESSAGES {
+            return Err(OperateError::Wrong(format!("`last` is {last}; expected 1 to {MAX_MESSAGES}")));
         }
-        let most = (last, MOST_BYTES);
+        let most = (last, MAX_BYTES);
         let found = match stream {
             Some(name) => {
                 let route = self.usable(name)?.route.clone();

@@ -54,7 +54,7 @@ impl Site {
     }
 
     async fn bury(&self, stream: u32, payload: &str, refused: Option<(&str, &'static [u8])>) {
-        let chunk = [0, 1].map(|s| self.journal.books(StreamIndex(s)).read).iter().sum();
+        let chunk = [0, 1].map(|s| self.journal.counters(StreamIndex(s)).read).iter().sum();
         let message =
             Message { topic: "fleet/9".into(), payload: payload.to_owned().into(), received_at: AT };
         let stream = StreamIndex(stream);

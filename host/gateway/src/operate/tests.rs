@@ -24,7 +24,7 @@ fn words<T: std::fmt::Debug>(result: Result<T, TargetError>) -> String {
 }
 
 #[tokio::test]
-async fn streams_are_listed_with_their_books() {
+async fn streams_are_listed_with_their_counters() {
     let (_site, target) = offline().await;
     let streams = target.streams().await.unwrap();
     let names: Vec<&str> = streams.iter().map(|s| s.name.as_str()).collect();
@@ -32,7 +32,7 @@ async fn streams_are_listed_with_their_books() {
     assert!(streams[0].reason.as_ref().unwrap().contains("broken.toml"), "{:?}", streams[0]);
     assert_eq!((streams[1].read, streams[1].dead_lettered, streams[1].queued), (2, 2, 0));
     assert_eq!((streams[2].read, streams[2].dead_lettered, streams[2].queued), (2, 1, 1));
-    assert!(streams.iter().all(|s| s.books_balance && !s.paused && s.state == "stopped"));
+    assert!(streams.iter().all(|s| s.counters_balance && !s.paused && s.state == "stopped"));
     assert_eq!(streams[1].lag, 0.0);
     assert!(streams[2].lag > 1000.0, "the queued message is from 2023");
     let journal = target.journal().await.unwrap();
@@ -220,13 +220,13 @@ async fn a_stream_whose_file_is_gone_is_forgotten() {
     let operations = Operations::new(journal.clone(), Vec::new(), None);
     let line = operations.journal();
     assert!(line.dead_letter_bytes > 0 && line.max_dead_letter_bytes == 256 << 20, "{line:?}");
-    assert!(line.orphans.iter().any(|orphan| orphan.name == "yard"), "{line:?}");
+    assert!(line.detached.iter().any(|detached| detached.name == "yard"), "{line:?}");
     assert_eq!(operations.forget("yard").await.unwrap().forgotten, "yard");
     // What the writer has done is shown before it answers the next question.
     assert_eq!(journal.state(index).await.unwrap(), []);
     let line = operations.journal();
     assert!(
-        line.dead_letter_bytes == 0 && line.orphans.iter().all(|orphan| orphan.name != "yard"),
+        line.dead_letter_bytes == 0 && line.detached.iter().all(|detached| detached.name != "yard"),
         "{line:?}"
     );
     assert!(operations.dead_letters(&LetterFilter::default()).await.unwrap().dead_letters.is_empty());

@@ -24,7 +24,7 @@ use super::chunk::Item;
 use super::disk::{Disk, DiskFile};
 use super::index::{Counts, Index, Queue, SegmentRecord, StreamRecord};
 use super::rows::Row;
-use super::{Books, DeadLetterId, Pending, Position, Quota, Reading, Sequence, Settlement, StreamIndex};
+use super::{Counters, DeadLetterId, Pending, Position, Quota, Reading, Sequence, Settlement, StreamIndex};
 
 pub(super) use latest::Latest;
 pub(super) use letters::{TOGETHER, find_ids_in, find_letters, find_letters_in};
@@ -217,11 +217,11 @@ impl Store {
     }
 
     /// Streams that have none: name, and since when.
-    pub(super) fn orphans(&self) -> impl Iterator<Item = (&str, StreamIndex, u64)> {
-        let orphan = |(i, s): (&u32, &'_ Stream)| Some((StreamIndex(*i), s.record.orphaned_since?));
+    pub(super) fn detached(&self) -> impl Iterator<Item = (&str, StreamIndex, u64)> {
+        let detached = |(i, s): (&u32, &'_ Stream)| Some((StreamIndex(*i), s.record.detached_since?));
         self.streams
             .iter()
-            .filter_map(move |(i, s)| orphan((i, s)).map(|(i, since)| (s.name.as_str(), i, since)))
+            .filter_map(move |(i, s)| detached((i, s)).map(|(i, since)| (s.name.as_str(), i, since)))
     }
 
     pub(super) fn record(&self, stream: StreamIndex) -> Option<&StreamRecord> {
@@ -232,15 +232,15 @@ impl Store {
         self.streams.get(&stream.0)?.options.as_ref().map(|o| o.quota)
     }
 
-    /// The books as they are durable, and the bytes of what is queued.
-    pub(super) fn books(&self, stream: StreamIndex) -> (Books, u64) {
-        let Some(stream) = self.streams.get(&stream.0) else { return (Books::default(), 0) };
+    /// The counters as they are durable, and the bytes of what is queued.
+    pub(super) fn counters(&self, stream: StreamIndex) -> (Counters, u64) {
+        let Some(stream) = self.streams.get(&stream.0) else { return (Counters::default(), 0) };
         let first = |rows: &Rows| {
             let loaded = rows.loaded.values().next().map(|l| l.received);
             loaded.into_iter().chain(rows.waiting_since).min()
         };
         let oldest = first(&stream.live).into_iter().chain(first(&stream.again)).min();
-        (stream.counts.books(stream.queued, oldest), stream.counts.backlog)
+        (stream.counts.counters(stream.queued, oldest), stream.counts.backlog)
     }
 
     /// The number that the next dead letter gets.

@@ -106,8 +106,8 @@ impl Store {
         store.load(&snapshot)?;
         drop(snapshot);
         store.set_streams(streams)?;
-        store.tell_of_orphans();
-        store.forget_orphans(unix_millis())?;
+        store.tell_of_detached();
+        store.forget_detached(unix_millis())?;
         store.clear_leftovers()?;
         store.find_damage()?;
         Ok(store)

@@ -1,4 +1,4 @@
-//! Reading again what has settled, and checking the books.
+//! Reading again what has settled, and checking the counters.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ pub(crate) struct Slice {
     pub handed: Vec<Handed>,
 }
 
-/// The books of a stream do not say what the marks say.
+/// The counters of a stream do not say what the marks say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
     /// What is wrong, for a person.
@@ -167,7 +167,7 @@ impl Store {
     }
 }
 
-/// Counts all marks and compares them with the books, the chunks and the
+/// Counts all marks and compares them with the counters, the chunks and the
 /// segments.
 pub(crate) fn check(index: &Index) -> index::Result<Vec<Difference>> {
     let snapshot = index.read()?;
@@ -182,10 +182,12 @@ pub(crate) fn check(index: &Index) -> index::Result<Vec<Difference>> {
     let mut differences = Vec::new();
     let mut differ = |what: String| differences.push(Difference { what });
     for (name, record) in snapshot.streams()? {
-        let books = snapshot.counts(record.index)?.queued();
+        let counters = snapshot.counts(record.index)?.queued();
         let marks = queued.remove(&record.index).unwrap_or(0);
-        if books != marks {
-            differ(format!("stream {name}: by its books {books} messages are queued, {marks} have a mark"));
+        if counters != marks {
+            differ(format!(
+                "stream {name}: by its counters {counters} messages are queued, {marks} have a mark"
+            ));
         }
     }
     for (stream, marks) in queued {

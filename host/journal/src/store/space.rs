@@ -62,7 +62,7 @@ impl Store {
             self.current = None;
         }
         self.remove_settled(now.saturating_sub(keep), u64::MAX)?;
-        self.forget_orphans(now)
+        self.forget_detached(now)
     }
 
     /// Removes settled segments whose messages are all older than `before`,
@@ -285,8 +285,8 @@ impl Store {
     /// Forgets a stream without a file, with all that it has. False: it has one
     /// (again), or is not known (any more).
     pub(crate) fn forget(&mut self, stream: StreamIndex) -> Result<bool> {
-        let orphan = self.streams.get(&stream.0).filter(|s| s.options.is_none());
-        let Some(name) = orphan.map(|s| s.name.clone()) else { return Ok(false) };
+        let detached = self.streams.get(&stream.0).filter(|s| s.options.is_none());
+        let Some(name) = detached.map(|s| s.name.clone()) else { return Ok(false) };
         let mut letters = Some(0);
         while let Some(from) = letters {
             letters = self.forget_letters(stream, from)?;

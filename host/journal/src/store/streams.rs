@@ -9,18 +9,18 @@ use crate::StreamIndex;
 use crate::index::{FORMAT, StreamRecord};
 
 /// How long the rows of a stream without a file are kept.
-const ORPHANED_FOR: u64 = 24 * 60 * 60 * 1000;
+const DETACHED_FOR: u64 = 24 * 60 * 60 * 1000;
 
 impl Store {
     /// Gives every stream with a file its number and its rules; the others are
-    /// orphans. What an orphan was handed waits on the disk again, so that a
+    /// detached. What a detached stream was handed waits on the disk again, so that a
     /// stream that comes back goes on where it was.
     pub(crate) fn set_streams(&mut self, wanted: &[StreamOptions]) -> Result<()> {
         let index = self.durable_index()?;
         for options in wanted {
             let known = self.streams.values_mut().find(|s| s.name == options.name);
             if let Some(stream) = known {
-                stream.record.orphaned_since = None;
+                stream.record.detached_since = None;
                 stream.options = Some(options.clone());
                 continue;
             }
@@ -31,7 +31,7 @@ impl Store {
                 paused: false,
                 generation: 0,
                 again_rate: None,
-                orphaned_since: None,
+                detached_since: None,
             };
             let stream = Stream {
                 name: options.name.clone(),
@@ -47,7 +47,7 @@ impl Store {
         }
         let now = unix_millis();
         for stream in self.streams.values_mut().filter(|s| wanted.iter().all(|w| w.name != s.name)) {
-            stream.record.orphaned_since.get_or_insert(now);
+            stream.record.detached_since.get_or_insert(now);
             if stream.options.take().is_some() {
                 stream.take_back();
                 info!(
@@ -79,8 +79,8 @@ impl Store {
     }
 
     /// Says which streams have rows here and no file.
-    pub(super) fn tell_of_orphans(&self) {
-        for (name, index, since) in self.orphans() {
+    pub(super) fn tell_of_detached(&self) {
+        for (name, index, since) in self.detached() {
             warn!(
                 stream = name,
                 queued = self.streams.get(&index.0).map_or(0, |s| s.queued),
@@ -91,10 +91,10 @@ impl Store {
     }
 
     /// Forgets streams that have had no file for too long.
-    pub(super) fn forget_orphans(&mut self, now: u64) -> Result<()> {
+    pub(super) fn forget_detached(&mut self, now: u64) -> Result<()> {
         let expired: Vec<_> = self
-            .orphans()
-            .filter(|(_, _, since)| since.saturating_add(ORPHANED_FOR) <= now)
+            .detached()
+            .filter(|(_, _, since)| since.saturating_add(DETACHED_FOR) <= now)
             .map(|(name, index, _)| (name.to_owned(), index))
             .collect();
         for (name, index) in expired {

@@ -132,14 +132,14 @@ impl Bench {
         mine.map(|(_, p)| String::from_utf8(p.message.payload.to_vec()).unwrap()).collect()
     }
 
-    fn books(&self, stream: u32) -> Books {
-        self.store.books(StreamIndex(stream)).0
+    fn counters(&self, stream: u32) -> Counters {
+        self.store.counters(StreamIndex(stream)).0
     }
 
     fn check(&self) {
-        assert_eq!(check(&self.store.index()).unwrap(), [], "the books do not say what the marks say");
+        assert_eq!(check(&self.store.index()).unwrap(), [], "the counters do not say what the marks say");
         for stream in self.store.streams.keys() {
-            assert!(self.books(*stream).balance(), "{:?}", self.books(*stream));
+            assert!(self.counters(*stream).balance(), "{:?}", self.counters(*stream));
         }
     }
 }

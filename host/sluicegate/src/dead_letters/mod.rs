@@ -6,7 +6,7 @@ mod show;
 use std::io;
 use std::process::ExitCode;
 
-use admin_api::answer::{LetterFilter, MOST_LETTERS};
+use admin_api::answer::{LetterFilter, MAX_LETTERS};
 use admin_api::moment;
 use clap::{Args, Subcommand};
 use gateway::operate::{Target, TargetError};
@@ -157,7 +157,7 @@ async fn on(target: &Target, command: Command, json: bool) -> Result<(), DeadLet
     match command {
         Command::List(filter) => {
             let mut filter = filter.into_filter();
-            filter.limit = filter.limit.map(|limit| limit.min(MOST_LETTERS));
+            filter.limit = filter.limit.map(|limit| limit.min(MAX_LETTERS));
             let found = target.dead_letters(&filter).await?;
             if json {
                 crate::cli::print_json(&found)?;

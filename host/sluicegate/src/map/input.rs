@@ -13,7 +13,7 @@ use script::cases::INTERVAL;
 use super::{MapArgs, MapError};
 
 /// Bytes of standard input that `--watch` keeps.
-const MOST_KEPT: usize = 64 << 20;
+const MAX_KEPT: usize = 64 << 20;
 
 /// Messages, a batch at a time.
 pub(super) enum Input<R> {
@@ -41,8 +41,8 @@ impl<R: BufRead> Input<R> {
             }
             bytes += batch.iter().map(Message::size).sum::<usize>();
             kept.extend(batch);
-            if bytes > MOST_KEPT {
-                return Err(MapError::TooMuch(MOST_KEPT >> 20));
+            if bytes > MAX_KEPT {
+                return Err(MapError::TooMuch(MAX_KEPT >> 20));
             }
         }
     }

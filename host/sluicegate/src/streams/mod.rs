@@ -52,7 +52,7 @@ pub struct StreamsArgs {
 
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
-    /// List the streams: state, lag and books of each
+    /// List the streams: state, lag and counters of each
     List,
     /// Let the messages of streams wait in the journal, also across restarts
     Pause(Names),

@@ -77,8 +77,8 @@ pub(super) fn notes(out: &mut impl Write, streams: &[StreamLine], journal: &Jour
         let holder = journal.holder.as_deref().unwrap_or("nobody");
         writeln!(out, "the journal is full and the bus waits; {holder} holds most of it")?;
     }
-    for stream in streams.iter().filter(|stream| !stream.books_balance) {
-        writeln!(out, "the books of {} do not balance: please report it", stream.name)?;
+    for stream in streams.iter().filter(|stream| !stream.counters_balance) {
+        writeln!(out, "the counters of {} do not balance: please report it", stream.name)?;
     }
     for stream in streams {
         if let Some(note) = &stream.note {
@@ -91,11 +91,11 @@ pub(super) fn notes(out: &mut impl Write, streams: &[StreamLine], journal: &Jour
             writeln!(out, "refused: {}: the newest script: {}", stream.name, printable(first))?;
         }
     }
-    for orphan in &journal.orphans {
-        let (name, since) = (&orphan.name, moment::show(orphan.since));
+    for detached in &journal.detached {
+        let (name, since) = (&detached.name, moment::show(detached.since));
         writeln!(
             out,
-            "orphaned: {name} has no file since {since}; `sluicegate streams forget {name}` drops what waits for it"
+            "detached: {name} has no file since {since}; `sluicegate streams forget {name}` drops what waits for it"
         )?;
     }
     Ok(())
@@ -170,29 +170,29 @@ fn messages(count: u64) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use admin_api::answer::{Orphan, VersionLine};
+    use admin_api::answer::{DetachedStream, VersionLine};
     use gateway::operate::convert;
-    use journal::Books;
+    use journal::Counters;
 
     use super::*;
 
     fn lines() -> Vec<StreamLine> {
         let now = 1_700_000_000_000;
-        let books = Books { read: 12, delivered: 12, ..Books::default() };
-        let mut well = convert::stream_line("well", &books, now);
+        let counters = Counters { read: 12, delivered: 12, ..Counters::default() };
+        let mut well = convert::stream_line("well", &counters, now);
         well.state = "running".to_owned();
-        let books = Books {
+        let counters = Counters {
             read: 1_000,
             delivered: 900,
             dead_lettered: 1,
             queued: 99,
             oldest: Some(now - 754_000),
-            ..Books::default()
+            ..Counters::default()
         };
-        let mut stuck = convert::stream_line("fleet-to-http", &books, now);
+        let mut stuck = convert::stream_line("fleet-to-http", &counters, now);
         stuck.state = "blocked".to_owned();
         stuck.reason = Some("401 Unauthorized:\nno such key".to_owned());
-        let mut paused = convert::stream_line("paused", &Books::default(), now);
+        let mut paused = convert::stream_line("paused", &Counters::default(), now);
         (paused.paused, paused.state) = (true, "running".to_owned());
         vec![well, stuck, paused]
     }
@@ -223,7 +223,7 @@ paused         paused        -       0     0          0     0
             full: false,
             holder: None,
             broken: None,
-            orphans: Vec::new(),
+            detached: Vec::new(),
         };
         let text_of = |streams: &[StreamLine], journal: &JournalLine| {
             let mut out = Vec::new();
@@ -231,18 +231,18 @@ paused         paused        -       0     0          0     0
             String::from_utf8(out).unwrap()
         };
         assert_eq!(text_of(&streams, &journal), "\njournal: 99 messages unsettled, 3.0 MiB of 10.0 GiB\n");
-        streams[0].books_balance = false;
+        streams[0].counters_balance = false;
         (journal.alarm, journal.full, journal.holder) = (Some(100), true, Some("fleet-to-http".to_owned()));
         journal.broken = Some("No space left on device".to_owned());
         streams[1].note = Some("streams/fleet-to-http.toml is not what runs".to_owned());
         streams[2].refused = Some("it traps\nat once".to_owned());
-        journal.orphans = vec![Orphan { name: "old".to_owned(), since: 0 }];
+        journal.detached = vec![DetachedStream { name: "old".to_owned(), since: 0 }];
         let text = text_of(&streams, &journal);
         for words in [
             "more than 100 %",
             "takes nothing: No space left on device",
             "fleet-to-http holds most of it",
-            "the books of well do not balance",
+            "the counters of well do not balance",
             "refused: paused: the newest script: it traps\n",
             "note: fleet-to-http: streams/fleet-to-http.toml is not what runs\n",
             "old has no file since 1970-01-01T00:00:00.000Z; `sluicegate streams forget old`",

@@ -48,7 +48,7 @@ pub(super) async fn stop(running: Running) {
 
 impl Running {
     pub(super) async fn deliver(&self, body: &str) {
-        let before = self.books().delivered;
+        let before = self.counters().delivered;
         self.append_at(unix_millis(), [body.to_owned()]).await;
         self.until(|b| b.delivered == before + 1).await;
     }
@@ -179,7 +179,7 @@ async fn a_dead_letter_is_sent_again_as_it_was() {
     assert_eq!(journal.replay(DeadLetterFilter::default(), true).await.unwrap(), 1);
     running.until(|b| b.delivered == 4).await;
     assert_eq!(far.accepted().last().unwrap(), "?no");
-    assert_eq!(running.books().dead_lettered, 1, "that it was one stays in the books");
+    assert_eq!(running.counters().dead_lettered, 1, "that it was one stays in the counters");
     stop(running).await;
 }
 
@@ -231,7 +231,7 @@ async fn conflation_reaches_over_a_backlog_of_many_keys() {
         }
     });
     let superseded = async {
-        while journal.books(StreamIndex(0)).superseded < KEYS {
+        while journal.counters(StreamIndex(0)).superseded < KEYS {
             sleep(Duration::from_millis(5)).await;
         }
     };

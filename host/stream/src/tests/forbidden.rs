@@ -78,7 +78,7 @@ async fn the_others_of_a_forbidden_delivery_arrive_in_their_order() {
     running.append(bodies.clone()).await;
     running.journal.pause(StreamIndex(0), false).await.unwrap();
     running.until(|b| b.queued == 0).await;
-    assert_eq!((running.books().delivered, running.books().dead_lettered), (96, 4));
+    assert_eq!((running.counters().delivered, running.counters().dead_lettered), (96, 4));
     let letters = running.journal.dead_letters(DeadLetterFilter::default()).await.unwrap();
     assert_eq!(letters.len(), 4);
     for (_, _, letter) in letters {
@@ -126,7 +126,7 @@ async fn a_delivery_is_kept_once_however_many_messages_die_with_it() {
     endings.dead(&second, "forbidden", None);
     endings.flush();
 
-    assert_eq!(shared.journal.books(StreamIndex(0)).dead_lettered, 4);
+    assert_eq!(shared.journal.counters(StreamIndex(0)).dead_lettered, 4);
     let mut letters = shared.journal.dead_letters(DeadLetterFilter::default()).await.unwrap();
     letters.sort_by_key(|(_, _, letter)| letter.position);
     let kept: Vec<_> = letters.iter().map(|(_, _, l)| l.delivery.as_ref().map(|d| d.body.len())).collect();

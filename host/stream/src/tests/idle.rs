@@ -30,7 +30,7 @@ async fn an_instance_that_has_nothing_to_do_is_dropped_after_ten_seconds() {
 
     late.append(["x".to_owned()]).await;
     sleep(Duration::from_secs(9)).await;
-    assert_eq!(late.books().queued, 1);
+    assert_eq!(late.counters().queued, 1);
     assert_eq!(late.status.codes(), [("script-fault", true)], "there is no place");
     // Between two of its attempts there are up to 30 s.
     late.until(|b| b.delivered == 1).await;

@@ -44,14 +44,14 @@ async fn what_is_too_old_is_not_sent_and_what_is_in_flight_may_still_arrive() {
         // More than the lanes and what waits in front of them hold.
         running.receive(numbered(3000)).await;
         sleep(MINUTE / 2).await;
-        assert_eq!(running.books().queued, 3000);
+        assert_eq!(running.counters().queued, 3000);
         sleep(MINUTE / 2 + Duration::from_millis(100)).await;
         let in_flight = 2 * window as u64;
-        assert_eq!((running.books().expired, running.books().queued), (3000 - in_flight, in_flight));
+        assert_eq!((running.counters().expired, running.counters().queued), (3000 - in_flight, in_flight));
         far.set(Mood::Accepts);
         running.receive(numbered(100)).await;
         running.until(|b| b.queued == 0).await;
-        assert_eq!(running.books().delivered, in_flight + 100);
+        assert_eq!(running.counters().delivered, in_flight + 100);
         assert_eq!(running.status.state(), State::Running);
         running.finish().await;
     }
@@ -63,11 +63,11 @@ async fn messages_expire_on_time_also_while_the_destination_is_away() {
     let running = under(ttl, FarSide::new(Mood::Unreachable, 8), 2).await;
     running.receive(numbered(2000)).await;
     sleep(MINUTE + Duration::from_millis(100)).await;
-    assert_eq!(running.books().expired, 2000);
+    assert_eq!(running.counters().expired, 2000);
     running.receive(numbered(10)).await;
     running.far.set(Mood::Accepts);
     running.until(|b| b.queued == 0).await;
-    assert_eq!((running.books().delivered, running.books().expired), (10, 2000));
+    assert_eq!((running.counters().delivered, running.counters().expired), (10, 2000));
     running.finish().await;
 }
 
@@ -78,10 +78,10 @@ async fn a_retry_of_what_has_become_too_old_is_not_made() {
     let running = under(ttl, far.clone(), 1).await;
     running.receive(numbered(4)).await;
     sleep(2 * MINUTE).await;
-    assert_eq!(running.books().queued, 4, "all are in flight");
+    assert_eq!(running.counters().queued, 4, "all are in flight");
     far.set(Mood::Unreachable);
     sleep(MINUTE).await;
-    assert_eq!(running.books().expired, 4);
+    assert_eq!(running.counters().expired, 4);
     far.set(Mood::Accepts);
     assert!(running.finish().await.is_empty());
 }
@@ -128,7 +128,7 @@ async fn a_group_of_streams_shares_its_rate_and_nobody_starves() {
         stream.append(numbered(1000)).await;
     }
     sleep(MINUTE / 2).await;
-    let delivered: Vec<u64> = running.iter().map(|r| r.books().delivered).collect();
+    let delivered: Vec<u64> = running.iter().map(|r| r.counters().delivered).collect();
     let sum: u64 = delivered.iter().sum();
     assert!((20 * 29..=20 * 31 + 20).contains(&sum), "{delivered:?}");
     assert!(delivered[0] > 100 && delivered[1] > 100 && (40..=62).contains(&delivered[2]), "{delivered:?}");
@@ -147,8 +147,8 @@ async fn only_the_newest_of_each_key_is_sent_and_no_sooner_than_the_interval() {
         sleep(Duration::from_secs(1)).await;
     }
     running.until(|b| b.queued == 0).await;
-    let books = running.books();
-    assert_eq!((books.delivered + books.superseded, books.dead_lettered), (840, 0));
+    let counters = running.counters();
+    assert_eq!((counters.delivered + counters.superseded, counters.dead_lettered), (840, 0));
     let accepted = running.finish().await;
     for key in 0..7 {
         let suffix = format!(" {key}");
@@ -168,8 +168,11 @@ async fn reading_goes_on_past_busy_lanes_where_old_messages_are_superseded() {
     sleep(Duration::from_secs(5)).await;
     running.append(numbered(7000)).await;
     sleep(Duration::from_secs(5)).await;
-    let books = running.books();
-    assert!(books.queued <= 14 + 7 && books.delivered == 0, "what is mapped and the newest: {books:?}");
+    let counters = running.counters();
+    assert!(
+        counters.queued <= 14 + 7 && counters.delivered == 0,
+        "what is mapped and the newest: {counters:?}"
+    );
     far.set(Mood::Accepts);
     running.until(|b| b.queued == 0).await;
     let accepted = running.finish().await;
@@ -188,7 +191,7 @@ async fn a_paused_stream_settles_what_is_in_flight_and_sends_nothing_more() {
     far.set(Mood::Accepts);
     running.append(numbered(2000)).await;
     sleep(60 * MINUTE).await;
-    assert_eq!((running.books().delivered, running.books().queued), (4, 2016));
+    assert_eq!((running.counters().delivered, running.counters().queued), (4, 2016));
     assert_eq!(running.status.state().to_string(), "paused");
     running.journal.pause(StreamIndex(0), false).await.unwrap();
     running.until(|b| b.delivered == 2020).await;
@@ -206,11 +209,11 @@ async fn a_paused_stream_neither_connects_nor_expires_and_can_be_stopped() {
     running.far.set(Mood::Unreachable);
     running.receive(numbered(10)).await;
     sleep(10 * MINUTE).await;
-    assert_eq!((running.books().expired, running.books().queued), (0, 10));
+    assert_eq!((running.counters().expired, running.counters().queued), (0, 10));
     assert_eq!(running.status.state(), State::Paused, "and no word of a destination that is away");
     let journal = running.journal.clone();
     assert_eq!(running.finish().await.len(), 10);
-    assert_eq!(journal.books(StreamIndex(0)).queued, 10);
+    assert_eq!(journal.counters(StreamIndex(0)).queued, 10);
 }
 
 #[tokio::test(start_paused = true)]
@@ -224,9 +227,9 @@ async fn dead_letters_that_do_not_fit_block_their_stream_and_none_is_lost() {
     running.append((0..3000).map(|n| format!("{}{n}", marks[n % 3]))).await;
     running.append(numbered(50)).await;
     sleep(10 * MINUTE).await;
-    let books = running.books();
-    assert_eq!((books.dead_lettered, books.queued + books.delivered), (0, 3100));
-    assert!(books.queued > 2000, "{books:?}");
+    let counters = running.counters();
+    assert_eq!((counters.dead_lettered, counters.queued + counters.delivered), (0, 3100));
+    assert!(counters.queued > 2000, "{counters:?}");
     let state = running.status.state();
     assert_eq!(state.word(), "blocked");
     assert!(
@@ -237,11 +240,11 @@ async fn dead_letters_that_do_not_fit_block_their_stream_and_none_is_lost() {
     running.journal.make_room_for_dead_letters(1_000_000);
     running.far.set(Mood::Accepts);
     running.until(|b| b.queued == 0).await;
-    let books = running.books();
-    assert_eq!(books.delivered + books.dead_lettered, 3100);
-    assert!(books.dead_lettered >= 2000, "{books:?}");
+    let counters = running.counters();
+    assert_eq!(counters.delivered + counters.dead_lettered, 3100);
+    assert!(counters.dead_lettered >= 2000, "{counters:?}");
     let letters = running.journal.dead_letters(DeadLetterFilter::default()).await.unwrap();
-    assert_eq!(letters.len() as u64, books.dead_lettered, "one for each message");
+    assert_eq!(letters.len() as u64, counters.dead_lettered, "one for each message");
     assert_eq!(running.status.state(), State::Running);
     running.finish().await;
 }

@@ -257,7 +257,7 @@ async fn a_version_that_fails_on_trial_is_taken_back_and_loses_nothing() {
     running.deliver("!3").await;
     running.deliver("-4").await;
     assert_eq!(site.far.accepted(), ["a1", "x2", "a3", "a4"]);
-    assert_eq!(running.books().dead_lettered, 0);
+    assert_eq!(running.counters().dead_lettered, 0);
     until(|| running.status.refused().is_some_and(|why| why.contains("was taken back: the script trapped")))
         .await;
     assert_eq!(running.version(), version(&stamps('a')));
@@ -560,7 +560,7 @@ async fn a_version_on_trial_makes_place_for_what_has_stood_its_own() {
     running.deliver("-1").await;
     running.deliver("!2").await;
     assert_eq!(
-        (site.far.accepted(), running.books().dead_lettered),
+        (site.far.accepted(), running.counters().dead_lettered),
         (vec!["x1".to_owned(), "a2".to_owned()], 0)
     );
     stop(running).await;

@@ -222,7 +222,7 @@ fn outcome(answer: Result<Reloaded, Refusal>) -> Outcome {
 
 /// Sends the message that one of the versions traps on.
 async fn mark(site: &Site, running: &Running, model: &mut Model, number: usize) {
-    let dead = running.books().dead_lettered;
+    let dead = running.counters().dead_lettered;
     if model.mark() {
         running.deliver(&format!("!{number}")).await;
         assert_eq!(site.far.accepted().last().unwrap(), &format!("{}{number}", model.running.stamp()));
@@ -296,7 +296,7 @@ async fn play(actions: &[Action]) {
         let accepted: Vec<String> = model.accepted.iter().map(|content| content.version()).collect();
         assert_eq!(kept, accepted, "{number}: {action:?}");
     }
-    assert_eq!(running.books().dead_lettered, model.dead);
+    assert_eq!(running.counters().dead_lettered, model.dead);
     stop(running).await;
 }
 

@@ -258,7 +258,7 @@ impl Run {
         let mut bench = Bench { disk: disk.clone(), store: open_three(disk), given: Vec::new() };
         bench.check();
         assert!(world.paused.contains(&bench.store.record(StreamIndex(0)).unwrap().paused));
-        assert!(!world.forgotten || bench.store.orphans().count() == 0, "it was forgotten");
+        assert!(!world.forgotten || bench.store.detached().count() == 0, "it was forgotten");
         let letters = find_letters(&bench.store.index(), &DeadLetterFilter::default()).unwrap();
         let damaged: Vec<_> = letters.iter().filter(|(_, _, l)| l.reason.contains("damaged")).collect();
         assert!(damaged.is_empty(), "a crash is no damage: {damaged:?}");
@@ -285,11 +285,11 @@ impl Run {
         let lost: Vec<_> = owed.filter(|text| !there.contains(text) && !dead.contains(text)).collect();
         let expired = lost.iter().filter(|(stream, _)| *stream == 1).count();
         assert_eq!(lost.len(), expired, "lost: {lost:?}");
-        assert!(expired as u64 <= bench.books(1).expired, "lost and not counted: {lost:?}");
+        assert!(expired as u64 <= bench.counters(1).expired, "lost and not counted: {lost:?}");
         let settled: Texts = world.settled.difference(&world.again).cloned().collect();
         assert!(there.is_disjoint(&settled), "back: {:?}", there.intersection(&settled));
         for stream in NAMES {
-            assert_eq!(bench.books(stream).queued, 0);
+            assert_eq!(bench.counters(stream).queued, 0);
         }
         bench.append(&["goes on"], &[0, 1]);
         assert_eq!(bench.texts(0), ["goes on"]);
@@ -389,7 +389,7 @@ fn opening_again_after_a_failure_goes_on_without_repeats_and_gaps() {
             let texts = run.bench.texts(stream);
             let distinct: BTreeSet<_> = texts.iter().collect();
             assert_eq!(texts.len(), distinct.len(), "given twice when operation {at} failed");
-            assert_eq!(run.bench.books(stream).queued, texts.len() as u64, "operation {at}");
+            assert_eq!(run.bench.counters(stream).queued, texts.len() as u64, "operation {at}");
         }
         run.judge(&run.bench.disk.crash(|| false));
         if !failed {

@@ -48,7 +48,7 @@ fn a_flipped_bit_costs_its_chunk_alone() {
         reasons[0]
     );
     assert!(bench.disk.names().contains(&"quarantine/chunk-1".to_owned()));
-    assert_eq!((bench.books(0).dead_lettered, bench.books(0).queued), (1, 2));
+    assert_eq!((bench.counters(0).dead_lettered, bench.counters(0).queued), (1, 2));
 }
 
 #[test]

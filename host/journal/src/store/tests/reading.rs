@@ -107,7 +107,7 @@ fn a_rewind_larger_than_the_quota_costs_no_message_that_was_not_sent() {
     for n in 0..20 {
         assert!(seen.contains(&format!("new {n}")), "new {n} has expired: {seen:?}");
     }
-    assert!(bench.books(0).expired > 0, "the rewind gave way");
+    assert!(bench.counters(0).expired > 0, "the rewind gave way");
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_stream_that_conflates_is_handed_more_and_still_not_all() {
     append_each(&mut bench, &numbers(200));
     assert_eq!(bench.given.len(), 8 * 16);
     settle_everything(&mut bench);
-    assert_eq!(bench.books(0).delivered, 200);
+    assert_eq!(bench.counters(0).delivered, 200);
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn what_a_lost_commit_had_settled_is_given_again_and_its_numbers_are_not_used_ag
     bench.append(&["3"], &[0]);
     assert_eq!(bench.texts(0), ["1", "2", "3"]);
     bench.settle(0, super::ended(lost, Outcome::Delivered));
-    assert_eq!(bench.books(0).queued, 3, "a message that is gone settles no other");
+    assert_eq!(bench.counters(0).queued, 3, "a message that is gone settles no other");
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn what_a_failed_commit_would_have_expired_is_given() {
         seen.extend(bench.texts(0));
         bench.settle_all(0, Outcome::Delivered);
     }
-    assert_eq!(bench.books(0).queued, 0, "all that is queued was given");
+    assert_eq!(bench.counters(0).queued, 0, "all that is queued was given");
     assert_eq!(seen, numbers(20));
 }
 

@@ -14,7 +14,7 @@ fn what_was_appended_is_given_once_and_again_after_a_restart() {
     let second = bench.given[1].1.position;
     bench.settle(0, ended(second, Outcome::Delivered));
     bench.settle(0, ended(second, Outcome::Delivered));
-    assert_eq!((bench.books(0).delivered, bench.books(0).queued), (1, 2));
+    assert_eq!((bench.counters(0).delivered, bench.counters(0).queued), (1, 2));
     bench.restart(&["a", "b"]);
     assert_eq!(bench.texts(0), ["1", "3"]);
     assert_eq!(bench.texts(1), ["1", "2", "3", "4"]);
@@ -22,8 +22,8 @@ fn what_was_appended_is_given_once_and_again_after_a_restart() {
     bench.settle_all(1, Outcome::Filtered);
     bench.restart(&["a", "b"]);
     assert!(bench.given.is_empty());
-    let books = bench.books(1);
-    assert_eq!((books.read, books.filtered, books.queued, books.oldest), (4, 4, 0, None));
+    let counters = bench.counters(1);
+    assert_eq!((counters.read, counters.filtered, counters.queued, counters.oldest), (4, 4, 0, None));
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn a_stream_that_is_behind_reads_from_the_disk_in_order() {
         bench.take(handed);
     }
     assert!(bench.given.len() < 10_000, "memory follows what is handed out");
-    assert!(bench.books(0).oldest.is_some());
+    assert!(bench.counters(0).oldest.is_some());
     let mut seen = Vec::new();
     while !bench.given.is_empty() {
         seen.extend(bench.texts(0));
@@ -45,7 +45,7 @@ fn a_stream_that_is_behind_reads_from_the_disk_in_order() {
         bench.settle(0, Settlement { ended, ..Settlement::default() });
     }
     assert_eq!(seen, texts);
-    assert_eq!((bench.books(0).queued, bench.books(0).delivered), (0, 20_000));
+    assert_eq!((bench.counters(0).queued, bench.counters(0).delivered), (0, 20_000));
 }
 
 #[test]
@@ -105,17 +105,17 @@ fn a_full_quota_expires_the_oldest_that_wait_on_the_disk() {
         bench.take(handed);
         bench.check();
     }
-    let (books, backlog) = bench.store.books(StreamIndex(0));
+    let (counters, backlog) = bench.store.counters(StreamIndex(0));
     assert!(backlog <= 4000, "{backlog}");
-    assert!(books.expired > 10, "{books:?}");
-    assert_eq!(bench.books(1).expired, 0, "the other stream keeps all");
+    assert!(counters.expired > 10, "{counters:?}");
+    assert_eq!(bench.counters(1).expired, 0, "the other stream keeps all");
     let mut seen = Vec::new();
     while bench.given.iter().any(|(s, _)| *s == 0) {
         seen.extend(bench.texts(0));
         bench.settle_all(0, Outcome::Delivered);
     }
     assert!(seen.ends_with(&texts[35..]), "the newest are there");
-    assert_eq!(seen.len() as u64, bench.books(0).delivered);
+    assert_eq!(seen.len() as u64, bench.counters(0).delivered);
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn a_rewind_gives_again_what_was_settled_and_leaves_alone_what_is_queued() {
     let wanted = |m: &Message| m.topic.as_ref() != "t/3";
     let dry = bench.store.rewind_slice(&rewind(true), 0, &wanted).unwrap();
     assert_eq!((dry.found.messages, dry.next), (3, None));
-    assert_eq!(bench.books(0).queued, 1, "only counted");
+    assert_eq!(bench.counters(0).queued, 1, "only counted");
     let state = vec![("k".to_owned(), Some("v".into()))];
     bench.settle(0, Settlement { state, ..Settlement::default() });
     bench.store.begin_rewind(&rewind(false)).unwrap();
@@ -151,13 +151,13 @@ fn a_rewind_gives_again_what_was_settled_and_leaves_alone_what_is_queued() {
     bench.take(handed);
     bench.check();
     assert_eq!(bench.texts(0), ["2", "4", "5"]);
-    let books = bench.books(0);
-    assert_eq!((books.read, books.reread, books.queued), (8, 3, 4));
+    let counters = bench.counters(0);
+    assert_eq!((counters.read, counters.reread, counters.queued), (8, 3, 4));
     let again = bench.store.rewind_slice(&rewind(false), 0, &wanted).unwrap();
     assert_eq!(again.found.messages, 0, "they are queued already");
     bench.restart(&["a", "b"]);
     bench.settle_all(0, Outcome::Delivered);
-    assert_eq!((bench.books(0).queued, bench.books(0).delivered), (0, 8));
+    assert_eq!((bench.counters(0).queued, bench.counters(0).delivered), (0, 8));
 }
 
 #[test]
@@ -215,8 +215,8 @@ fn dead_letters_are_kept_found_replayed_and_dropped() {
     bench.commit(work);
     assert!(bench.store.letter_bytes() < bytes);
     assert_eq!(bench.given[0].1.as_is.as_deref(), Some(&delivery));
-    let books = bench.books(0);
-    assert_eq!((books.read, books.reread, books.dead_lettered, books.queued), (3, 1, 2, 1));
+    let counters = bench.counters(0);
+    assert_eq!((counters.read, counters.reread, counters.dead_lettered, counters.queued), (3, 1, 2, 1));
     let drop_letters = find(&bench, "400").into_iter().map(|(id, _, _)| id).collect();
     bench.commit(Work { drop_letters, ..Work::default() });
     assert_eq!(bench.store.letter_bytes(), 0);
@@ -225,23 +225,23 @@ fn dead_letters_are_kept_found_replayed_and_dropped() {
 }
 
 #[test]
-fn a_stream_without_a_file_is_an_orphan_until_it_is_forgotten() {
+fn a_stream_without_a_file_is_detached_until_it_is_forgotten() {
     let mut bench = Bench::new(&["a", "b"]);
     bench.append(&["1"], &[0, 1]);
     let position = bench.given[0].1.position;
     bench.settle(0, ended(position, Outcome::DeadLettered));
     bench.restart(&["b"]);
-    assert_eq!(bench.store.orphans().map(|(name, _, _)| name.to_owned()).collect::<Vec<_>>(), ["a"]);
+    assert_eq!(bench.store.detached().map(|(name, _, _)| name.to_owned()).collect::<Vec<_>>(), ["a"]);
     assert_eq!(bench.texts(1), ["1"]);
     bench.restart(&["a", "b"]);
-    assert_eq!(bench.store.orphans().count(), 0, "its file is back");
-    assert_eq!(bench.books(0).dead_lettered, 1);
+    assert_eq!(bench.store.detached().count(), 0, "its file is back");
+    assert_eq!(bench.counters(0).dead_lettered, 1);
     bench.restart(&["b"]);
     bench.store.forget(StreamIndex(0)).unwrap();
     bench.check();
     assert_eq!(bench.store.letter_bytes(), 0);
     bench.restart(&["a", "b"]);
-    assert_eq!(bench.books(2), Books::default(), "a new stream of the same name starts anew");
+    assert_eq!(bench.counters(2), Counters::default(), "a new stream of the same name starts anew");
 }
 
 #[test]
@@ -280,7 +280,7 @@ fn a_newer_format_is_refused_with_a_sentence() {
 }
 
 #[test]
-fn the_check_finds_books_and_records_that_are_wrong() {
+fn the_check_finds_counters_and_records_that_are_wrong() {
     let mut bench = Bench::new(&["a"]);
     bench.append(&["1", "2"], &[0]);
     let index = bench.store.index();
@@ -295,7 +295,7 @@ fn the_check_finds_books_and_records_that_are_wrong() {
     let counts = |read| Counts { read, ..Default::default() };
     assert_eq!(
         wrong(&|t| t.set_counts(0, &counts(3)).unwrap()),
-        ["stream a: by its books 3 messages are queued, 2 have a mark"]
+        ["stream a: by its counters 3 messages are queued, 2 have a mark"]
     );
     let one = |t: &mut Tables<'_>| {
         t.set_counts(0, &counts(1)).unwrap();
@@ -320,9 +320,9 @@ fn what_is_queued_after_a_restart_is_what_has_a_mark() {
     bench.store.index().write(redb::Durability::Immediate, lost).unwrap();
     drop(bench.store);
     let store = open(&bench.disk, &["a", "b"]);
-    let books = |stream| store.books(StreamIndex(stream)).0;
-    assert_eq!((books(0).queued, books(0).balance()), (2, false), "{:?}", books(0));
-    assert_eq!((books(1).queued, books(1).balance()), (3, true));
+    let counters = |stream| store.counters(StreamIndex(stream)).0;
+    assert_eq!((counters(0).queued, counters(0).balance()), (2, false), "{:?}", counters(0));
+    assert_eq!((counters(1).queued, counters(1).balance()), (3, true));
 }
 
 #[test]
@@ -332,7 +332,7 @@ fn a_stream_counts_its_own_bytes_and_not_those_of_its_neighbours() {
     let mut both = for_streams(&["1", "2"], &[0]);
     both.items.extend(for_streams(&[&large], &[1]).items);
     bench.commit(Work { batches: vec![both], ..Work::default() });
-    let backlog = |bench: &Bench, stream| bench.store.books(StreamIndex(stream)).1;
+    let backlog = |bench: &Bench, stream| bench.store.counters(StreamIndex(stream)).1;
     assert_eq!(backlog(&bench, 0), 2 * "t/1".len() as u64 + 2);
     assert_eq!(backlog(&bench, 1), 5002 + 5000);
     bench.settle_all(0, Outcome::Delivered);
@@ -348,7 +348,7 @@ fn a_stream_that_goes_and_comes_back_goes_on_where_it_was() {
     bench.settle(0, ended(first, Outcome::Delivered));
     bench.store.set_streams(&streams(&["b", "c"])).unwrap();
     bench.given.retain(|(stream, _)| *stream != 0);
-    assert_eq!(bench.store.orphans().map(|(name, _, _)| name).collect::<Vec<_>>(), ["a"]);
+    assert_eq!(bench.store.detached().map(|(name, _, _)| name).collect::<Vec<_>>(), ["a"]);
     assert!(bench.store.running().eq([("b", StreamIndex(1)), ("c", StreamIndex(2))]));
     // What is still routed to it waits with the rest.
     bench.append(&["4"], &[0, 1, 2]);
@@ -356,15 +356,15 @@ fn a_stream_that_goes_and_comes_back_goes_on_where_it_was() {
     // A settlement that its lanes left behind still counts.
     bench.settle(0, ended(Position { index: 1, ..first }, Outcome::Filtered));
     bench.store.set_streams(&streams(&["a", "b", "c"])).unwrap();
-    assert_eq!(bench.store.orphans().count(), 0);
+    assert_eq!(bench.store.detached().count(), 0);
     bench.read_on();
     assert_eq!(bench.texts(0), ["3", "4"]);
     assert_eq!(bench.texts(1), ["1", "2", "3", "4"], "nobody else gets anything again");
-    let books = bench.books(0);
-    assert_eq!((books.read, books.delivered, books.filtered, books.queued), (4, 1, 1, 2));
+    let counters = bench.counters(0);
+    assert_eq!((counters.read, counters.delivered, counters.filtered, counters.queued), (4, 1, 1, 2));
     bench.restart(&["a", "b"]);
     assert_eq!(bench.texts(0), ["3", "4"]);
-    assert_eq!(bench.store.orphans().map(|(name, _, _)| name).collect::<Vec<_>>(), ["c"]);
+    assert_eq!(bench.store.detached().map(|(name, _, _)| name).collect::<Vec<_>>(), ["c"]);
 }
 
 #[test]
@@ -373,10 +373,10 @@ fn a_stream_that_was_gone_for_too_long_is_a_new_one() {
     bench.append(&["1"], &[0, 1]);
     bench.store.set_streams(&streams(&["b"])).unwrap();
     let day = 24 * 60 * 60 * 1000;
-    bench.store.forget_orphans(message::unix_millis() + day / 2).unwrap();
-    assert_eq!(bench.store.orphans().count(), 1);
-    bench.store.forget_orphans(message::unix_millis() + day).unwrap();
-    assert_eq!(bench.store.orphans().count(), 0);
+    bench.store.forget_detached(message::unix_millis() + day / 2).unwrap();
+    assert_eq!(bench.store.detached().count(), 1);
+    bench.store.forget_detached(message::unix_millis() + day).unwrap();
+    assert_eq!(bench.store.detached().count(), 0);
     bench.store.set_streams(&streams(&["a", "b"])).unwrap();
     assert!(bench.store.running().eq([("b", StreamIndex(1)), ("a", StreamIndex(2))]));
     bench.check();
@@ -394,7 +394,7 @@ fn what_a_reader_left_is_given_to_the_next_in_order() {
     assert_eq!(bench.texts(0), ["1", "3", "4"]);
     assert_eq!(bench.texts(1), ["1", "2", "3"]);
     bench.settle_all(0, Outcome::Delivered);
-    assert_eq!((bench.books(0).delivered, bench.books(0).queued), (4, 0));
+    assert_eq!((bench.counters(0).delivered, bench.counters(0).queued), (4, 0));
 }
 
 #[test]
@@ -408,5 +408,5 @@ fn a_quota_may_change_while_the_store_is_open() {
     for _ in 0..10 {
         bench.append(&[&"x".repeat(500)], &[0]);
     }
-    assert!(bench.books(0).expired > 0, "{:?}", bench.books(0));
+    assert!(bench.counters(0).expired > 0, "{:?}", bench.counters(0));
 }
