@@ -83,16 +83,16 @@ pub enum UrlError {
     #[error("has the scheme `{0}://`")]
     Scheme(String),
     /// `user:password@`.
-    #[error("has a user name in it")]
+    #[error("contains a user name")]
     UserInfo,
     /// Nothing between `://` and the port.
     #[error("has no host")]
     NoHost,
     /// Not 1 to 65535.
-    #[error("has a port that is not 1 to 65535")]
+    #[error("has a port outside 1 to 65535")]
     Port,
     /// A path, a query or a fragment.
-    #[error("has a path, a query or a fragment that has no meaning here")]
+    #[error("has a path, query or fragment, which is not allowed here")]
     Path,
 }
 
