@@ -457,7 +457,7 @@ async fn hundreds_of_filters_are_subscribed() {
 }
 
 /// Far more messages than any queue holds, from a broker that does not keep to
-/// the receive maximum, while nothing is settled: the bus is held back, says
+/// the receive maximum, while nothing is settled: back-pressure pauses reading, says
 /// so, and loses nothing when it goes on.
 #[tokio::test]
 async fn a_full_window_holds_the_bus_back_and_lets_go() {
