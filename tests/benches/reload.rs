@@ -21,7 +21,7 @@ const EVERY: Duration = Duration::from_millis(5);
 /// Milliseconds, of 99 pauses in 100.
 const TARGET: f64 = 1.0;
 /// What the gateway logs of a lane.
-const TAKEN_UP: &str = "a lane maps with another version";
+const TAKEN_UP: &str = "lane switched to another script version";
 
 fn main() {
     common::print_head(

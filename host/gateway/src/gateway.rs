@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use admin_api::answer::Plan;
-use bus::{self, BusStatus, Router, Routes, Stop};
+use bus::{Bus, BusStatus, Router, Routes, Stop};
 use journal::{Counters, Journal, OpenError, StreamIndex};
 use script::EngineError;
 use script::compile::Compilation;
@@ -128,21 +128,21 @@ impl Started {
     /// streams settle what is in flight, and acknowledges that.
     pub async fn run(self, config: &Config, stop: CancellationToken) {
         let settling = CancellationToken::new();
-        let bus = bus::run(
-            config.bus.clone(),
-            config.data.clone(),
-            self.routes,
-            self.gateway.journal.clone(),
-            self.gateway.bus.clone(),
-            Stop { reading: stop.clone(), settling: settling.clone() },
-            self.watch,
-        );
+        let bus = Bus {
+            settings: config.bus.clone(),
+            data: config.data.clone(),
+            routes: self.routes,
+            journal: self.gateway.journal.clone(),
+            status: self.gateway.bus.clone(),
+            stop: Stop { reading: stop.clone(), settling: settling.clone() },
+            watch: self.watch,
+        };
         let streams = async {
             stop.cancelled().await;
             self.gateway.streams.shut_down().await;
             settling.cancel();
         };
-        tokio::join!(bus, streams);
+        tokio::join!(bus.run(), streams);
         self.gateway.journal.close().await;
     }
 }

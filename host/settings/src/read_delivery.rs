@@ -53,9 +53,9 @@ pub fn read_delivery(mut section: Section<'_>, kind: Option<&Kind>, main: &Main)
 fn read_group(section: &mut Section<'_>, groups: &RateLimitGroups) -> Option<String> {
     let names: Vec<&str> = groups.keys().map(String::as_str).collect();
     let expected = if names.is_empty() {
-        "the name of a group; [rate_limit_groups] of sluicegate.toml has none".to_owned()
+        "the name of a group; [rate_limit_groups] of sluicegate.toml defines none".to_owned()
     } else {
-        format!("one of {}, which [rate_limit_groups] of sluicegate.toml has", listed(&names))
+        format!("one of {}, the groups in [rate_limit_groups] of sluicegate.toml", listed(&names))
     };
     let given = section.parsed("rate_limit_group", &expected, |text| {
         if groups.contains_key(text) {
@@ -74,15 +74,14 @@ fn read_conflation(section: &mut Section<'_>) -> Option<Duration> {
     }
     section.refuse(
         "min_interval",
-        "`min_interval` without `conflate`",
-        "`conflate = true` beside it: only the newest message of a key is kept meanwhile",
+        "`min_interval` is set without `conflate`",
+        "`conflate = true` as well: the interval applies to conflated keys only",
     );
     None
 }
 
 fn read_quota(section: &mut Section<'_>, journal: u64) -> Quota {
-    const ON_FULL: &str =
-        "\"expire-oldest\", or \"block\" to hold the bus back, and with it the other streams";
+    const ON_FULL: &str = "\"expire-oldest\", or \"block\", which pauses the bus and with it every stream";
     let on_full = section.parsed("on_full", ON_FULL, |text| match text {
         "expire-oldest" => Ok(OnFull::ExpireOldest),
         "block" => Ok(OnFull::Block),

@@ -92,7 +92,7 @@ fn an_unusable_main_file_hides_no_error_of_a_script() {
     assert!(errors.starts_with("sluicegate.toml:1:2: `client_id` is missing in `[bus]`\n"), "{errors}");
     assert!(errors.contains("\n\nstreams/b.toml:5:1: the script `wialon-retranslator` refuses "), "{errors}");
     assert!(
-        errors.ends_with("\n  meanwhile: nothing runs until this is put right\n\n2 errors\n"),
+        errors.ends_with("\n  meanwhile: the gateway will not start\n\n2 errors\n"),
         "{errors}"
     );
     let tried = check_with(folder.path(), &["--connect"]);
@@ -163,7 +163,7 @@ fn connecting_tells_who_is_not_there() {
         format!("\nsluicegate.toml:1:2: mqtt://127.0.0.1:{port}: Connection refused"),
         format!("\n  expected: the broker at mqtt://127.0.0.1:{port} lets the gateway in\n"),
         format!("\nstreams/a.toml:2:2: cannot connect to 127.0.0.1:{port}: "),
-        "\n  meanwhile: stream `a` sends nothing and tries again for ever, the others run\n".to_owned(),
+        "\n  meanwhile: stream `a` sends nothing and keeps retrying, the others run\n".to_owned(),
         "\n\n2 errors\n".to_owned(),
     ] {
         assert!(errors.contains(&expected), "{expected}\nis not in\n{errors}");

@@ -168,7 +168,7 @@ async fn one_bad_file_and_nothing_changes_not_even_at_a_restart() {
         for words in [
             "streams/new.toml:12:8: `time` is 1h",
             "streams/other.toml:4:11: there is no official adapter \"mqtt-jason\"",
-            "meanwhile: nothing is changed, what runs goes on as it is",
+            "meanwhile: no change applied; the running configuration is kept",
         ] {
             assert!(said.contains(words), "{words:?} is not in {said}");
         }
@@ -185,7 +185,7 @@ async fn one_bad_file_and_nothing_changes_not_even_at_a_restart() {
     let stream = gateway.until_settled("good", 90).await;
     let note = stream.note.unwrap();
     assert!(
-        note.contains("streams/good.toml is not what runs") && note.contains("sluicegate apply"),
+        note.contains("streams/good.toml differs from the running configuration") && note.contains("sluicegate apply"),
         "{note}"
     );
     let note = gateway.until_settled("other", 90).await.note.unwrap();
@@ -229,7 +229,7 @@ async fn while_no_gateway_runs_the_next_one_is_changed() {
     let words = ["unchanged", "unchanged"];
     assert!(changes(&gateway, "plan").await.iter().map(|(_, word, _)| word).eq(words));
     gateway.write_stream("second", "nonsense");
-    assert!(complaint(&gateway, "apply").await.contains("streams/second.toml:1:9: this is no TOML"));
+    assert!(complaint(&gateway, "apply").await.contains("streams/second.toml:1:9: invalid TOML"));
     gateway.restart().await;
     gateway.until_ready().await;
     let topic = "flespi/message/gw/devices/0";

@@ -364,7 +364,7 @@ async fn a_table_that_is_written_anew_is_taken_and_a_bad_one_is_not() {
     gateway.until_settled("fleet", 1).await;
     write("ident,name\nunit-0,null\n");
     let taken = |line: &LogLine| {
-        line["message"] == "a new version of the script is in place" && line["differing"] == 1
+        line["message"] == "new script version in use" && line["differing"] == 1
     };
     gateway.until_logged("the table is taken", taken).await;
     publisher.publish_all(fleet.some(1..2)).await;

@@ -138,7 +138,7 @@ async fn a_lost_session_is_counted_and_said() {
     broker.resume().await;
     let readiness = until(&gateway, "the loss is counted", |r| r.bus["sessions_lost"] == 1).await;
     assert_eq!(readiness.bus["take_overs"], 0, "{readiness:?}");
-    assert!(says(&gateway, "has lost our session"));
+    assert!(says(&gateway, "has lost the session"));
     gateway.until_ready().await;
     Publisher::connect(&broker).publish_all(fleet.some(100..200)).await;
     fleet.until_arrived(&receiver.inbox).await;

@@ -103,7 +103,7 @@ async fn settings_of_the_version_that_runs_are_good_until_another_one_is_wanted(
             && line["reason"].as_str().is_some_and(|reason| reason.contains("of_before"))
     };
     gateway.until_logged("why the version that waits does not do", told).await;
-    assert!(gateway.stream("fleet").await.note.unwrap().contains("could not be accepted now"));
+    assert!(gateway.stream("fleet").await.note.unwrap().contains("would be rejected now"));
     // Another file may be changed all the same.
     gateway.write_stream("second", &receiver.stream.replace("out/", "second/"));
     assert!(gateway.prints(&["apply"]).await.ends_with("Applied.\n"));

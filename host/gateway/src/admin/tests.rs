@@ -254,7 +254,7 @@ async fn a_plan_of_files_that_are_wrong_says_all_of_it() {
         assert_eq!(status, 409, "{answer}");
         for words in [
             "streams/broken.toml:1:10: `topics` is empty",
-            "meanwhile: nothing is changed, what runs goes on as it is",
+            "meanwhile: no change applied; the running configuration is kept",
         ] {
             assert!(error(&answer).contains(words), "{words}: {answer}");
         }

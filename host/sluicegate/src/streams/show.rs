@@ -234,7 +234,7 @@ paused         paused        -       0     0          0     0
         streams[0].counters_balance = false;
         (journal.alarm, journal.full, journal.holder) = (Some(100), true, Some("fleet-to-http".to_owned()));
         journal.broken = Some("No space left on device".to_owned());
-        streams[1].note = Some("streams/fleet-to-http.toml is not what runs".to_owned());
+        streams[1].note = Some("streams/fleet-to-http.toml differs from the running configuration".to_owned());
         streams[2].refused = Some("it traps\nat once".to_owned());
         journal.detached = vec![DetachedStream { name: "old".to_owned(), since: 0 }];
         let text = text_of(&streams, &journal);
@@ -244,7 +244,7 @@ paused         paused        -       0     0          0     0
             "fleet-to-http holds most of it",
             "the counters of well do not balance",
             "refused: paused: the newest script: it traps\n",
-            "note: fleet-to-http: streams/fleet-to-http.toml is not what runs\n",
+            "note: fleet-to-http: streams/fleet-to-http.toml differs from the running configuration\n",
             "old has no file since 1970-01-01T00:00:00.000Z; `sluicegate streams forget old`",
         ] {
             assert!(text.contains(words), "{words}: {text}");
