@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use journal::{Journal, Outcome, Pending, ReadRules, Reader, Settlement, StreamIndex};
+use journal::{Journal, Outcome, Pending, ReadRules, Reader, Settlement, Simulated, StreamIndex};
 use message::{KeyRule, TopicFilter};
 use rumqttc::mqttbytes::Error as CodecError;
 use rumqttc::{
@@ -208,7 +208,7 @@ pub(super) struct Gateway {
 
 impl Gateway {
     pub(super) fn start(settings: BusSettings, streams: Vec<Route>, data: &TempDir) -> Self {
-        let journal = Journal::in_memory(streams.len(), settings.window_messages, settings.window_bytes);
+        let journal = Journal::simulated(Simulated::new(streams.len()));
         let readers = streams.iter().map(|s| journal.reader(s.stream, ReadRules::default())).collect();
         let status = Arc::new(BusStatus::default());
         let stop = Stop::default();
@@ -234,6 +234,16 @@ impl Gateway {
     pub(super) async fn text(&mut self, stream: usize) -> (String, Pending) {
         let pending = self.next(stream).await;
         (String::from_utf8(pending.message.payload.to_vec()).unwrap(), pending)
+    }
+
+    /// Delays the commits, and with them the acknowledgements.
+    pub(super) fn hold_commits(&self) {
+        self.journal.hold_commits(true);
+    }
+
+    /// Commits everything that was held.
+    pub(super) fn commit(&self) {
+        self.journal.hold_commits(false);
     }
 
     pub(super) fn settle(&self, stream: u32, pending: &Pending) {

@@ -1,12 +1,12 @@
-//! A chunk as it lies in a segment file: the messages of one commit.
+//! The bytes of a chunk in a segment file: the messages of one commit.
 //!
 //! ```text
 //! "SLCH" | chunk u64 | count u32 | count x message
 //! message: received_at u64 | topic length u32 | payload length u32 | kind u8 | topic | payload
-//!          kind 1 and 3 only: stored delivery; 2 and 3 were read before
+//!          bit 0 of the kind: a stored delivery follows; bit 1: it was read before
 //! stored delivery: length u32 | JSON of target and headers | body length u32 | body
 //! ```
-//! Little endian. The index has the length and the checksum of the whole.
+//! Little endian. The index holds the length and the checksum of the chunk.
 
 use std::sync::Arc;
 
@@ -14,25 +14,27 @@ use bytes::Bytes;
 use message::Message;
 use serde::{Deserialize, Serialize};
 
-use super::StoredDelivery;
+use crate::types::StoredDelivery;
 
 const MAGIC: &[u8; 4] = b"SLCH";
 /// Magic, number, count.
 const HEAD: usize = 16;
+/// Time, two lengths and kind.
+const MESSAGE_HEAD: usize = 17;
 
 /// One message of a chunk.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Item {
+pub(crate) struct Item {
     pub message: Message,
     pub as_is: Option<Arc<StoredDelivery>>,
     /// It was read before.
     pub reread: bool,
 }
 
-/// The bytes are not the chunk that was asked for.
+/// The bytes are not the expected chunk.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Damage(pub String);
+pub(crate) struct Damage(pub String);
 
 #[derive(Serialize, Deserialize)]
 struct Target {
@@ -40,8 +42,8 @@ struct Target {
     headers: Vec<(String, String)>,
 }
 
-pub(super) fn encode(chunk: u64, items: &[Item]) -> Vec<u8> {
-    let size = items.iter().map(|i| i.message.size() + 17).sum::<usize>();
+pub(crate) fn encode(chunk: u64, items: &[Item]) -> Vec<u8> {
+    let size = items.iter().map(|i| i.message.size() + MESSAGE_HEAD).sum::<usize>();
     let mut bytes = Vec::with_capacity(HEAD + size);
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&chunk.to_le_bytes());
@@ -60,11 +62,24 @@ pub(super) fn encode(chunk: u64, items: &[Item]) -> Vec<u8> {
     bytes
 }
 
-/// Reads what [`encode`] wrote. The payloads share the memory of `bytes`.
-pub(super) fn decode(chunk: u64, bytes: &Bytes) -> Result<Vec<Item>, Damage> {
+/// The length of a chunk of one message.
+pub(crate) fn encoded_len(message: &Message, as_is: Option<&StoredDelivery>) -> usize {
+    let delivery = as_is.map_or(0, |delivery| 4 + target(delivery).len() + 4 + delivery.body.len());
+    HEAD + MESSAGE_HEAD + message.size() + delivery
+}
+
+/// Target and headers as JSON.
+fn target(delivery: &StoredDelivery) -> Vec<u8> {
+    let target = Target { target: delivery.target.clone(), headers: delivery.headers.clone() };
+    // Strings and lists of strings: this cannot fail.
+    serde_json::to_vec(&target).unwrap_or_default()
+}
+
+/// Reads the output of [`encode`]. The payloads share the memory of `bytes`.
+pub(crate) fn decode(chunk: u64, bytes: &Bytes) -> Result<Vec<Item>, Damage> {
     let mut rest = Cursor { bytes, at: 0 };
     if rest.take(4)?.as_ref() != MAGIC {
-        return Err(Damage("it does not begin like a chunk".to_owned()));
+        return Err(Damage("it does not begin with the mark of a chunk".to_owned()));
     }
     let number = rest.u64()?;
     if number != chunk {
@@ -92,10 +107,8 @@ pub(super) fn decode(chunk: u64, bytes: &Bytes) -> Result<Vec<Item>, Damage> {
     Ok(items)
 }
 
-pub(super) fn encode_delivery(delivery: &StoredDelivery, bytes: &mut Vec<u8>) {
-    let head = Target { target: delivery.target.clone(), headers: delivery.headers.clone() };
-    // Strings and lists of strings: there is no way for this to fail.
-    let head = serde_json::to_vec(&head).unwrap_or_default();
+fn encode_delivery(delivery: &StoredDelivery, bytes: &mut Vec<u8>) {
+    let head = target(delivery);
     bytes.extend_from_slice(&length(head.len()));
     bytes.extend_from_slice(&head);
     bytes.extend_from_slice(&length(delivery.body.len()));
@@ -111,7 +124,7 @@ fn decode_delivery(rest: &mut Cursor<'_>) -> Result<StoredDelivery, Damage> {
     Ok(StoredDelivery { target, headers, body: rest.take(body)? })
 }
 
-/// MQTT packets end at 256 MiB: nothing in a chunk is longer than a u32 says.
+/// MQTT packets end at 256 MiB, so every length fits a u32.
 fn length(of: usize) -> [u8; 4] {
     u32::try_from(of).unwrap_or(u32::MAX).to_le_bytes()
 }
@@ -176,14 +189,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_written_is_read(chunk in any::<u64>(), items in prop::collection::vec(item(), 0..8)) {
+        fn encoded_chunk_is_decoded(chunk in any::<u64>(), items in prop::collection::vec(item(), 0..8)) {
             let bytes = Bytes::from(encode(chunk, &items));
             prop_assert_eq!(decode(chunk, &bytes).unwrap(), items);
             prop_assert!(decode(chunk.wrapping_add(1), &bytes).is_err());
         }
 
         #[test]
-        fn no_bytes_make_it_panic(
+        fn damaged_bytes_are_refused_without_a_panic(
             items in prop::collection::vec(item(), 0..4), cut in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), with in any::<u8>(),
         ) {
             let mut bytes = encode(7, &items);

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A folder of files.
-pub(super) trait Disk: Send + Sync {
+pub(crate) trait Disk: Send + Sync {
     /// Opens a file for reading and writing.
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
     /// Makes an empty file, or empties it; `"a/b"` makes the folder as well.
@@ -29,7 +29,7 @@ pub(super) trait Disk: Send + Sync {
 }
 
 /// A file. Offsets are given: there is no current position.
-pub(super) trait DiskFile: Send + Sync {
+pub(crate) trait DiskFile: Send + Sync {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Fills `bytes`; an error of kind `UnexpectedEof` where the file ends.
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()>;
@@ -37,13 +37,13 @@ pub(super) trait DiskFile: Send + Sync {
 }
 
 /// A folder of the file system.
-pub(super) struct Folder(PathBuf);
+pub(crate) struct Folder(PathBuf);
 
 // === impl Folder ===
 
 impl Folder {
     /// The folder, made if it is not there.
-    pub(super) fn make(path: PathBuf) -> io::Result<Self> {
+    pub(crate) fn make(path: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&path)?;
         Ok(Self(path))
     }

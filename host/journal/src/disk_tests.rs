@@ -1,14 +1,14 @@
-//! The whole journal, with its thread, in a folder.
+//! The whole journal with its thread, in a folder.
 
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 
-use message::unix_millis;
+use message::{Message, unix_millis};
 use tokio::time::Instant;
 
 use super::*;
-use crate::SyncMode;
+use crate::store::TOGETHER;
 
 const A: StreamIndex = StreamIndex(0);
 const B: StreamIndex = StreamIndex(1);
@@ -72,16 +72,16 @@ async fn bury(journal: &Journal, stream: StreamIndex, count: usize) {
 
 async fn letters_of(journal: &Journal, stream: StreamIndex) -> usize {
     let filter = DeadLetterFilter { stream: Some(stream), ..DeadLetterFilter::default() };
-    // What was settled before is committed before the writer answers.
+    // All settlements are committed before this is answered.
     journal.pause(stream, false).await.unwrap();
     journal.dead_letters(filter).await.unwrap().len()
 }
 
-/// More letters than one commit takes.
+/// More letters than one commit handles.
 const MANY: usize = 2 * TOGETHER + 10;
 
 #[tokio::test]
-async fn dead_letters_are_dropped_a_part_at_a_time_and_counted() {
+async fn dead_letters_are_dropped_in_pages_and_counted() {
     let folder = tempfile::tempdir().unwrap();
     let journal = open(&folder);
     bury(&journal, B, 2).await;
@@ -90,19 +90,19 @@ async fn dead_letters_are_dropped_a_part_at_a_time_and_counted() {
     let of = |stream, limit| DeadLetterFilter { stream: Some(stream), limit, ..DeadLetterFilter::default() };
     assert_eq!(journal.drop_dead_letters(of(A, Some(TOGETHER + 1))).await, Ok(TOGETHER as u64 + 1));
     assert_eq!((letters_of(&journal, A).await, letters_of(&journal, B).await), (TOGETHER + 9, 4));
-    // Whoever drops the same at the same time drops and counts the rest.
+    // Two callers that drop the same letters drop and count each letter once.
     let (one, other) =
         tokio::join!(journal.drop_dead_letters(of(A, None)), journal.drop_dead_letters(of(A, None)));
     assert_eq!(one.unwrap() + other.unwrap(), TOGETHER as u64 + 9);
     assert_eq!((letters_of(&journal, A).await, letters_of(&journal, B).await), (0, 4));
     assert_eq!(journal.drop_dead_letters(DeadLetterFilter::default()).await, Ok(4));
     assert_eq!(letters_of(&journal, B).await, 0);
-    assert_eq!(journal.holding().dead_letters, (0, 16 << 20));
+    assert_eq!(journal.holding().dead_letters, Fill { used: 0, limit: 16 << 20 });
     journal.close().await;
 }
 
 #[tokio::test]
-async fn a_stream_is_forgotten_with_many_letters_and_takes_no_others_along() {
+async fn forgotten_stream_loses_its_letters_and_no_others() {
     let folder = tempfile::tempdir().unwrap();
     let journal = open(&folder);
     bury(&journal, B, 2).await;
@@ -113,7 +113,7 @@ async fn a_stream_is_forgotten_with_many_letters_and_takes_no_others_along() {
     assert_eq!(letters_of(&journal, A).await, MANY);
     journal.set_streams(quotas(&["b"])).await.unwrap();
     assert_eq!(journal.forget("a").await, Ok(true));
-    assert_eq!(journal.forget("a").await, Ok(false), "nobody knows it any more");
+    assert_eq!(journal.forget("a").await, Ok(false), "it does not exist any more");
     assert_eq!((journal.detached(), journal.name(A)), (Vec::new(), None));
     let left = journal.dead_letters(DeadLetterFilter::default()).await.unwrap();
     assert!(left.len() == 4 && left.iter().all(|(_, stream, _)| *stream == B));
@@ -122,7 +122,7 @@ async fn a_stream_is_forgotten_with_many_letters_and_takes_no_others_along() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_rewind_asked_for_is_read_at_its_rate() {
+async fn rewind_is_read_at_its_rate() {
     let folder = tempfile::tempdir().unwrap();
     let journal = open(&folder);
     append(&journal, A, 30).await;
@@ -136,7 +136,7 @@ async fn what_a_rewind_asked_for_is_read_at_its_rate() {
     assert!(read(&mut reader, 21).await.iter().all(|p| p.reading == Reading::Rewound));
     let took = start.elapsed();
     assert!((Duration::from_millis(1_900)..Duration::from_millis(2_200)).contains(&took), "{took:?}");
-    // New messages are not held up by it.
+    // It does not delay new messages.
     append(&journal, A, 5).await;
     let start = Instant::now();
     assert!(read(&mut reader, 5).await.iter().all(|p| p.reading == Reading::First));
@@ -145,7 +145,7 @@ async fn what_a_rewind_asked_for_is_read_at_its_rate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_waited_is_read_at_its_rate_and_what_is_new_at_once() {
+async fn backlog_is_read_at_its_rate_and_new_messages_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let journal = open(&folder);
     append(&journal, A, 30).await;
@@ -164,5 +164,57 @@ async fn what_has_waited_is_read_at_its_rate_and_what_is_new_at_once() {
     assert!(start.elapsed() < Duration::from_millis(200), "{:?}", start.elapsed());
     let newest = waited.iter().map(|p| p.position).max();
     assert!(live.iter().all(|p| Some(p.position) > newest && p.position.chunk > 0), "{live:?}");
+    journal.close().await;
+}
+
+fn letter_of(bytes: usize) -> DeadLetter {
+    DeadLetter {
+        position: Position { chunk: 0, index: 0 },
+        at: 5,
+        // Each of them takes six bytes in the journal.
+        reason: "\u{1}".repeat(bytes / 6),
+        script: String::new(),
+        message: Message { topic: "t".into(), payload: "x".into(), received_at: 0 },
+        delivery: None,
+        reply: None,
+    }
+}
+
+#[tokio::test]
+async fn dead_letters_never_pass_their_maximum_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = open(&folder);
+    let mut lanes = [journal.dead_letter_room(), journal.dead_letter_room()];
+    let mut letters: [Vec<DeadLetter>; 2] = Default::default();
+    append(&journal, A, 2_000).await;
+    let mut reader = journal.reader(A, ReadRules::default());
+    let mut left = read(&mut reader, 2_000).await.into_iter();
+    // Two lanes take turns and settle only when there is no room.
+    'full: loop {
+        for (room, letters) in lanes.iter_mut().zip(&mut letters) {
+            let position = left.next().unwrap().position;
+            let letter = DeadLetter { position, ..letter_of(60_000) };
+            if !room.reserve(&letter) {
+                break 'full;
+            }
+            letters.push(letter);
+        }
+    }
+    for (room, dead_letters) in lanes.into_iter().zip(letters) {
+        let ended = dead_letters.iter().map(|l| (l.position, Outcome::DeadLettered)).collect();
+        journal.settle_reserved(A, Settlement { ended, dead_letters, ..Settlement::default() }, room);
+    }
+    let kept = letters_of(&journal, A).await;
+    let Fill { used, limit } = journal.holding().dead_letters;
+    assert!(used <= limit, "{used} of {limit} for {kept} letters");
+    assert!(used + 70_000 > limit, "the room is used: {used} of {limit} for {kept} letters");
+    // A reservation that is dropped is released.
+    assert_eq!(journal.drop_dead_letters(DeadLetterFilter::default()).await, Ok(kept as u64));
+    for _ in 0..2 {
+        let mut room = journal.dead_letter_room();
+        assert!(room.reserve(&letter_of(9 << 20)));
+        assert!(!journal.dead_letter_room().reserve(&letter_of(9 << 20)));
+    }
+    assert_eq!(journal.holding().dead_letters.used, 0);
     journal.close().await;
 }

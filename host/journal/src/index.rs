@@ -1,92 +1,86 @@
-//! The database that says what the journal holds. What it does not name does
-//! not exist, so that the segment files need no recovery of their own.
+//! The database that describes the content of the journal. Anything that it
+//! does not name does not exist, so segment files need no recovery.
 //!
 //! | table | key | value |
 //! | --- | --- | --- |
 //! | `meta` | word | format, id, next numbers |
 //! | `streams` | name | [`StreamRecord`] |
-//! | `counters` | stream | [`Counts`] |
+//! | `books` | stream | [`Counts`] |
 //! | `chunks` | chunk | [`Place`] |
-//! | `live`, `again` | stream, chunk | mean size and bits of the messages that are pending; `again` those of a rewind |
+//! | `live`, `again` | stream, chunk | mean size and pending bits; `again` for a rewind |
 //! | `segments` | segment | [`SegmentRecord`] |
 //! | `dead_letters` | id | stream and letter |
-//! | `state` | stream, key | what its scripts wrote |
+//! | `state` | stream, key | written by its scripts |
+
+use std::marker::PhantomData;
 
 use redb::{
-    Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, Table,
-    TableDefinition, WriteTransaction,
+    Database, Durability, Key, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, Table,
+    TableDefinition, TypeName, Value, WriteTransaction,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Counters, Outcome};
+use crate::counters::{Counters, Outcome};
+use crate::types::StreamIndex;
 
 /// Format of index and chunks. A newer one is refused.
-pub(super) const FORMAT: u64 = 1;
+pub(crate) const FORMAT: u64 = 1;
 
-pub(super) type Result<T, E = redb::Error> = std::result::Result<T, E>;
-
-type PlaceTuple = (u32, u64, u32, u32, u32, u64);
-type CountsTuple = (u64, u64, u64, u64, u64, u64, u64, u64);
-type SegmentTuple = (u64, u32, u64, u64, u64, u64);
+pub(crate) type Result<T, E = redb::Error> = std::result::Result<T, E>;
 
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const STREAMS: TableDefinition<&str, &[u8]> = TableDefinition::new("streams");
-const COUNTERS: TableDefinition<u32, CountsTuple> = TableDefinition::new("books");
-const CHUNKS: TableDefinition<u64, PlaceTuple> = TableDefinition::new("chunks");
+const COUNTERS: TableDefinition<u32, Counts> = TableDefinition::new("books");
+const CHUNKS: TableDefinition<u64, Place> = TableDefinition::new("chunks");
 const LIVE: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("live");
-const AGAIN: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("again");
-const SEGMENTS: TableDefinition<u32, SegmentTuple> = TableDefinition::new("segments");
+const REWIND: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("again");
+const SEGMENTS: TableDefinition<u32, SegmentRecord> = TableDefinition::new("segments");
 const DEAD_LETTERS: TableDefinition<u64, &[u8]> = TableDefinition::new("dead_letters");
 const STATE: TableDefinition<(u32, &str), &[u8]> = TableDefinition::new("state");
 
 /// Which of a stream's two queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Queue {
-    /// What came from the bus, or was replayed.
+pub(crate) enum Queue {
+    /// Messages from the bus, and replayed ones.
     Live,
-    /// What a rewind asked for.
-    Again,
+    /// Messages that a rewind asked for.
+    Rewind,
 }
 
-/// A stream as the journal knows it.
+/// The stored record of a stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct StreamRecord {
+pub(crate) struct StreamRecord {
     pub index: u32,
     #[serde(default)]
     pub paused: bool,
-    /// How often it was rewound.
+    /// How many times it was rewound.
     #[serde(default)]
     pub generation: u64,
-    /// Messages a second of the last rewind.
-    #[serde(default)]
-    pub again_rate: Option<f64>,
-    /// It has no file since then, Unix milliseconds.
-    #[serde(default)]
+    /// Messages per second of the last rewind.
+    #[serde(default, rename = "again_rate")]
+    pub rewind_rate: Option<f64>,
+    /// Since when it has no file, Unix milliseconds.
+    #[serde(default, rename = "orphaned_since", alias = "detached_since")]
     pub detached_since: Option<u64>,
 }
 
-/// A stream's counters. What is queued is counted from the rows.
+/// The stored counters of a stream. `queued` and `oldest` are not among them:
+/// they follow from the rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counts {
-    pub read: u64,
-    pub reread: u64,
-    pub delivered: u64,
-    pub filtered: u64,
-    pub expired: u64,
-    pub superseded: u64,
-    pub dead_lettered: u64,
-    /// Bytes of what is queued: its messages count as the mean of their row.
+pub(crate) struct Counts {
+    counters: Counters,
+    /// Bytes that are queued: a message counts as the mean of its row.
     pub backlog: u64,
 }
 
 /// Where a chunk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(crate) struct Place {
     pub segment: u32,
     pub offset: u64,
     pub length: u32,
     pub checksum: u32,
-    /// Rows that name it.
+    /// Number of rows that name it.
     pub rows: u32,
     /// When its first message was received, Unix milliseconds.
     pub received: u64,
@@ -94,8 +88,8 @@ pub(super) struct Place {
 
 /// A segment file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct SegmentRecord {
-    /// Bytes that are in use from its beginning.
+pub(crate) struct SegmentRecord {
+    /// Bytes that are in use from its start.
     pub length: u64,
     /// Chunks with rows, and their bytes.
     pub held: u32,
@@ -107,181 +101,73 @@ pub(super) struct SegmentRecord {
     pub newest: u64,
 }
 
-pub(super) struct Index {
+pub(crate) struct Index {
     db: Database,
 }
 
-/// The tables inside a transaction that writes.
-pub(super) struct Tables<'t> {
-    pub meta: Table<'t, &'static str, &'static [u8]>,
-    pub streams: Table<'t, &'static str, &'static [u8]>,
-    counters: Table<'t, u32, CountsTuple>,
-    chunks: Table<'t, u64, PlaceTuple>,
-    live: Table<'t, (u32, u64), &'static [u8]>,
-    again: Table<'t, (u32, u64), &'static [u8]>,
-    segments: Table<'t, u32, SegmentTuple>,
-    pub dead_letters: Table<'t, u64, &'static [u8]>,
-    pub state: Table<'t, (u32, &'static str), &'static [u8]>,
+/// The kind of a transaction, which decides the type of its tables.
+pub(crate) trait Access {
+    type Table<K: Key + 'static, V: Value + 'static>: ReadableTable<K, V>;
 }
 
-// === impl Index ===
+/// A transaction that writes.
+pub(crate) struct Write<'t>(PhantomData<&'t ()>);
+/// A transaction that reads.
+pub(crate) struct Read;
+
+impl<'t> Access for Write<'t> {
+    type Table<K: Key + 'static, V: Value + 'static> = Table<'t, K, V>;
+}
+
+impl Access for Read {
+    type Table<K: Key + 'static, V: Value + 'static> = ReadOnlyTable<K, V>;
+}
+
+/// All tables in one transaction.
+pub(crate) struct Tables<A: Access> {
+    pub meta: A::Table<&'static str, &'static [u8]>,
+    pub streams: A::Table<&'static str, &'static [u8]>,
+    counters: A::Table<u32, Counts>,
+    chunks: A::Table<u64, Place>,
+    live: A::Table<(u32, u64), &'static [u8]>,
+    rewind: A::Table<(u32, u64), &'static [u8]>,
+    segments: A::Table<u32, SegmentRecord>,
+    pub dead_letters: A::Table<u64, &'static [u8]>,
+    pub state: A::Table<(u32, &'static str), &'static [u8]>,
+}
+
+/// The tables in a transaction that writes.
+pub(crate) type Writes<'t> = Tables<Write<'t>>;
+/// The tables at one moment. Not to be kept: the file grows meanwhile.
+pub(crate) type Snapshot = Tables<Read>;
 
 impl Index {
-    /// Takes over a database, with all its tables made.
-    pub(super) fn new(db: Database) -> Result<Self> {
+    /// Takes over a database and creates its tables.
+    pub(crate) fn new(db: Database) -> Result<Self> {
         let index = Self { db };
         index.write(Durability::Immediate, |_| Ok(()))?;
         Ok(index)
     }
 
-    /// One transaction; nothing of it stays if `work` fails.
-    pub(super) fn write<T>(
+    /// Runs one transaction. If `work` fails, nothing of it stays.
+    pub(crate) fn write<T>(
         &self,
         durability: Durability,
-        work: impl FnOnce(&mut Tables<'_>) -> Result<T>,
+        work: impl FnOnce(&mut Writes<'_>) -> Result<T>,
     ) -> Result<T> {
         let mut transaction = self.db.begin_write()?;
-        // Fails only where a savepoint was made, which nobody does.
+        // Fails only after a savepoint, and the journal makes none.
         let _ = transaction.set_durability(durability);
-        // Opening after a crash then costs nothing, whatever the size.
+        // So that opening after a crash takes the same short time at any size.
         transaction.set_quick_repair(matches!(durability, Durability::Immediate));
-        let done = work(&mut Tables::open(&transaction)?)?;
+        let done = work(&mut Writes::open(&transaction)?)?;
         transaction.commit()?;
         Ok(done)
     }
 
-    pub(super) fn read(&self) -> Result<Snapshot> {
+    pub(crate) fn read(&self) -> Result<Snapshot> {
         Snapshot::open(&self.db.begin_read()?)
     }
-}
-
-// === impl Tables ===
-
-impl<'t> Tables<'t> {
-    fn open(transaction: &'t WriteTransaction) -> Result<Self> {
-        Ok(Self {
-            meta: transaction.open_table(META)?,
-            streams: transaction.open_table(STREAMS)?,
-            counters: transaction.open_table(COUNTERS)?,
-            chunks: transaction.open_table(CHUNKS)?,
-            live: transaction.open_table(LIVE)?,
-            again: transaction.open_table(AGAIN)?,
-            segments: transaction.open_table(SEGMENTS)?,
-            dead_letters: transaction.open_table(DEAD_LETTERS)?,
-            state: transaction.open_table(STATE)?,
-        })
-    }
-
-    pub(super) fn set_number(&mut self, word: &str, number: u64) -> Result<()> {
-        self.meta.insert(word, number.to_le_bytes().as_slice())?;
-        Ok(())
-    }
-
-    pub(super) fn set_stream(&mut self, name: &str, record: &StreamRecord) -> Result<()> {
-        // Numbers and words: there is no way for this to fail.
-        let json = serde_json::to_vec(record).unwrap_or_default();
-        self.streams.insert(name, json.as_slice())?;
-        Ok(())
-    }
-
-    pub(super) fn set_counts(&mut self, stream: u32, counts: &Counts) -> Result<()> {
-        self.counters.insert(stream, counts.tuple())?;
-        Ok(())
-    }
-
-    pub(super) fn forget_counts(&mut self, stream: u32) -> Result<()> {
-        self.counters.remove(stream)?;
-        Ok(())
-    }
-
-    pub(super) fn place(&self, chunk: u64) -> Result<Option<Place>> {
-        Ok(self.chunks.get(chunk)?.map(|v| Place::of(v.value())))
-    }
-
-    pub(super) fn set_place(&mut self, chunk: u64, place: &Place) -> Result<()> {
-        self.chunks.insert(chunk, place.tuple())?;
-        Ok(())
-    }
-
-    pub(super) fn forget_place(&mut self, chunk: u64) -> Result<()> {
-        self.chunks.remove(chunk)?;
-        Ok(())
-    }
-
-    /// Chunks with a number in the range that lie in the segment.
-    pub(super) fn places_in(&self, segment: u32, record: &SegmentRecord) -> Result<Vec<(u64, Place)>> {
-        let mut found = Vec::new();
-        for entry in self.chunks.range(record.first..=record.last)? {
-            let (chunk, place) = entry?;
-            let place = Place::of(place.value());
-            if place.segment == segment {
-                found.push((chunk.value(), place));
-            }
-        }
-        Ok(found)
-    }
-
-    pub(super) fn row(&self, queue: Queue, stream: u32, chunk: u64) -> Result<Option<Vec<u8>>> {
-        Ok(self.rows(queue).get((stream, chunk))?.map(|v| v.value().to_vec()))
-    }
-
-    pub(super) fn set_row(&mut self, queue: Queue, stream: u32, chunk: u64, bits: &[u8]) -> Result<()> {
-        self.rows_mut(queue).insert((stream, chunk), bits)?;
-        Ok(())
-    }
-
-    pub(super) fn forget_row(&mut self, queue: Queue, stream: u32, chunk: u64) -> Result<()> {
-        self.rows_mut(queue).remove((stream, chunk))?;
-        Ok(())
-    }
-
-    /// The first `count` rows of a stream from a chunk on.
-    pub(super) fn rows_from(
-        &self,
-        queue: Queue,
-        stream: u32,
-        chunk: u64,
-        count: usize,
-    ) -> Result<Vec<(u64, Vec<u8>)>> {
-        collect_rows(self.rows(queue), stream, chunk, count)
-    }
-
-    pub(super) fn set_segment(&mut self, segment: u32, record: &SegmentRecord) -> Result<()> {
-        self.segments.insert(segment, record.tuple())?;
-        Ok(())
-    }
-
-    pub(super) fn forget_segment(&mut self, segment: u32) -> Result<()> {
-        self.segments.remove(segment)?;
-        Ok(())
-    }
-
-    fn rows(&self, queue: Queue) -> &Table<'t, (u32, u64), &'static [u8]> {
-        match queue {
-            Queue::Live => &self.live,
-            Queue::Again => &self.again,
-        }
-    }
-
-    fn rows_mut(&mut self, queue: Queue) -> &mut Table<'t, (u32, u64), &'static [u8]> {
-        match queue {
-            Queue::Live => &mut self.live,
-            Queue::Again => &mut self.again,
-        }
-    }
-}
-
-/// What the index said at one moment. Not to be kept: the file grows meanwhile.
-pub(super) struct Snapshot {
-    pub meta: ReadOnlyTable<&'static str, &'static [u8]>,
-    streams: ReadOnlyTable<&'static str, &'static [u8]>,
-    counters: ReadOnlyTable<u32, CountsTuple>,
-    chunks: ReadOnlyTable<u64, PlaceTuple>,
-    live: ReadOnlyTable<(u32, u64), &'static [u8]>,
-    again: ReadOnlyTable<(u32, u64), &'static [u8]>,
-    segments: ReadOnlyTable<u32, SegmentTuple>,
-    pub dead_letters: ReadOnlyTable<u64, &'static [u8]>,
-    pub state: ReadOnlyTable<(u32, &'static str), &'static [u8]>,
 }
 
 impl Snapshot {
@@ -292,185 +178,339 @@ impl Snapshot {
             counters: transaction.open_table(COUNTERS)?,
             chunks: transaction.open_table(CHUNKS)?,
             live: transaction.open_table(LIVE)?,
-            again: transaction.open_table(AGAIN)?,
+            rewind: transaction.open_table(REWIND)?,
             segments: transaction.open_table(SEGMENTS)?,
             dead_letters: transaction.open_table(DEAD_LETTERS)?,
             state: transaction.open_table(STATE)?,
         })
     }
+}
 
-    pub(super) fn number(&self, word: &str) -> Result<Option<u64>> {
+/// What both kinds of transaction can read.
+impl<A: Access> Tables<A> {
+    pub(crate) fn number(&self, word: &str) -> Result<Option<u64>> {
         Ok(self.meta.get(word)?.and_then(|v| number_of(v.value())))
     }
 
-    pub(super) fn streams(&self) -> Result<Vec<(String, StreamRecord)>> {
+    pub(crate) fn streams(&self) -> Result<Vec<(String, StreamRecord)>> {
         let mut found = Vec::new();
         for entry in self.streams.iter()? {
             let (name, record) = entry?;
             let record = serde_json::from_slice(record.value()).map_err(|e| {
-                redb::Error::Corrupted(format!("what the index has of stream {:?}: {e}", name.value()))
+                redb::Error::Corrupted(format!("the record of stream {:?}: {e}", name.value()))
             })?;
             found.push((name.value().to_owned(), record));
         }
         Ok(found)
     }
 
-    pub(super) fn counts(&self, stream: u32) -> Result<Counts> {
-        Ok(self.counters.get(stream)?.map(|v| Counts::of(v.value())).unwrap_or_default())
+    pub(crate) fn counts(&self, stream: StreamIndex) -> Result<Counts> {
+        Ok(self.counters.get(stream.0)?.map(|v| v.value()).unwrap_or_default())
     }
 
-    pub(super) fn place(&self, chunk: u64) -> Result<Option<Place>> {
-        Ok(self.chunks.get(chunk)?.map(|v| Place::of(v.value())))
+    pub(crate) fn place(&self, chunk: u64) -> Result<Option<Place>> {
+        Ok(self.chunks.get(chunk)?.map(|v| v.value()))
     }
 
     /// The first `count` chunks from a number on.
-    pub(super) fn places_from(&self, chunk: u64, count: usize) -> Result<Vec<(u64, Place)>> {
+    pub(crate) fn places_from(&self, chunk: u64, count: usize) -> Result<Vec<(u64, Place)>> {
         let mut found = Vec::new();
         for entry in self.chunks.range(chunk..)?.take(count) {
             let (chunk, place) = entry?;
-            found.push((chunk.value(), Place::of(place.value())));
+            found.push((chunk.value(), place.value()));
         }
         Ok(found)
     }
 
-    /// The last chunks before this one, the newest first.
-    pub(super) fn places_before(&self, chunk: u64, count: usize) -> Result<Vec<(u64, Place)>> {
+    /// The last `count` chunks before a number, newest first.
+    pub(crate) fn places_before(&self, chunk: u64, count: usize) -> Result<Vec<(u64, Place)>> {
         let mut found = Vec::new();
         for entry in self.chunks.range(..chunk)?.rev().take(count) {
             let (chunk, place) = entry?;
-            found.push((chunk.value(), Place::of(place.value())));
+            found.push((chunk.value(), place.value()));
         }
         Ok(found)
     }
 
-    pub(super) fn segments(&self) -> Result<Vec<(u32, SegmentRecord)>> {
+    /// The chunks of a segment.
+    pub(crate) fn places_in(&self, segment: u32, record: &SegmentRecord) -> Result<Vec<(u64, Place)>> {
+        let mut found = Vec::new();
+        for entry in self.chunks.range(record.first..=record.last)? {
+            let (chunk, place) = entry?;
+            let place = place.value();
+            if place.segment == segment {
+                found.push((chunk.value(), place));
+            }
+        }
+        Ok(found)
+    }
+
+    pub(crate) fn segments(&self) -> Result<Vec<(u32, SegmentRecord)>> {
         let mut found = Vec::new();
         for entry in self.segments.iter()? {
             let (segment, record) = entry?;
-            found.push((segment.value(), SegmentRecord::of(record.value())));
+            found.push((segment.value(), record.value()));
         }
         Ok(found)
     }
 
-    pub(super) fn row(&self, queue: Queue, stream: u32, chunk: u64) -> Result<Option<Vec<u8>>> {
-        Ok(self.rows(queue).get((stream, chunk))?.map(|v| v.value().to_vec()))
+    pub(crate) fn row(&self, queue: Queue, stream: StreamIndex, chunk: u64) -> Result<Option<Vec<u8>>> {
+        Ok(self.rows(queue).get((stream.0, chunk))?.map(|v| v.value().to_vec()))
     }
 
-    pub(super) fn rows_from(
+    /// The first `count` rows of a stream from a chunk on.
+    pub(crate) fn rows_from(
         &self,
         queue: Queue,
-        stream: u32,
+        stream: StreamIndex,
         chunk: u64,
         count: usize,
     ) -> Result<Vec<(u64, Vec<u8>)>> {
-        collect_rows(self.rows(queue), stream, chunk, count)
+        let mut found = Vec::new();
+        for entry in self.rows(queue).range((stream.0, chunk)..=(stream.0, u64::MAX))?.take(count) {
+            let (key, bits) = entry?;
+            found.push((key.value().1, bits.value().to_vec()));
+        }
+        Ok(found)
     }
 
-    /// Every row of a queue.
-    pub(super) fn each_row(&self, queue: Queue, mut see: impl FnMut(u32, u64, &[u8])) -> Result<()> {
+    /// Calls `see` with every row of a queue.
+    pub(crate) fn each_row(&self, queue: Queue, mut see: impl FnMut(StreamIndex, u64, &[u8])) -> Result<()> {
         for entry in self.rows(queue).iter()? {
             let (key, bits) = entry?;
             let (stream, chunk) = key.value();
-            see(stream, chunk, bits.value());
+            see(StreamIndex(stream), chunk, bits.value());
         }
         Ok(())
     }
 
-    fn rows(&self, queue: Queue) -> &ReadOnlyTable<(u32, u64), &'static [u8]> {
+    fn rows(&self, queue: Queue) -> &A::Table<(u32, u64), &'static [u8]> {
         match queue {
             Queue::Live => &self.live,
-            Queue::Again => &self.again,
+            Queue::Rewind => &self.rewind,
         }
     }
 }
 
-fn collect_rows(
-    table: &impl ReadableTable<(u32, u64), &'static [u8]>,
-    stream: u32,
-    chunk: u64,
-    count: usize,
-) -> Result<Vec<(u64, Vec<u8>)>> {
-    let mut found = Vec::new();
-    for entry in table.range((stream, chunk)..=(stream, u64::MAX))?.take(count) {
-        let (key, bits) = entry?;
-        found.push((key.value().1, bits.value().to_vec()));
+impl<'t> Writes<'t> {
+    fn open(transaction: &'t WriteTransaction) -> Result<Self> {
+        Ok(Self {
+            meta: transaction.open_table(META)?,
+            streams: transaction.open_table(STREAMS)?,
+            counters: transaction.open_table(COUNTERS)?,
+            chunks: transaction.open_table(CHUNKS)?,
+            live: transaction.open_table(LIVE)?,
+            rewind: transaction.open_table(REWIND)?,
+            segments: transaction.open_table(SEGMENTS)?,
+            dead_letters: transaction.open_table(DEAD_LETTERS)?,
+            state: transaction.open_table(STATE)?,
+        })
     }
-    Ok(found)
+
+    pub(crate) fn set_number(&mut self, word: &str, number: u64) -> Result<()> {
+        self.meta.insert(word, number.to_le_bytes().as_slice())?;
+        Ok(())
+    }
+
+    pub(crate) fn set_stream(&mut self, name: &str, record: &StreamRecord) -> Result<()> {
+        // Numbers and words: this cannot fail.
+        let json = serde_json::to_vec(record).unwrap_or_default();
+        self.streams.insert(name, json.as_slice())?;
+        Ok(())
+    }
+
+    pub(crate) fn set_counts(&mut self, stream: StreamIndex, counts: &Counts) -> Result<()> {
+        self.counters.insert(stream.0, counts)?;
+        Ok(())
+    }
+
+    pub(crate) fn forget_counts(&mut self, stream: StreamIndex) -> Result<()> {
+        self.counters.remove(stream.0)?;
+        Ok(())
+    }
+
+    pub(crate) fn set_place(&mut self, chunk: u64, place: &Place) -> Result<()> {
+        self.chunks.insert(chunk, place)?;
+        Ok(())
+    }
+
+    pub(crate) fn forget_place(&mut self, chunk: u64) -> Result<()> {
+        self.chunks.remove(chunk)?;
+        Ok(())
+    }
+
+    pub(crate) fn set_row(
+        &mut self,
+        queue: Queue,
+        stream: StreamIndex,
+        chunk: u64,
+        bits: &[u8],
+    ) -> Result<()> {
+        self.rows_mut(queue).insert((stream.0, chunk), bits)?;
+        Ok(())
+    }
+
+    pub(crate) fn forget_row(&mut self, queue: Queue, stream: StreamIndex, chunk: u64) -> Result<()> {
+        self.rows_mut(queue).remove((stream.0, chunk))?;
+        Ok(())
+    }
+
+    pub(crate) fn set_segment(&mut self, segment: u32, record: &SegmentRecord) -> Result<()> {
+        self.segments.insert(segment, record)?;
+        Ok(())
+    }
+
+    pub(crate) fn forget_segment(&mut self, segment: u32) -> Result<()> {
+        self.segments.remove(segment)?;
+        Ok(())
+    }
+
+    fn rows_mut(&mut self, queue: Queue) -> &mut Table<'t, (u32, u64), &'static [u8]> {
+        match queue {
+            Queue::Live => &mut self.live,
+            Queue::Rewind => &mut self.rewind,
+        }
+    }
 }
 
 fn number_of(bytes: &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.try_into().ok()?))
 }
 
-// === impl records ===
-
 impl Counts {
-    pub(super) fn count(&mut self, outcome: Outcome, messages: u64) {
-        *match outcome {
-            Outcome::Delivered => &mut self.delivered,
-            Outcome::Filtered => &mut self.filtered,
-            Outcome::Expired => &mut self.expired,
-            Outcome::Superseded => &mut self.superseded,
-            Outcome::DeadLettered => &mut self.dead_lettered,
-        } += messages;
+    pub(crate) fn count(&mut self, outcome: Outcome, messages: u64) {
+        *self.counters.ended_mut(outcome) += messages;
     }
 
-    /// What must be queued for the counters to balance.
-    pub(super) fn queued(&self) -> u64 {
-        let ended = self.delivered + self.filtered + self.expired + self.superseded + self.dead_lettered;
-        self.read.saturating_sub(ended)
+    /// The number of queued messages with which the counters balance; none: there
+    /// is no such number.
+    pub(crate) fn queued(&self) -> Option<u64> {
+        self.counters.read.checked_sub(self.counters.settled())
     }
 
-    pub(super) fn counters(&self, queued: u64, oldest: Option<u64>) -> Counters {
-        Counters {
-            read: self.read,
-            reread: self.reread,
-            delivered: self.delivered,
-            filtered: self.filtered,
-            expired: self.expired,
-            superseded: self.superseded,
-            dead_lettered: self.dead_lettered,
-            queued,
-            oldest,
+    /// `messages` were appended, or are read again.
+    pub(crate) fn begin(&mut self, messages: u64, reread: bool) {
+        self.counters.read += messages;
+        if reread {
+            self.counters.reread += messages;
         }
     }
 
-    fn tuple(&self) -> CountsTuple {
-        (
-            self.read,
-            self.reread,
-            self.delivered,
-            self.filtered,
-            self.expired,
-            self.superseded,
-            self.dead_lettered,
-            self.backlog,
-        )
-    }
-
-    fn of(
-        (read, reread, delivered, filtered, expired, superseded, dead_lettered, backlog): CountsTuple,
-    ) -> Self {
-        Self { read, reread, delivered, filtered, expired, superseded, dead_lettered, backlog }
+    /// The counters with this much in the queue.
+    pub(crate) fn counters(&self, queued: u64, oldest: Option<u64>) -> Counters {
+        Counters { queued, oldest, ..self.counters }
     }
 }
 
-impl Place {
-    fn tuple(&self) -> PlaceTuple {
-        (self.segment, self.offset, self.length, self.checksum, self.rows, self.received)
-    }
+/// Stores a record as a tuple: the same bytes and the same name of the type as
+/// the tuple itself, so that the format does not depend on the struct.
+macro_rules! stored_as_tuple {
+    ($record:ty, $tuple:ty, $record_of:expr, $tuple_of:expr) => {
+        impl Value for $record {
+            type SelfType<'a> = Self;
+            type AsBytes<'a> = <$tuple as Value>::AsBytes<'a>;
 
-    fn of((segment, offset, length, checksum, rows, received): PlaceTuple) -> Self {
-        Self { segment, offset, length, checksum, rows, received }
-    }
+            fn fixed_width() -> Option<usize> {
+                <$tuple>::fixed_width()
+            }
+
+            fn from_bytes<'a>(bytes: &'a [u8]) -> Self
+            where
+                Self: 'a,
+            {
+                $record_of(<$tuple>::from_bytes(bytes))
+            }
+
+            fn as_bytes<'a, 'b: 'a>(value: &'a Self) -> Self::AsBytes<'a>
+            where
+                Self: 'b,
+            {
+                <$tuple>::as_bytes(&$tuple_of(value))
+            }
+
+            fn type_name() -> TypeName {
+                <$tuple>::type_name()
+            }
+        }
+    };
 }
 
-impl SegmentRecord {
-    fn tuple(&self) -> SegmentTuple {
-        (self.length, self.held, self.held_bytes, self.first, self.last, self.newest)
+stored_as_tuple!(
+    Counts,
+    (u64, u64, u64, u64, u64, u64, u64, u64),
+    |(read, reread, delivered, filtered, expired, superseded, dead_lettered, backlog)| {
+        let ended =
+            Counters { delivered, filtered, expired, superseded, dead_lettered, ..Counters::default() };
+        Counts { counters: Counters { read, reread, ..ended }, backlog }
+    },
+    |Counts { counters: c, backlog }: &Counts| {
+        (c.read, c.reread, c.delivered, c.filtered, c.expired, c.superseded, c.dead_lettered, *backlog)
     }
+);
+stored_as_tuple!(
+    Place,
+    (u32, u64, u32, u32, u32, u64),
+    |(segment, offset, length, checksum, rows, received)| {
+        Place { segment, offset, length, checksum, rows, received }
+    },
+    |p: &Place| (p.segment, p.offset, p.length, p.checksum, p.rows, p.received)
+);
+stored_as_tuple!(
+    SegmentRecord,
+    (u64, u32, u64, u64, u64, u64),
+    |(length, held, held_bytes, first, last, newest)| {
+        SegmentRecord { length, held, held_bytes, first, last, newest }
+    },
+    |s: &SegmentRecord| (s.length, s.held, s.held_bytes, s.first, s.last, s.newest)
+);
 
-    fn of((length, held, held_bytes, first, last, newest): SegmentTuple) -> Self {
-        Self { length, held, held_bytes, first, last, newest }
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use redb::backends::InMemoryBackend;
+
+    use super::*;
+
+    /// The tables of format 1, as every released version has written them.
+    const COUNTERS_AS_TUPLE: TableDefinition<u32, (u64, u64, u64, u64, u64, u64, u64, u64)> =
+        TableDefinition::new("books");
+    const CHUNKS_AS_TUPLE: TableDefinition<u64, (u32, u64, u32, u32, u32, u64)> =
+        TableDefinition::new("chunks");
+    const SEGMENTS_AS_TUPLE: TableDefinition<u32, (u64, u32, u64, u64, u64, u64)> =
+        TableDefinition::new("segments");
+
+    #[test]
+    fn records_are_read_and_written_as_tuples() {
+        let db = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
+        let transaction = db.begin_write().unwrap();
+        transaction.open_table(COUNTERS_AS_TUPLE).unwrap().insert(1, (1, 2, 3, 4, 5, 6, 7, 8)).unwrap();
+        transaction.open_table(CHUNKS_AS_TUPLE).unwrap().insert(2, (1, 2, 3, 4, 5, 6)).unwrap();
+        transaction.open_table(SEGMENTS_AS_TUPLE).unwrap().insert(3, (1, 2, 3, 4, 5, 6)).unwrap();
+        transaction.commit().unwrap();
+        let index = Index::new(db).unwrap();
+        let tables = index.read().unwrap();
+        let counts = tables.counts(StreamIndex(1)).unwrap();
+        let numbers: Vec<_> = counts.counters(0, None).named().map(|(_, n)| n).collect();
+        assert_eq!((numbers, counts.backlog), (vec![1, 3, 4, 5, 6, 7, 0, 2], 8));
+        let place = tables.place(2).unwrap().unwrap();
+        assert_eq!(place, Place { segment: 1, offset: 2, length: 3, checksum: 4, rows: 5, received: 6 });
+        let (_, segment) = tables.segments().unwrap().remove(0);
+        let expected = SegmentRecord { length: 1, held: 2, held_bytes: 3, first: 4, last: 5, newest: 6 };
+        assert_eq!(segment, expected);
+        drop(tables);
+        let written = index.write(Durability::Immediate, |tables| {
+            tables.set_counts(StreamIndex(9), &counts)?;
+            tables.set_place(9, &place)?;
+            tables.set_segment(9, &segment)
+        });
+        written.unwrap();
+        let transaction = index.db.begin_read().unwrap();
+        let counts = transaction.open_table(COUNTERS_AS_TUPLE).unwrap().get(9).unwrap().unwrap().value();
+        assert_eq!(counts, (1, 2, 3, 4, 5, 6, 7, 8));
+        let place = transaction.open_table(CHUNKS_AS_TUPLE).unwrap().get(9).unwrap().unwrap().value();
+        assert_eq!(place, (1, 2, 3, 4, 5, 6));
+        let segment = transaction.open_table(SEGMENTS_AS_TUPLE).unwrap().get(9).unwrap().unwrap().value();
+        assert_eq!(segment, (1, 2, 3, 4, 5, 6));
     }
 }

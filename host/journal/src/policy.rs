@@ -1,28 +1,32 @@
-//! When the writer commits. A commit of one message costs as much as one of a
-//! hundred (170 us CPU and three disk barriers), so that under load messages
-//! wait for each other a little; after a pause the first goes at once.
+//! When the writer commits, and when a fill level raises an alarm; pure.
+//!
+//! A commit of one message costs as much as one of a hundred (170 us CPU and
+//! three disk barriers). So messages wait for each other a little under load;
+//! the first one after a pause goes at once.
 
 use std::time::{Duration, Instant};
 
-/// Least time between the starts of two commits with new messages.
-const PACE: Duration = Duration::from_millis(5);
-/// Longest time that a settlement waits for a commit to ride on.
-const SETTLE_WITHIN: Duration = Duration::from_millis(50);
-/// So many messages or bytes do not wait.
-pub(super) const ENOUGH_MESSAGES: usize = 1000;
-pub(super) const ENOUGH_BYTES: usize = 240 * 1024;
+use crate::types::Fill;
 
-/// What waits for a commit.
+/// Minimum time between the starts of two commits with new messages.
+const PACE: Duration = Duration::from_millis(5);
+/// Maximum time that a settlement waits for a commit.
+const SETTLE_WITHIN: Duration = Duration::from_millis(50);
+/// So many messages or bytes are committed at once.
+pub(crate) const ENOUGH_MESSAGES: usize = 1000;
+pub(crate) const ENOUGH_BYTES: usize = 240 * 1024;
+
+/// The work that waits for a commit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Waiting {
+pub(crate) struct Waiting {
     pub messages: usize,
     pub bytes: usize,
-    /// When the first settlement among it came.
+    /// When its first settlement came.
     pub settlement: Option<Instant>,
 }
 
-/// When the next commit is due; none while nothing waits.
-pub(super) fn due(last_commit: Option<Instant>, waiting: Waiting, now: Instant) -> Option<Instant> {
+/// When the next commit is due; none if nothing waits.
+pub(crate) fn due(last_commit: Option<Instant>, waiting: Waiting, now: Instant) -> Option<Instant> {
     let for_messages = (waiting.messages > 0).then(|| {
         let enough = waiting.messages >= ENOUGH_MESSAGES || waiting.bytes >= ENOUGH_BYTES;
         match last_commit {
@@ -34,12 +38,23 @@ pub(super) fn due(last_commit: Option<Instant>, waiting: Waiting, now: Instant) 
     for_messages.into_iter().chain(for_settlements).min()
 }
 
+/// Shares of a limit that raise an alarm, in percent.
+const ALARMS: [u64; 2] = [80, 50];
+
+/// The highest alarm for this fill level, in percent; 0: none.
+pub(crate) fn alarm(fill: Fill) -> u64 {
+    ALARMS
+        .into_iter()
+        .find(|percent| u128::from(fill.used) * 100 >= u128::from(fill.limit) * u128::from(*percent))
+        .unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_first_goes_at_once_the_next_keep_pace_and_settlements_ride_along() {
+    fn first_append_commits_at_once_and_later_ones_keep_pace() {
         let start = Instant::now();
         let one = Waiting { messages: 1, bytes: 500, settlement: None };
         assert_eq!(due(None, one, start), Some(start));

@@ -2,7 +2,7 @@
 
 /// A set of message numbers of one chunk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Row {
+pub(crate) struct Row {
     /// Bytes that each of them counts for: the mean of those that it began with.
     pub mean: u32,
     /// Bit `i % 8` of byte `i / 8` is message `i`; no zero byte at the end.
@@ -13,7 +13,7 @@ pub(super) struct Row {
 
 impl Row {
     /// Reads what [`Row::to_bytes`] gave.
-    pub(super) fn from_bytes(bytes: &[u8]) -> Self {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
         let (mean, bits) = bytes.split_first_chunk::<4>().unwrap_or((&[0; 4], &[]));
         let mut row = Self { mean: u32::from_le_bytes(*mean), bytes: bits.to_vec() };
         row.trim();
@@ -21,12 +21,12 @@ impl Row {
     }
 
     /// How many are in what [`Row::to_bytes`] gave.
-    pub(super) fn count(bytes: &[u8]) -> u64 {
+    pub(crate) fn count(bytes: &[u8]) -> u64 {
         bytes.iter().skip(4).map(|bits| u64::from(bits.count_ones())).sum()
     }
 
     /// As it is stored: the mean, little endian, and the bits.
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(4 + self.bytes.len());
         bytes.extend_from_slice(&self.mean.to_le_bytes());
         bytes.extend_from_slice(&self.bytes);
@@ -34,12 +34,12 @@ impl Row {
     }
 
     /// `bytes` are of all its messages together.
-    pub(super) fn weigh(&mut self, bytes: usize) {
+    pub(crate) fn weigh(&mut self, bytes: usize) {
         let messages = (self.len() as usize).max(1);
         self.mean = u32::try_from(bytes.div_ceil(messages)).unwrap_or(u32::MAX);
     }
 
-    pub(super) fn insert(&mut self, index: u32) {
+    pub(crate) fn insert(&mut self, index: u32) {
         let (byte, bit) = place(index);
         if self.bytes.len() <= byte {
             self.bytes.resize(byte + 1, 0);
@@ -50,7 +50,7 @@ impl Row {
     }
 
     /// Whether it was in.
-    pub(super) fn remove(&mut self, index: u32) -> bool {
+    pub(crate) fn remove(&mut self, index: u32) -> bool {
         let (byte, bit) = place(index);
         let Some(bits) = self.bytes.get_mut(byte) else { return false };
         let was_in = *bits & bit != 0;
@@ -59,21 +59,21 @@ impl Row {
         was_in
     }
 
-    pub(super) fn contains(&self, index: u32) -> bool {
+    pub(crate) fn contains(&self, index: u32) -> bool {
         let (byte, bit) = place(index);
         self.bytes.get(byte).is_some_and(|bits| bits & bit != 0)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    pub(super) fn len(&self) -> u32 {
+    pub(crate) fn len(&self) -> u32 {
         self.bytes.iter().map(|bits| bits.count_ones()).sum()
     }
 
     /// The numbers, ascending.
-    pub(super) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         (0u32..).zip(&self.bytes).flat_map(|(byte, bits)| {
             (0..8).filter(move |bit| bits & (1 << bit) != 0).map(move |bit| byte * 8 + bit)
         })

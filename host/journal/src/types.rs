@@ -1,4 +1,5 @@
-//! The words of the journal: what goes in, what comes out, what is asked.
+//! The words of the journal: its input, its output, and the questions that it
+//! answers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,14 +8,94 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use message::Message;
 
+use crate::counters::Outcome;
+
+/// How much of a limit is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fill {
+    /// Used.
+    pub used: u64,
+    /// The maximum.
+    pub limit: u64,
+}
+
+/// An amount of messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amount {
+    /// Their number.
+    pub messages: usize,
+    /// Bytes of topics and payloads.
+    pub bytes: usize,
+}
+
+/// How full the journal is, and which stream fills it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// Unsettled messages of all streams; a message counts once per stream.
+    pub messages: u64,
+    /// Bytes of the journal on the disk.
+    pub bytes: Fill,
+    /// Bytes of dead letters.
+    pub dead_letters: Fill,
+    /// An append waits for room: the bus is held back.
+    pub full: bool,
+    /// The stream with the largest backlog, while `full`.
+    pub holder: Option<StreamIndex>,
+    /// Why appends fail, while the disk is broken.
+    pub broken: Option<String>,
+}
+
+/// How much a stream has queued.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Bytes of its messages (topic and payload).
+    pub bytes: u64,
+    /// The maximum.
+    pub max_bytes: u64,
+    /// The share of it that was passed and raised an alarm: 0, 50 or 80 percent.
+    pub alarm: u64,
+}
+
+/// A stream that has a file.
+#[derive(Clone, Debug)]
+pub struct StreamQuota {
+    /// Its name, under which the journal keeps its messages.
+    pub name: String,
+    /// How much it may hold.
+    pub quota: Quota,
+    /// As in [`ReadRules`].
+    pub live_first: bool,
+    /// It keeps only the newest message of each key, and is handed more messages
+    /// than others: it finds superseded messages only by reading on.
+    pub conflates: bool,
+}
+
+/// Why the journal did not do its work. Messages of a failed append must not be
+/// acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JournalError {
+    /// It was closed.
+    #[error("the journal is closed")]
+    Closed,
+    /// Its disk has failed; it opens again when the disk works.
+    #[error("the journal has failed: {0}")]
+    Broken(String),
+    /// An earlier append of the same [`Sequence`] has failed.
+    #[error("an earlier append of this connection failed")]
+    EarlierFailed,
+    /// The task that did the work has ended early.
+    #[error("the journal's work was interrupted: {0}")]
+    Interrupted(String),
+}
+
 /// A stream's number in the running configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamIndex(pub u32);
 
-/// A message's place in the journal. Orders as the messages arrived.
+/// The place of a message in the journal. Sorts in the order of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Position {
-    /// The commit that it came with.
+    /// The commit that stored it.
     pub chunk: u64,
     /// Its number in that chunk.
     pub index: u32,
@@ -26,138 +107,139 @@ impl fmt::Display for Position {
     }
 }
 
-/// Appends that are in order: when one has failed, no later one is taken, for what
-/// failed comes again and would lie behind it. Cloning gives another handle.
+/// Appends that keep their order: after one has failed, all later ones fail. The
+/// broker sends the failed messages again, and they must not end up behind later
+/// ones. A clone is another handle.
 #[derive(Clone, Debug, Default)]
 pub struct Sequence(Arc<AtomicBool>);
 
 impl Sequence {
     /// One of its appends has failed.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.0.store(true, Ordering::Release);
     }
 
-    pub(super) fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 }
 
-/// A message on its way in, with the streams that want it.
+/// A message to append, with the streams that want it.
 #[derive(Clone, Debug)]
 pub struct Append {
     /// The message.
     pub message: Message,
-    /// Whose it is: each stream once, at least one.
+    /// The streams: each once, at least one.
     pub streams: Vec<StreamIndex>,
 }
 
-/// A pending message as a stream reads it.
+/// A pending message that a stream reads.
 #[derive(Clone, Debug)]
 pub struct Pending {
-    /// Where it is.
+    /// Its place.
     pub position: Position,
-    /// What it is.
+    /// The message.
     pub message: Message,
-    /// To be sent like this instead of being mapped.
+    /// Send this instead of mapping the message.
     pub as_is: Option<Arc<StoredDelivery>>,
-    /// Whether somebody asked for it to be read again.
+    /// Why the stream reads it.
     pub reading: Reading,
 }
 
-/// How a stream comes to read a message.
+/// Why a stream reads a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Reading {
     /// It came from the bus.
     #[default]
     First,
-    /// It was a dead letter: it is mapped apart from the running instance.
+    /// It was a dead letter: an isolated instance maps it.
     Replayed,
     /// The stream was rewound.
     Rewound,
 }
 
-/// A pending message that is sent as it was stored: no script maps it.
+/// A delivery that is sent as it was stored; no script maps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredDelivery {
     /// Topic, or path and query; none: the destination's own.
     pub target: Option<String>,
-    /// As the script made them.
+    /// As the script set them.
     pub headers: Vec<(String, String)>,
     /// The bytes to transmit.
     pub body: Bytes,
 }
 
-/// A message that will not be delivered, with what is known of it.
+/// A message that will not be delivered, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// Where the message was.
+    /// The place of the message.
     pub position: Position,
-    /// When it was given up, Unix milliseconds.
+    /// When it became a dead letter, Unix milliseconds.
     pub at: u64,
-    /// Why, for a person.
+    /// Why, as text.
     pub reason: String,
-    /// Name and version of the script that mapped it, or could not.
+    /// Name and version of the script that mapped it, or failed to.
     pub script: String,
     /// The message.
     pub message: Message,
-    /// What was refused, if it got that far.
+    /// The delivery that was refused, if there was one.
     pub delivery: Option<StoredDelivery>,
-    /// What the far side said, at most [`REPLY_BYTES`] of it.
+    /// The destination's reply, at most [`REPLY_BYTES`] characters.
     pub reply: Option<String>,
 }
 
-/// Bytes of a far side's reply that a dead letter keeps.
+/// Characters of a destination's reply that a dead letter keeps.
 pub const REPLY_BYTES: usize = 4096;
 
-/// A dead letter's number: unique in a journal, never used again.
+/// The number of a dead letter: unique in a journal, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeadLetterId(pub u64);
 
-/// Which dead letters. Every field that is given must hold.
+/// Selects dead letters. All fields that are set must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeadLetterFilter {
     /// Of this stream.
     pub stream: Option<StreamIndex>,
-    /// Whose reason or reply contains this text.
+    /// Their reason or reply contains this text.
     pub reason: Option<String>,
-    /// Given up at this time or later, Unix milliseconds.
+    /// Became a dead letter at this time or later, Unix milliseconds.
     pub since: Option<u64>,
-    /// These.
+    /// Only these.
     pub ids: Option<Vec<DeadLetterId>>,
-    /// The oldest so many.
+    /// The maximum number; the oldest are selected.
     pub limit: Option<usize>,
 }
 
-/// What a lane has finished, in one step: all of it becomes durable together.
+/// The finished work of a lane. All of it becomes durable together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settlement {
     /// Messages and how they ended.
     pub ended: Vec<(Position, Outcome)>,
     /// One for each message among them that ended as [`Outcome::DeadLettered`].
     pub dead_letters: Vec<DeadLetter>,
-    /// What scripts wrote while they mapped them (none: deleted), in order.
+    /// State that scripts wrote while they mapped them, in order (none: deleted).
     pub state: Vec<(String, Option<Bytes>)>,
 }
 
-/// In what order and how fast a stream reads what has waited.
+/// In which order and how fast a stream reads its backlog.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ReadRules {
-    /// New messages go before those that have waited in the journal.
+    /// New messages go before the backlog.
     pub live_first: bool,
-    /// Most messages a second that have waited in the journal.
+    /// Maximum messages of the backlog per second.
     pub backlog_rate: Option<f64>,
 }
 
-/// How much a stream may hold, and what happens then.
+/// How much a stream may hold, and what happens when it holds more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
     /// Bytes of messages (topic and payload) that may be queued.
     pub max_backlog: u64,
-    /// What happens to the next message.
+    /// What happens at the limit.
     pub on_full: OnFull,
 }
 
-/// What happens when a stream's quota is used up.
+/// What happens when the quota of a stream is used up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnFull {
     /// The stream's oldest messages end as [`Outcome::Expired`].
@@ -167,24 +249,24 @@ pub enum OnFull {
     Block,
 }
 
-/// Messages that a stream is to read again.
+/// A request that a stream reads messages again.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rewind {
-    /// Whose.
+    /// The stream.
     pub stream: StreamIndex,
     /// Received at this time or later, Unix milliseconds.
     pub from: u64,
     /// Received before this time.
     pub until: u64,
-    /// Most messages a second.
+    /// Maximum messages per second.
     pub rate: Option<f64>,
-    /// Leave the script's state as it is; else it is cleared.
+    /// Keep the script's state; otherwise it is cleared.
     pub keep_state: bool,
     /// Only count.
     pub dry_run: bool,
 }
 
-/// What a rewind concerns.
+/// The extent of a rewind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rewound {
     /// Messages that are read again.
@@ -193,70 +275,15 @@ pub struct Rewound {
     pub bytes: u64,
     /// When the first of them was received, Unix milliseconds.
     pub oldest: Option<u64>,
-    /// The last.
+    /// When the last of them was received.
     pub newest: Option<u64>,
-    /// The journal holds everything received since then (`keep`, or what is
-    /// still queued); what is older may be gone.
+    /// The journal holds all messages received since then (because of `keep`, or
+    /// because they are queued); older ones may be gone.
     pub kept_since: Option<u64>,
 }
 
-/// How a message ended in a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// The far side took every delivery of it.
-    Delivered,
-    /// The script did not want it.
-    Filtered,
-    /// It waited longer than `queue_ttl`, or the stream's quota pushed it out.
-    Expired,
-    /// A newer message of the same key took its place.
-    Superseded,
-    /// It was rejected, or any delivery of it was.
-    DeadLettered,
-}
-
-/// A stream's counters. They balance:
-/// `read = delivered + filtered + expired + superseded + dead_lettered + queued`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Messages appended for the stream, and those that it reads again.
-    pub read: u64,
-    /// How many of them are read again (replay, rewind).
-    pub reread: u64,
-    /// Settled as [`Outcome::Delivered`].
-    pub delivered: u64,
-    /// Settled as [`Outcome::Filtered`].
-    pub filtered: u64,
-    /// Settled as [`Outcome::Expired`].
-    pub expired: u64,
-    /// Settled as [`Outcome::Superseded`].
-    pub superseded: u64,
-    /// Settled as [`Outcome::DeadLettered`].
-    pub dead_lettered: u64,
-    /// Not settled yet: counted from the pending marks when the journal is
-    /// opened, and with each mark since; not derived from the others.
-    pub queued: u64,
-    /// When the oldest queued message was received, Unix milliseconds.
-    pub oldest: Option<u64>,
-}
-
-impl Counters {
-    /// Whether every message that was read is accounted for.
-    pub fn balance(&self) -> bool {
-        self.read
-            == self.delivered
-                + self.filtered
-                + self.expired
-                + self.superseded
-                + self.dead_lettered
-                + self.queued
-    }
-}
-
-// === impl DeadLetterFilter ===
-
 impl DeadLetterFilter {
-    /// Whether it lets a dead letter through (the limit aside).
+    /// Whether it selects a dead letter, apart from the limit.
     pub fn admits(&self, id: DeadLetterId, stream: StreamIndex, letter: &DeadLetter) -> bool {
         let in_reason = |text: &String| {
             letter.reason.contains(text) || letter.reply.as_ref().is_some_and(|r| r.contains(text))
@@ -268,24 +295,8 @@ impl DeadLetterFilter {
     }
 }
 
-// === impl DeadLetter ===
-
-impl DeadLetter {
-    /// About what it takes in the journal, in bytes.
-    pub fn size(&self) -> usize {
-        let delivery = self.delivery.as_ref().map_or(0, |d| {
-            let headers: usize = d.headers.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
-            d.body.len() + headers + d.target.as_ref().map_or(0, String::len) + 64
-        });
-        let reply = self.reply.as_ref().map_or(0, |r| r.len().min(REPLY_BYTES));
-        self.message.size() + delivery + self.reason.len() + reply + self.script.len() + 160
-    }
-}
-
-// === impl Rewound ===
-
 impl Rewound {
-    pub(super) fn add(&mut self, part: &Self) {
+    pub(crate) fn add(&mut self, part: &Self) {
         self.messages += part.messages;
         self.bytes += part.bytes;
         self.oldest = self.oldest.into_iter().chain(part.oldest).min();

@@ -1,36 +1,34 @@
 //! The one thread that writes.
 //!
-//! Appends and settlements wait in [`Front`] until [`policy`] says that a
-//! commit is due; the thread takes all of them, commits, resolves the tickets
-//! and puts the messages where the readers find them. After an I/O error
-//! nothing is acknowledged until the store was opened again: what a failed
-//! sync has left on the disk is known only to a new look at it.
+//! Appends and settlements wait in [`Front`] until [`policy`] decides that a
+//! commit is due. The thread takes all of them, commits, gives the messages to
+//! the readers, publishes the new state and resolves the tickets. After an I/O
+//! error nothing is acknowledged until the store has been opened again: only a
+//! fresh look at the disk shows what a failed sync has left there.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use telemetry::event;
 
-use super::disk::Disk;
-use super::front::{Answer, Command, Front, letter_size};
-use super::store::{Handed, OpenError, Options, Store, StoreError, StreamOptions, Work};
-use super::{JournalError, Settlement, StreamIndex, policy};
-use crate::SyncMode;
+use crate::disk::Disk;
+use crate::front::{Command, Demand, Done, Front, Next, Taken};
+use crate::policy;
+use crate::settings::SyncMode;
+use crate::store::{OpenError, Options, Store, StoreError, Work};
+use crate::types::{JournalError, Settlement, StreamIndex, StreamQuota};
 
-/// How often the writer looks for what has grown too old, without work.
+/// How often the writer looks for expired data when it has no other work.
 const TICK: Duration = Duration::from_secs(1);
-/// How often while an append waits for room.
+/// How often it looks for room while an append waits for it.
 const LOOK: Duration = Duration::from_millis(50);
-/// Room below which the writer looks for more, and the share of the journal
-/// where that is less.
+/// It looks for more room when less than this is left, or less than this share
+/// of the journal.
 const LITTLE_ROOM: u64 = 8 * 1024 * 1024;
 const LITTLE_SHARE: u64 = 16;
-/// Shares of a limit at which somebody should know, in percent.
-const ALARMS: [u64; 2] = [80, 50];
 
 struct Writer {
-    front: Arc<Front>,
     store: Option<Store>,
     disk: Arc<dyn Disk>,
     options: Options,
@@ -38,161 +36,172 @@ struct Writer {
     last_commit: Option<Instant>,
     last_tick: Instant,
     last_look: Instant,
-    /// Something was committed without a sync.
+    /// A commit was made without a sync.
     unsynced: bool,
-    /// Streams have room for more of what waits on the disk.
+    /// Streams have room for more of their backlog on the disk.
     reads_on: bool,
 }
 
+type Answers = Vec<Box<dyn FnOnce() + Send>>;
+
 /// Opens the store and starts the thread.
-pub(super) fn start(
+pub(crate) fn start(
     disk: Arc<dyn Disk>,
     options: Options,
-    streams: Vec<StreamOptions>,
+    streams: Vec<StreamQuota>,
     sync: SyncMode,
 ) -> Result<Arc<Front>, OpenError> {
     let store = Store::open(disk.clone(), options.clone(), &streams)?;
     let front = Arc::new(Front::new(&store, streams));
-    let mut writer = Writer {
-        front: front.clone(),
-        store: None,
-        disk,
-        options,
-        sync,
-        last_commit: None,
-        last_tick: Instant::now(),
-        last_look: Instant::now(),
-        unsynced: false,
-        reads_on: true,
-    };
-    writer.publish(&store);
-    writer.store = Some(store);
+    let writer = Writer::new(Some(store), disk, options, sync);
+    let shared = front.clone();
     std::thread::Builder::new()
         .name("journal".to_owned())
-        .spawn(move || writer.run())
-        .map_err(|e| OpenError::Failed(format!("no thread for it: {e}")))?;
+        .spawn(move || writer.run(&shared))
+        .map_err(|e| OpenError::Failed(format!("cannot start its thread: {e}")))?;
     Ok(front)
 }
 
-// === impl Writer ===
+/// Opens the store for tests; the thread of each caller does the work.
+#[cfg(any(test, feature = "test-support"))]
+pub(crate) fn start_without_thread(
+    disk: Arc<dyn Disk>,
+    options: Options,
+    streams: Vec<StreamQuota>,
+) -> Arc<Front> {
+    let store = Store::open(disk.clone(), options.clone(), &streams);
+    let store = store.unwrap_or_else(|error| panic!("the simulated disk does not fail: {error}"));
+    let front = Arc::new(Front::new(&store, streams));
+    front.set_stepper(Box::new(Writer::new(Some(store), disk, options, SyncMode::Always)));
+    front
+}
+
+#[cfg(any(test, feature = "test-support"))]
+impl crate::front::Stepper for Writer {
+    fn step(&mut self, front: &Front) {
+        loop {
+            let taken = front.take_work_now();
+            let closing = taken.closing;
+            if self.store.is_none() {
+                return;
+            }
+            self.turn(front, taken);
+            if closing {
+                self.store = None;
+                front.set_closed();
+                return;
+            }
+            if !self.reads_on {
+                return;
+            }
+        }
+    }
+}
 
 impl Writer {
-    fn run(mut self) {
+    fn new(store: Option<Store>, disk: Arc<dyn Disk>, options: Options, sync: SyncMode) -> Self {
+        let now = Instant::now();
+        Self {
+            store,
+            disk,
+            options,
+            sync,
+            last_commit: None,
+            last_tick: now,
+            last_look: now,
+            unsynced: false,
+            reads_on: true,
+        }
+    }
+
+    fn run(mut self, front: &Front) {
         loop {
-            let (work, tickets, commands, closing) = self.wait_for_work();
+            let taken = front.take_work(|demand, now| self.next_turn(demand, now));
             if self.store.is_none() {
-                // Closed before it could be opened again: the tickets fail.
+                // Closed before the store could be opened again: the tickets fail.
                 break;
             }
-            match self.step(&work, commands, closing) {
-                Ok(()) => tickets.into_iter().for_each(|ticket| {
-                    // Nobody listens any more when the connection has gone.
-                    let _ = ticket.send(Ok(()));
-                }),
-                Err(error) => {
-                    let reason = error.to_string();
-                    // Before anybody is told, for more may be there by then.
-                    work.batches.iter().for_each(|batch| batch.sequence.end());
-                    for ticket in tickets {
-                        let _ = ticket.send(Err(JournalError(reason.clone())));
-                    }
-                    self.open_again(error, work.settlements);
-                }
-            }
+            let closing = taken.closing;
+            self.turn(front, taken);
             if closing {
                 break;
             }
         }
-        // Closes the files before anybody is told.
+        // Closes the files before the caller of `close` continues.
         self.store = None;
-        let mut inner = self.front.lock();
-        inner.index = None;
-        inner.closed = true;
-        inner.appends.clear();
-        inner.commands.clear();
-        self.front.work.notify_all();
+        front.set_closed();
     }
 
-    fn wait_for_work(&self) -> (Work, Vec<Answer<()>>, VecDeque<Command>, bool) {
-        let mut inner = self.front.lock();
-        loop {
-            let now = Instant::now();
-            let tick = self.last_tick + TICK;
-            let due = policy::due(self.last_commit, inner.waits(), now);
-            // Whoever waits for room has the writer look for some.
-            let look = self.last_look + LOOK;
-            let starved = inner.waiting > 0 && look <= now;
-            if inner.closing
-                || starved
-                || self.reads_on
-                || !inner.commands.is_empty()
-                || tick <= now
-                || due.is_some_and(|d| d <= now)
-            {
-                break;
-            }
-            let mut until = due.map_or(tick, |due| due.min(tick));
-            if inner.waiting > 0 {
-                until = until.min(look);
-            }
-            let waited = self.front.work.wait_timeout(inner, until.saturating_duration_since(now));
-            inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+    fn next_turn(&self, demand: Demand, now: Instant) -> Next {
+        if self.reads_on {
+            return Next::Now;
         }
-        let (mut batches, mut tickets) = (Vec::new(), Vec::new());
-        for (batch, ticket) in std::mem::take(&mut inner.appends) {
-            if batch.sequence.has_ended() {
-                let _ = ticket.send(Err(JournalError("what came before it has failed".to_owned())));
-            } else {
-                batches.push(batch);
-                tickets.push(ticket);
-            }
-        }
-        inner.append_messages = 0;
-        inner.append_bytes = 0;
-        inner.first_settlement = None;
-        let settlements = std::mem::take(&mut inner.settlements);
-        let commands = std::mem::take(&mut inner.commands);
-        (Work { batches, settlements, drop_letters: Vec::new() }, tickets, commands, inner.closing)
+        let tick = self.last_tick + TICK;
+        let due = policy::due(self.last_commit, demand.waiting, now);
+        let look = demand.starving.then_some(self.last_look + LOOK);
+        let until = due.into_iter().chain(look).fold(tick, Instant::min);
+        if until <= now { Next::Now } else { Next::At(until) }
     }
 
-    fn step(&mut self, work: &Work, commands: VecDeque<Command>, closing: bool) -> Result<(), StoreError> {
-        let Some(mut store) = self.store.take() else { return Ok(()) };
-        let done = self.work(&mut store, work, commands, closing);
+    /// Does all of the work and answers all of its callers.
+    fn turn(&mut self, front: &Front, taken: Taken) {
+        let Taken { work, tickets, mut commands, closing } = taken;
+        let Some(mut store) = self.store.take() else { return };
+        let mut answers = Answers::new();
+        let done = self.work(front, &mut store, &work, &mut commands, closing, &mut answers);
         if done.is_ok() {
-            self.publish(&store);
+            front.publish(&store);
         }
         self.store = Some(store);
-        done
+        let resolved = match &done {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                // Before any caller continues: it may append more at once.
+                work.batches.iter().for_each(|batch| batch.sequence.end());
+                front.set_broken(error.to_string());
+                Err(JournalError::Broken(error.to_string()))
+            }
+        };
+        // Commands that did not run fail.
+        drop(commands);
+        answers.into_iter().for_each(|answer| answer());
+        for ticket in tickets {
+            // Its connection may have ended.
+            let _ = ticket.send(resolved.clone());
+        }
+        if let Err(error) = done {
+            self.open_again(front, error, work.settlements);
+        }
     }
 
     fn work(
         &mut self,
+        front: &Front,
         store: &mut Store,
         work: &Work,
-        commands: VecDeque<Command>,
+        commands: &mut VecDeque<Command>,
         closing: bool,
+        answers: &mut Answers,
     ) -> Result<(), StoreError> {
         let now = Instant::now();
         let tick = self.last_tick + TICK <= now;
         let durable = self.sync == SyncMode::Always || closing || (tick && self.unsynced);
         if !work.is_empty() || (durable && self.unsynced) {
             self.last_commit = Some(now);
-            let handed = store.commit(work, durable)?;
+            let ready = store.commit(work, durable)?;
             self.unsynced = !durable;
-            self.hand_over(handed);
+            front.hand_out(ready);
         }
-        for command in commands {
-            let handed = command(store)?;
-            self.hand_over(handed);
+        while let Some(command) = commands.pop_front() {
+            let Done { ready, answer } = command(store);
+            answers.push(answer);
+            front.hand_out(ready?);
         }
-        let (starved, wanted) = {
-            let inner = self.front.lock();
-            (inner.waiting > 0, inner.wanted)
-        };
-        let little = LITTLE_ROOM.min(self.options.max_size / LITTLE_SHARE).max(wanted);
-        if starved {
+        let wanted = front.wanted();
+        if wanted.is_some() {
             self.last_look = now;
         }
+        let little = LITTLE_ROOM.min(self.options.max_size / LITTLE_SHARE).max(wanted.unwrap_or(0));
         if store.room() < little {
             store.make_room(little)?;
         }
@@ -200,120 +209,48 @@ impl Writer {
             self.last_tick = now;
             store.sweep()?;
         }
-        let handed = store.read_on()?;
-        self.hand_over(handed);
+        front.hand_out(store.read_on()?);
         self.reads_on = store.is_hungry();
         Ok(())
     }
 
-    fn hand_over(&self, handed: Vec<Handed>) {
-        if handed.is_empty() {
-            return;
-        }
-        let mut inner = self.front.lock();
-        handed.into_iter().for_each(|handed| inner.put(handed));
-    }
-
-    /// Shows what is durable now.
-    fn publish(&self, store: &Store) {
-        let mut inner = self.front.lock();
-        for (index, stream) in &mut inner.streams {
-            stream.show(store, StreamIndex(*index));
-            let backlog = stream.backlog;
-            let alarm = alarm(backlog, stream.quota.max_backlog);
-            if alarm > stream.alarm {
-                let (limit, stream) = (stream.quota.max_backlog, Some(&*stream.name));
-                event::BacklogAlarm { stream, percent: alarm, bytes: backlog, limit }.emit();
-            }
-            stream.alarm = alarm;
-        }
-        inner.show_detached(store);
-        inner.used = store.used();
-        inner.room = store.room();
-        let unsettled =
-            inner.settlements.iter().flat_map(|(_, s)| &s.dead_letters).map(letter_size).sum::<u64>();
-        inner.letters = store.letter_bytes() + unsettled;
-        let alarm = alarm(inner.used, inner.max_size);
-        if alarm > inner.alarm {
-            let (bytes, limit) = (inner.used, inner.max_size);
-            event::BacklogAlarm { stream: None, percent: alarm, bytes, limit }.emit();
-        }
-        inner.alarm = alarm;
-        if inner.waiting > 0 {
-            self.front.room.notify_waiters();
-        }
-    }
-
-    /// After an error: lets go of all files and looks at the disk anew, until
-    /// it works again. Settlements are kept; appends were refused.
-    fn open_again(&mut self, error: StoreError, settlements: Vec<(StreamIndex, Settlement)>) {
+    /// Closes all files after an error and opens the store until that works.
+    /// Settlements are kept; appends were refused.
+    fn open_again(&mut self, front: &Front, error: StoreError, settlements: Vec<(StreamIndex, Settlement)>) {
         event::JournalBroken { reason: &error }.emit();
         let mut full = error.is_full();
-        let memory = self.store.take().map(Store::into_memory);
-        {
-            let mut inner = self.front.lock();
-            inner.broken = Some(error.to_string());
-            inner.index = None;
-        }
+        let before = self.store.take().map(Store::into_memory);
         loop {
-            let with_file = self.front.lock().with_file.clone();
-            match Store::open(self.disk.clone(), self.options.clone(), &with_file) {
+            match Store::open(self.disk.clone(), self.options.clone(), &front.reopen_for()) {
                 Ok(mut store) => {
-                    self.front.follow(&store);
-                    let resumed = match &memory {
+                    front.follow(&store);
+                    let resumed = match &before {
                         Some(before) => store.resume(before, &settlements),
                         None => Ok(Vec::new()),
                     };
-                    // Or the next commit would meet the same disk.
+                    // Else the next commit would find the same full disk.
                     let evicted = if full { store.evict_half() } else { Ok(()) };
                     match evicted.and(resumed) {
-                        Ok(handed) => {
-                            self.hand_over(handed);
-                            let mut inner = self.front.lock();
-                            inner.settlements.splice(0..0, settlements);
-                            inner.first_settlement = Some(Instant::now());
-                            inner.broken = None;
-                            inner.index = Some(store.index());
-                            drop(inner);
-                            self.publish(&store);
+                        Ok(ready) => {
+                            front.hand_out(ready);
+                            front.repaired(&store, settlements);
                             self.store = Some(store);
-                            self.front.room.notify_waiters();
                             tracing::info!("the journal is open again");
                             return;
                         }
                         Err(error) => {
                             full |= error.is_full();
-                            self.still_broken(error.to_string());
+                            front.set_broken(error.to_string());
                         }
                     }
                 }
-                Err(error) => self.still_broken(error.to_string()),
+                Err(error) => front.set_broken(error.to_string()),
             }
-            let inner = self.front.lock();
-            if inner.closing {
+            if front.wait_for_disk(TICK) {
                 return;
             }
-            drop(self.front.work.wait_timeout(inner, TICK));
         }
     }
-
-    fn still_broken(&self, reason: String) {
-        self.front.lock().broken = Some(reason);
-    }
-}
-
-impl Work {
-    fn is_empty(&self) -> bool {
-        self.batches.is_empty() && self.settlements.is_empty() && self.drop_letters.is_empty()
-    }
-}
-
-/// The highest alarm that so much of a limit sets off, in percent; 0: none.
-fn alarm(bytes: u64, limit: u64) -> u64 {
-    ALARMS
-        .into_iter()
-        .find(|percent| u128::from(bytes) * 100 >= u128::from(limit) * u128::from(*percent))
-        .unwrap_or(0)
 }
 
 #[cfg(test)]

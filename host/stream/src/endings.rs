@@ -128,8 +128,8 @@ impl Endings {
     /// Tells the journal what has ended, and what the scripts wrote meanwhile.
     pub(super) fn flush(&mut self) {
         let journal = &self.shared.journal;
-        let room = |bytes| journal.has_room_for_dead_letter(bytes);
-        for letter in self.burial.bury(Instant::now(), room) {
+        let mut room = journal.dead_letter_room();
+        for letter in self.burial.bury(Instant::now(), |letter| room.reserve(letter)) {
             let reason = announce(&self.shared.name, &letter);
             self.shared.status.set_last_error(format!("dead letter {}: {reason}", letter.position));
             self.settlement.ended.push((letter.position, Outcome::DeadLettered));
@@ -149,7 +149,7 @@ impl Endings {
         }
         status.memory.save(&mut self.unsaved, |values| {
             settlement.state = values;
-            journal.settle(*index, settlement);
+            journal.settle_reserved(*index, settlement, room);
         });
     }
 }

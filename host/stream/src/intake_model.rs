@@ -1,8 +1,8 @@
-//! [`Intake`] against one list a lane, fed by a journal in memory.
+//! [`Intake`] against one list per lane, fed by a journal on a simulated disk.
 
 #![allow(clippy::unwrap_used)]
 
-use journal::{Append, Journal, ReadRules, StreamIndex};
+use journal::{Append, Journal, ReadRules, Simulated, StreamIndex};
 use message::Message;
 use proptest::prelude::*;
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
@@ -76,7 +76,7 @@ struct World {
 impl World {
     fn new(plan: &Plan) -> Self {
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        let journal = Journal::in_memory(1, usize::MAX, usize::MAX);
+        let journal = Journal::simulated(Simulated::new(1));
         let intake = Arc::new(Intake::new(plan.lanes, (plan.messages, plan.bytes)));
         let (feeding, source) = (intake.clone(), journal.clone());
         let key = Arc::new(KeyRule::Topic);
@@ -101,8 +101,7 @@ impl World {
             Append { message: Message::received_now(topic, payload), streams: vec![STREAM] }
         };
         let batch = rows.iter().map(append).collect();
-        // Nobody waits for the ticket here: it resolves when all has settled.
-        drop(self.runtime.block_on(self.journal.append(batch)));
+        self.runtime.block_on(async { self.journal.append(batch).await.await }).unwrap();
         self.settle_down();
     }
 

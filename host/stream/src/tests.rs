@@ -19,7 +19,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use destination::{Cause, Connection, Delivery, DeliveryId, Fault, Identity, Reply, Verdict};
-use journal::{Append, Counters, DeadLetterFilter, Pending, Position, Reading, StoredDelivery};
+use journal::{Append, Counters, DeadLetterFilter, Pending, Position, Reading, Simulated, StoredDelivery};
 use message::Message;
 use script::{Limits, Recipe, Script, testing as scripts};
 use tokio::sync::Notify;
@@ -180,7 +180,7 @@ async fn start_under(
     lanes: u32,
     limits: Limits,
 ) -> Running {
-    let journal = Journal::in_memory(1, 10_000, 10_000_000);
+    let journal = Journal::simulated(Simulated::new(1));
     start_here(journal, pressure, transform, far, lanes, limits).await
 }
 
@@ -491,7 +491,7 @@ fn destination_of(far: &Arc<FarSide>) -> renew::Current {
 }
 
 fn shared(far: &Arc<FarSide>, script: &Script) -> Arc<Shared> {
-    let journal = Journal::in_memory(1, 100, 100_000);
+    let journal = Journal::simulated(Simulated::new(1));
     Arc::new(Shared {
         name: "test".to_owned(),
         index: StreamIndex(0),

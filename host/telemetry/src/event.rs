@@ -60,6 +60,16 @@ pub struct BacklogAlarm<'a> {
     pub limit: u64,
 }
 
+/// An exact counter would have fallen below 0: a fault of the gateway itself.
+pub struct CounterFault<'a> {
+    /// The counter.
+    pub counter: &'a str,
+    /// Its value.
+    pub value: u64,
+    /// The amount that was to be taken from it.
+    pub amount: u64,
+}
+
 /// The counters of a stream do not say what the journal holds: a fault of the
 /// gateway itself.
 pub struct CountersDiffer<'a> {
@@ -266,6 +276,15 @@ impl BacklogAlarm<'_> {
             Some(stream) => warn!(stream, bytes, limit, "the backlog has passed {percent} % of max_backlog"),
             None => warn!(bytes, limit, "the journal has passed {percent} % of max_size"),
         }
+    }
+}
+
+impl CounterFault<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        let Self { counter, value, amount } = self;
+        counter!("sluicegate_counter_faults_total").increment(1);
+        error!(counter, value, amount, "a counter would have fallen below 0: please report this fault");
     }
 }
 

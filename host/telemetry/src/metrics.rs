@@ -64,6 +64,12 @@ fn describe() {
     describe_counter!("sluicegate_bus_sessions_lost_total", "Times the bus had forgotten the session");
     describe_counter!("sluicegate_bus_take_overs_total", "Times another client took the client id over");
     describe_counter!("sluicegate_bus_reconnects_total", "Connections to the bus after the first one");
+    describe_counter!(
+        "sluicegate_counter_faults_total",
+        "Times an exact counter of the journal would have fallen below 0"
+    );
+    // An alarm on it needs its first value.
+    metrics::counter!("sluicegate_counter_faults_total").absolute(0);
     describe_gauge!("sluicegate_journal_messages", "Unsettled messages held");
     describe_gauge!("sluicegate_journal_bytes", "Bytes that the journal takes");
     describe_gauge!("sluicegate_journal_max_bytes", "Bytes that the journal may take");
@@ -72,7 +78,7 @@ fn describe() {
     describe_gauge!("sluicegate_journal_full", "1 while an append waits for room in the journal");
     describe_gauge!(
         "sluicegate_books_differences",
-        "Differences between counters and pending marks, at the last check"
+        "Differences between counters and pending bits, at the last check"
     );
     describe_gauge!("sluicegate_journal_broken", "1 while nothing can be appended because of the disk");
     describe_gauge!(

@@ -51,17 +51,19 @@ async fn the_login_asks_for_a_session_that_stays() {
 }
 
 #[tokio::test]
-async fn a_message_is_acknowledged_when_it_is_settled_and_in_order() {
+async fn message_is_acknowledged_after_its_commit_and_in_order() {
     let (broker, mut gateway, _data) = one_stream().await;
     let mut peer = broker.subscribed(false, 1).await;
+    gateway.hold_commits();
     peer.publish(1, "a/1", "first", &[]).await;
-    let (_, first) = gateway.text(0).await;
     peer.publish(2, "a/1", "second", &[]).await;
+    gateway.until(|s| s.received == 2).await;
+    assert_eq!(gateway.status.snapshot().acknowledged, 0);
+    gateway.commit();
+    assert_eq!((peer.puback().await, peer.puback().await), (1, 2));
+    assert_eq!(gateway.text(0).await.0, "first");
     let (_, second) = gateway.text(0).await;
     assert_eq!((&*second.message.topic, &second.message.payload[..]), ("a/1", &b"second"[..]));
-    gateway.settle(0, &second);
-    gateway.settle(0, &first);
-    assert_eq!((peer.puback().await, peer.puback().await), (1, 2));
     gateway.until(|s| s.acknowledged == 2 && s.received == 2).await;
 }
 
@@ -164,7 +166,13 @@ async fn a_broker_without_subscription_identifiers_is_asked_for_none() {
 async fn a_list_becomes_its_elements_and_one_acknowledgement() {
     let (broker, mut gateway, _data) = one_stream().await;
     let mut peer = broker.subscribed(false, 1).await;
+    gateway.hold_commits();
     peer.publish(1, "a/1", r#"[{"n":1},{"n":2}, {"n":3}]"#, &[]).await;
+    peer.publish(2, "b", "unwanted", &[]).await;
+    gateway.until(|s| s.received == 2).await;
+    assert_eq!(gateway.status.snapshot().acknowledged, 0);
+    gateway.commit();
+    assert_eq!((peer.puback().await, peer.puback().await), (1, 2));
     let mut all = Vec::new();
     for n in 1..=3 {
         let (text, pending) = gateway.text(0).await;
@@ -172,29 +180,24 @@ async fn a_list_becomes_its_elements_and_one_acknowledgement() {
         all.push(pending);
     }
     assert!(all.windows(2).all(|two| two[0].position.chunk == two[1].position.chunk), "one append");
-    peer.publish(2, "b", "unwanted", &[]).await;
-    gateway.settle(0, &all[0]);
-    gateway.settle(0, &all[2]);
-    assert_eq!(gateway.status.snapshot().acknowledged, 0);
-    gateway.settle(0, &all[1]);
-    assert_eq!((peer.puback().await, peer.puback().await), (1, 2));
 }
 
 #[tokio::test]
 async fn what_was_not_acknowledged_comes_again_on_the_next_connection() {
     let (broker, mut gateway, _data) = one_stream().await;
     let mut peer = broker.subscribed(false, 1).await;
+    gateway.hold_commits();
     for (pkid, text) in [(1, "one"), (2, "two")] {
         peer.publish(pkid, "a/1", text, &[]).await;
     }
-    let (one, two) = (gateway.next(0).await, gateway.next(0).await);
+    gateway.until(|s| s.received == 2).await;
     drop(peer);
 
     let mut peer = broker.subscribed(true, 1).await;
     gateway.until(|s| s.abandoned == 2 && s.reconnects == 1).await;
-    // Settled too late: nothing of it may reach the new connection.
-    gateway.settle(0, &one);
-    gateway.settle(0, &two);
+    // Committed too late: no acknowledgement may reach the new connection.
+    gateway.commit();
+    assert_eq!((gateway.text(0).await.0, gateway.text(0).await.0), ("one".to_owned(), "two".to_owned()));
     peer.publish(7, "b", "unwanted", &[]).await;
     assert_eq!(peer.puback().await, 7);
 
@@ -213,23 +216,26 @@ async fn what_was_not_acknowledged_comes_again_on_the_next_connection() {
 /// to another one on the next connection. Acknowledging that one for the first
 /// would lose it.
 #[tokio::test]
-async fn a_late_settlement_does_not_acknowledge_a_reused_packet_identifier() {
-    let (broker, mut gateway, _data) = one_stream().await;
+async fn late_commit_does_not_acknowledge_a_reused_packet_identifier() {
+    let (broker, gateway, _data) = one_stream().await;
     let mut peer = broker.subscribed(false, 1).await;
+    gateway.hold_commits();
     peer.publish(1, "a/1", "old", &[]).await;
-    let (_, old) = gateway.text(0).await;
+    gateway.until(|s| s.received == 1).await;
     drop(peer);
 
     let mut peer = broker.subscribed(true, 1).await;
-    peer.publish(1, "a/1", "new", &[]).await;
-    let (text, new) = gateway.text(0).await;
-    assert_eq!(text, "new");
-    gateway.settle(0, &old);
+    gateway.commit();
     gateway.until(|s| s.abandoned == 1).await;
+    gateway.hold_commits();
+    peer.publish(1, "a/1", "new", &[]).await;
+    gateway.until(|s| s.received == 2).await;
     assert_eq!(gateway.status.snapshot().acknowledged, 0);
-    gateway.settle(0, &new);
+    gateway.commit();
     assert_eq!(peer.puback().await, 1);
-    assert_eq!(gateway.status.snapshot().acknowledged, 1);
+    peer.publish(2, "b", "unwanted", &[]).await;
+    assert_eq!(peer.puback().await, 2, "the first was acknowledged twice");
+    assert_eq!(gateway.status.snapshot().acknowledged, 2);
 }
 
 /// A connection that ends before its SUBSCRIBE leaves a session without
@@ -457,8 +463,8 @@ async fn hundreds_of_filters_are_subscribed() {
 }
 
 /// Far more messages than any queue holds, from a broker that does not keep to
-/// the receive maximum, while nothing is settled: the bus is held back, says
-/// so, and loses nothing when it goes on.
+/// the receive maximum, while nothing is committed: the bus is held back, says
+/// so, and loses nothing when it continues.
 #[tokio::test]
 async fn a_full_window_holds_the_bus_back_and_lets_go() {
     const MESSAGES: u16 = 4_000;
@@ -468,12 +474,14 @@ async fn a_full_window_holds_the_bus_back_and_lets_go() {
     narrow.window_messages = 10;
     let mut gateway = Gateway::start(narrow, vec![stream(0, &["a/+"])], &data);
     let mut peer = broker.subscribed(false, 1).await;
+    gateway.hold_commits();
     let packets: Vec<Packet> =
         (1..=MESSAGES).map(|pkid| publish(pkid, "a/1", &pkid.to_string(), &[])).collect();
     peer.send(&packets).await;
     gateway.until(|s| s.held_back).await;
     assert!(gateway.status.snapshot().received < u64::from(MESSAGES));
 
+    gateway.commit();
     let pubacks = tokio::spawn(async move {
         for pkid in 1..=MESSAGES {
             assert_eq!(peer.puback().await, pkid);
@@ -489,24 +497,21 @@ async fn a_full_window_holds_the_bus_back_and_lets_go() {
 }
 
 #[tokio::test]
-async fn a_stop_lets_settled_messages_be_acknowledged_and_takes_no_new_ones() {
-    let (broker, mut gateway, _data) = one_stream().await;
+async fn stop_acknowledges_appended_messages_and_takes_no_new_ones() {
+    let (broker, gateway, _data) = one_stream().await;
     let mut peer = broker.subscribed(false, 1).await;
+    gateway.hold_commits();
     // One append each, so that each has its own ticket.
-    let mut all = Vec::new();
     for pkid in 1..=3 {
         peer.publish(pkid, "a/1", "m", &[]).await;
-        all.push(gateway.next(0).await);
+        gateway.until(|s| s.received == u64::from(pkid)).await;
     }
-    gateway.settle(0, &all[1]);
-    gateway.settle(0, &all[2]);
     gateway.stop.reading.cancel();
     peer.publish(4, "a/1", "too late", &[]).await;
     gateway.until(|s| s.received == 4).await;
-    // The first one is settled after the stop, so all three may go.
-    let counters = gateway.journal.counters(StreamIndex(0));
-    assert_eq!((counters.read, counters.queued), (3, 1));
-    gateway.settle(0, &all[0]);
+    // The commit comes after the stop, and all three may be acknowledged.
+    gateway.commit();
+    assert_eq!(gateway.journal.counters(StreamIndex(0)).read, 3);
     assert_eq!((peer.puback().await, peer.puback().await, peer.puback().await), (1, 2, 3));
     assert!(matches!(peer.read().await, Some(Packet::Disconnect(_))));
     assert!(peer.read().await.is_none());
@@ -514,19 +519,17 @@ async fn a_stop_lets_settled_messages_be_acknowledged_and_takes_no_new_ones() {
 }
 
 #[tokio::test]
-async fn after_the_last_call_nothing_unsettled_is_waited_for_or_acknowledged() {
-    let (broker, mut gateway, _data) = one_stream().await;
+async fn last_call_does_not_wait_for_uncommitted_messages() {
+    let (broker, gateway, _data) = one_stream().await;
     let mut peer = broker.subscribed(false, 1).await;
+    gateway.hold_commits();
     for pkid in 1..=2 {
         peer.publish(pkid, "a/1", "m", &[]).await;
-        let pending = gateway.next(0).await;
-        if pkid == 2 {
-            gateway.settle(0, &pending);
-        }
     }
+    gateway.until(|s| s.received == 2).await;
     gateway.stop.reading.cancel();
     gateway.stop.settling.cancel();
-    // The second is settled but comes after one that is not.
+    // Neither is acknowledged.
     assert!(matches!(peer.read().await, Some(Packet::Disconnect(_))));
     gateway.ended().await;
 }

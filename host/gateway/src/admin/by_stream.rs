@@ -52,14 +52,8 @@ fn counters(text: &mut Exposition, streams: &[Seen], now: u64) {
     let reread = "How many of them were read again by replay and rewind, by stream";
     text.family("sluicegate_messages_reread_total", counter, reread, each(|s, _| s.counters.reread as f64));
     let outcomes = streams.iter().flat_map(|Seen { status, counters, .. }| {
-        let outcomes = [
-            ("delivered", counters.delivered),
-            ("filtered", counters.filtered),
-            ("expired", counters.expired),
-            ("superseded", counters.superseded),
-            ("dead_lettered", counters.dead_lettered),
-        ];
-        outcomes.map(|(outcome, count)| ([("stream", status.name()), ("outcome", outcome)], count as f64))
+        let labels = |outcome| [("stream", status.name()), ("outcome", outcome)];
+        counters.outcomes().map(move |(outcome, count)| (labels(outcome), count as f64))
     });
     let settled = "Messages settled, by stream and outcome";
     text.family("sluicegate_messages_total", counter, settled, outcomes);

@@ -103,10 +103,10 @@ pub(super) async fn metrics(State(shared): State<Shared>) -> Response {
     let holding = gateway.journal.holding();
     gateway.bus.measure();
     metrics::gauge!("sluicegate_journal_messages").set(holding.messages as f64);
-    metrics::gauge!("sluicegate_journal_bytes").set(holding.bytes.0 as f64);
-    metrics::gauge!("sluicegate_journal_max_bytes").set(holding.bytes.1 as f64);
-    metrics::gauge!("sluicegate_dead_letters_bytes").set(holding.dead_letters.0 as f64);
-    metrics::gauge!("sluicegate_dead_letters_max_bytes").set(holding.dead_letters.1 as f64);
+    metrics::gauge!("sluicegate_journal_bytes").set(holding.bytes.used as f64);
+    metrics::gauge!("sluicegate_journal_max_bytes").set(holding.bytes.limit as f64);
+    metrics::gauge!("sluicegate_dead_letters_bytes").set(holding.dead_letters.used as f64);
+    metrics::gauge!("sluicegate_dead_letters_max_bytes").set(holding.dead_letters.limit as f64);
     metrics::gauge!("sluicegate_journal_full").set(f64::from(u8::from(holding.full)));
     metrics::gauge!("sluicegate_journal_broken").set(f64::from(u8::from(holding.broken.is_some())));
     metrics::gauge!("sluicegate_journal_alarm_percent")

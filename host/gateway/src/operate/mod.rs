@@ -77,7 +77,7 @@ pub enum OperateError {
 
 impl From<JournalError> for OperateError {
     fn from(error: JournalError) -> Self {
-        Self::NotNow(error.0)
+        Self::NotNow(error.to_string())
     }
 }
 
@@ -156,10 +156,10 @@ impl Operations {
         let detached = self.journal.detached().into_iter();
         JournalLine {
             messages: holding.messages,
-            bytes: holding.bytes.0,
-            max_bytes: holding.bytes.1,
-            dead_letter_bytes: holding.dead_letters.0,
-            max_dead_letter_bytes: holding.dead_letters.1,
+            bytes: holding.bytes.used,
+            max_bytes: holding.bytes.limit,
+            dead_letter_bytes: holding.dead_letters.used,
+            max_dead_letter_bytes: holding.dead_letters.limit,
             alarm: convert::alarm(&holding),
             full: holding.full,
             holder: holding.holder.filter(|_| holding.full).map(|index| self.name(index)),
@@ -347,7 +347,7 @@ impl Operations {
 async fn to_the_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, JournalError>> + Send + 'static,
 ) -> Result<T, JournalError> {
-    tokio::spawn(work).await.unwrap_or_else(|failed| Err(JournalError(failed.to_string())))
+    tokio::spawn(work).await.unwrap_or_else(|failed| Err(JournalError::Interrupted(failed.to_string())))
 }
 
 /// Whether a stream with this route and perhaps only some keys of it wants a

@@ -3,6 +3,7 @@
 
 use admin_api::answer::{MessageLine, Messages, ScriptChange, Versions};
 use bytes::Bytes;
+use journal::Amount;
 use message::{KeyRule, Message};
 use stream::ReloadHandle;
 use stream::reload::{Refusal, Reloaded};
@@ -69,7 +70,7 @@ impl Operations {
         if last == 0 || last > MAX_MESSAGES {
             return Err(OperateError::Wrong(format!("`last` is {last}; expected 1 to {MAX_MESSAGES}")));
         }
-        let most = (last, MAX_BYTES);
+        let most = Amount { messages: last, bytes: MAX_BYTES };
         let found = match stream {
             Some(name) => {
                 let route = self.usable(name)?.route.clone();

@@ -6,7 +6,7 @@ use std::fs;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use journal::{Append, DeadLetter, Journal, Outcome, Position, Settlement, StoredDelivery, StreamIndex};
+use journal::{Append, DeadLetter, Journal, Outcome, Position, Settlement, Simulated, StoredDelivery, StreamIndex};
 use message::Message;
 use settings::{Config, StreamEntry};
 use tempfile::TempDir;
@@ -16,7 +16,7 @@ use super::{Operated, Operations};
 /// When the first dead letter was given up; each further one came a second later.
 pub const AT: u64 = 1_700_000_000_000;
 
-/// A folder with `sluicegate.toml`, and a journal in memory beside it.
+/// A folder with `sluicegate.toml`, and a journal on a simulated disk.
 pub struct Site {
     /// The folder; its data folder is there and empty.
     pub folder: TempDir,
@@ -43,7 +43,7 @@ impl Site {
         write("streams/yard.toml", "topics = [\"yard\"]\n[destination]\ntype = \"wialon\"\n");
         write("streams/broken.toml", "topics = []\n");
         let config = Config::load(Some(&folder.path().join("sluicegate.toml"))).unwrap();
-        let journal = Journal::in_memory(2, 100, 1 << 20);
+        let journal = Journal::simulated(Simulated::new(2));
         let site = Self { folder, config, journal };
         site.bury(0, "{\"ident\":1}", Some(("400 Bad Request: no", b"{}"))).await;
         site.bury(0, "half", None).await;

@@ -5,19 +5,21 @@ use std::time::Instant;
 
 use redb::Durability;
 
-use super::{Batch, Handed, Lot, Result, Store, Work, pending};
+use super::{Batch, ReadyBatch, Result, Source, Store, Work, pending};
 use crate::chunk::{self, Item};
-use crate::index::{self, Place, Queue, Tables};
+use crate::counters::Outcome;
+use crate::index::{self, Place, Queue, Writes};
+use crate::letter;
 use crate::policy::{ENOUGH_BYTES, ENOUGH_MESSAGES};
 use crate::rows::Row;
-use crate::{DeadLetter, OnFull, Outcome, Position, Settlement, StreamIndex};
+use crate::types::{DeadLetter, OnFull, Position, Settlement, StreamIndex};
 
 /// A chunk that lies in its segment and is not named yet.
 struct Laid {
     chunk: u64,
     place: Place,
     items: Vec<Item>,
-    rows: BTreeMap<u32, Row>,
+    rows: BTreeMap<StreamIndex, Row>,
     newest: u64,
     reread: bool,
 }
@@ -26,7 +28,7 @@ impl Store {
     /// Makes all of `work` durable (with `durable` false: at the next commit
     /// where it is true), and returns the messages that readers get at once.
     /// After an error nothing is known: the store has to be opened again.
-    pub(crate) fn commit(&mut self, work: &Work, durable: bool) -> Result<Vec<Handed>> {
+    pub(crate) fn commit(&mut self, work: &Work, durable: bool) -> Result<Vec<ReadyBatch>> {
         let started = Instant::now();
         let laid = self.lay_down(&work.batches)?;
         if durable {
@@ -57,13 +59,13 @@ impl Store {
         let mut batches = batches.iter().filter(|b| !b.items.is_empty()).peekable();
         while let Some(first) = batches.next() {
             let mut items: Vec<Item> = Vec::new();
-            let mut rows: BTreeMap<u32, (Row, usize)> = BTreeMap::new();
+            let mut rows: BTreeMap<StreamIndex, (Row, usize)> = BTreeMap::new();
             let mut bytes = 0;
             let mut add = |batch: &Batch| {
                 for (item, streams) in &batch.items {
                     let number = u32::try_from(items.len()).unwrap_or(u32::MAX);
                     for stream in streams {
-                        let (row, bytes) = rows.entry(stream.0).or_default();
+                        let (row, bytes) = rows.entry(*stream).or_default();
                         row.insert(number);
                         *bytes += item.message.size();
                     }
@@ -86,7 +88,7 @@ impl Store {
                 row.weigh(bytes);
                 (stream, row)
             });
-            let rows: BTreeMap<u32, Row> = weighed.collect();
+            let rows: BTreeMap<StreamIndex, Row> = weighed.collect();
             let chunk = self.next_chunk;
             self.next_chunk += 1;
             let frame = chunk::encode(chunk, &items);
@@ -107,7 +109,7 @@ impl Store {
     }
 
     /// Puts a chunk and its rows into the index.
-    fn name(&mut self, tables: &mut Tables<'_>, laid: &Laid) -> index::Result<()> {
+    fn name(&mut self, tables: &mut Writes<'_>, laid: &Laid) -> index::Result<()> {
         let Laid { chunk, place, rows, .. } = laid;
         tables.set_place(*chunk, place)?;
         self.chunk_added(*chunk, place, laid.newest);
@@ -121,17 +123,17 @@ impl Store {
 
     fn settle(
         &mut self,
-        tables: &mut Tables<'_>,
+        tables: &mut Writes<'_>,
         index: StreamIndex,
         settlement: &Settlement,
     ) -> index::Result<()> {
-        if !self.streams.contains_key(&index.0) {
+        if !self.streams.contains_key(&index) {
             return Ok(());
         }
         let mut buried: Vec<Position> = Vec::new();
         for (position, outcome) in &settlement.ended {
-            if self.clear(tables, index.0, *position)? {
-                if let Some(stream) = self.streams.get_mut(&index.0) {
+            if self.clear(tables, index, *position)? {
+                if let Some(stream) = self.streams.get_mut(&index) {
                     stream.counts.count(*outcome, 1);
                 }
                 if *outcome == Outcome::DeadLettered {
@@ -157,10 +159,15 @@ impl Store {
 
     /// Clears the mark of a message, in whichever queue it is. False: it had
     /// none (any more).
-    fn clear(&mut self, tables: &mut Tables<'_>, index: u32, position: Position) -> index::Result<bool> {
+    fn clear(
+        &mut self,
+        tables: &mut Writes<'_>,
+        index: StreamIndex,
+        position: Position,
+    ) -> index::Result<bool> {
         let Position { chunk, index: number } = position;
         let Some(stream) = self.streams.get_mut(&index) else { return Ok(false) };
-        for queue in [Queue::Live, Queue::Again] {
+        for queue in [Queue::Live, Queue::Rewind] {
             if let Some(loaded) = stream.rows(queue).loaded.get_mut(&chunk) {
                 if loaded.row.remove(number) {
                     if !std::mem::replace(&mut loaded.dirty, true) {
@@ -187,9 +194,9 @@ impl Store {
     /// Writes a row back; an empty one is removed, and its chunk released.
     pub(super) fn put_row(
         &mut self,
-        tables: &mut Tables<'_>,
+        tables: &mut Writes<'_>,
         queue: Queue,
-        stream: u32,
+        stream: StreamIndex,
         chunk: u64,
         row: &Row,
     ) -> index::Result<()> {
@@ -204,8 +211,8 @@ impl Store {
     /// Where a stream has more queued than it may, its oldest messages that
     /// nobody works on expire: first those that a rewind asked for, which were
     /// delivered once.
-    fn enforce_quotas(&mut self, tables: &mut Tables<'_>) -> index::Result<()> {
-        let over: Vec<u32> = self
+    fn enforce_quotas(&mut self, tables: &mut Writes<'_>) -> index::Result<()> {
+        let over: Vec<StreamIndex> = self
             .streams
             .iter()
             .filter(|(_, s)| {
@@ -216,13 +223,18 @@ impl Store {
             .map(|(index, _)| *index)
             .collect();
         for index in over {
-            self.expire_oldest(tables, Queue::Again, index)?;
+            self.expire_oldest(tables, Queue::Rewind, index)?;
             self.expire_oldest(tables, Queue::Live, index)?;
         }
         Ok(())
     }
 
-    fn expire_oldest(&mut self, tables: &mut Tables<'_>, queue: Queue, index: u32) -> index::Result<()> {
+    fn expire_oldest(
+        &mut self,
+        tables: &mut Writes<'_>,
+        queue: Queue,
+        index: StreamIndex,
+    ) -> index::Result<()> {
         loop {
             let Some(stream) = self.streams.get_mut(&index) else { return Ok(()) };
             let limit = stream.options.as_ref().map_or(u64::MAX, |o| o.quota.max_backlog);
@@ -256,7 +268,7 @@ impl Store {
     }
 
     /// Writes what has changed in memory since the last commit.
-    pub(super) fn write_back(&mut self, tables: &mut Tables<'_>) -> index::Result<()> {
+    pub(super) fn write_back(&mut self, tables: &mut Writes<'_>) -> index::Result<()> {
         for (queue, index, chunk) in std::mem::take(&mut self.dirty_rows) {
             let Some(stream) = self.streams.get_mut(&index) else { continue };
             let Some(loaded) = stream.rows(queue).loaded.get_mut(&chunk) else { continue };
@@ -283,8 +295,8 @@ impl Store {
     }
 
     /// What of a new chunk goes to readers without a way over the disk.
-    fn hand_out(&mut self, laid: &Laid) -> Vec<Handed> {
-        let mut handed = Vec::new();
+    fn hand_out(&mut self, laid: &Laid) -> Vec<ReadyBatch> {
+        let mut ready = Vec::new();
         for (index, row) in &laid.rows {
             let has_room = self.has_room(*index, Queue::Live, 1);
             let Some(stream) = self.streams.get_mut(index) else { continue };
@@ -307,21 +319,21 @@ impl Store {
             // Most of them will be superseded, and the rest stays.
             let few = stream.conflates();
             let messages = pending(laid.chunk, row, &laid.items, Queue::Live, few);
-            handed.push(Handed { stream: StreamIndex(*index), lot: Lot::Live, messages });
+            ready.push(ReadyBatch { stream: *index, source: Source::Live, messages });
         }
-        handed
+        ready
     }
 
     /// A letter for every message that a settlement buries.
     pub(super) fn keep_letter(
         &mut self,
-        tables: &mut Tables<'_>,
+        tables: &mut Writes<'_>,
         stream: StreamIndex,
         letter: &DeadLetter,
     ) -> index::Result<()> {
         let id = self.next_letter;
         self.next_letter += 1;
-        let bytes = super::letters::encode_letter(stream, letter);
+        let bytes = letter::encode(stream, letter);
         self.letter_bytes += bytes.len() as u64;
         tables.dead_letters.insert(id, bytes.as_slice())?;
         tables.set_number("next_letter", self.next_letter)?;

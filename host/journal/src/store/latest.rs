@@ -3,6 +3,7 @@
 use message::Message;
 
 use super::{Result, Store};
+use crate::types::Amount;
 
 /// Chunks that are looked at in one go.
 const CHUNKS: usize = 32;
@@ -23,11 +24,11 @@ pub(crate) struct Latest {
 // === impl Latest ===
 
 impl Latest {
-    pub(crate) fn new((messages, bytes): (usize, usize), look_back: u64) -> Self {
+    pub(crate) fn new(Amount { messages, bytes }: Amount, look_back: u64) -> Self {
         Self { before: u64::MAX, messages, bytes, look_back, found: Vec::new() }
     }
 
-    pub(crate) fn done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.messages == 0 || self.bytes == 0 || self.look_back == 0
     }
 
@@ -76,7 +77,7 @@ impl Store {
                     return Ok(());
                 }
             }
-            if search.done() {
+            if search.is_done() {
                 return Ok(());
             }
         }

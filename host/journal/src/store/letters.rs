@@ -1,81 +1,162 @@
-//! Dead letters, pausing and scripts' state: what operators and streams ask
-//! of the index.
+//! Dead letters, pausing and the scripts' state: requests of operators and
+//! streams to the index.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 
 use bytes::Bytes;
 use redb::Durability;
-use serde::{Deserialize, Serialize};
 
-use super::{Batch, Handed, Result, Store, Work};
-use crate::chunk::{self, Damage, Item};
-use crate::index::{self, Index, Tables};
-use crate::{DeadLetter, DeadLetterFilter, DeadLetterId, Position, REPLY_BYTES, StreamIndex};
+use super::{Batch, ReadyBatch, Result, Store, Work};
+use crate::chunk::Item;
+use crate::counters;
+use crate::index::{self, Index, Writes};
+use crate::letter;
+use crate::types::{DeadLetter, DeadLetterFilter, DeadLetterId, StreamIndex};
 
-/// Letters that are dealt with in one commit: the next one waits for it.
+/// Letters that one commit handles.
 pub(crate) const TOGETHER: usize = 500;
 
-/// What a letter says beside the message and the delivery.
-#[derive(Serialize, Deserialize)]
-struct Head {
-    chunk: u64,
-    index: u32,
-    at: u64,
-    reason: String,
-    script: String,
-    reply: Option<String>,
+/// Dead letters that are being replayed, a page per commit.
+pub(crate) struct Replay {
+    pages: Pages,
+    as_is: bool,
+    replayed: u64,
 }
 
-/// `stream u32 | head length u32 | head as JSON | chunk of one message`.
-pub(super) fn encode_letter(stream: StreamIndex, letter: &DeadLetter) -> Vec<u8> {
-    let head = Head {
-        chunk: letter.position.chunk,
-        index: letter.position.index,
-        at: letter.at,
-        reason: letter.reason.clone(),
-        script: letter.script.clone(),
-        reply: letter.reply.as_ref().map(|r| r.chars().take(REPLY_BYTES).collect()),
-    };
-    // Numbers and strings: there is no way for this to fail.
-    let head = serde_json::to_vec(&head).unwrap_or_default();
-    let item = Item {
-        message: letter.message.clone(),
-        as_is: letter.delivery.clone().map(Into::into),
-        reread: false,
-    };
-    let mut bytes = stream.0.to_le_bytes().to_vec();
-    bytes.extend_from_slice(&u32::try_from(head.len()).unwrap_or(u32::MAX).to_le_bytes());
-    bytes.extend_from_slice(&head);
-    bytes.extend(chunk::encode(0, &[item]));
-    bytes
+/// Dead letters that are being deleted, a page per commit.
+pub(crate) struct DropLetters {
+    pages: Pages,
+    /// The present page.
+    found: Vec<DeadLetterId>,
+    dropped: u64,
 }
 
-pub(crate) fn decode_letter(bytes: &[u8]) -> Result<(StreamIndex, DeadLetter), Damage> {
-    let damage = || Damage("a dead letter is cut off".to_owned());
-    let number = |at: usize| {
-        let bytes: [u8; 4] = bytes.get(at..at + 4)?.try_into().ok()?;
-        Some(u32::from_le_bytes(bytes))
-    };
-    let stream = StreamIndex(number(0).ok_or_else(damage)?);
-    let end = 8 + number(4).ok_or_else(damage)? as usize;
-    let head = bytes.get(8..end).ok_or_else(damage)?;
-    let head: Head = serde_json::from_slice(head).map_err(|e| Damage(format!("a dead letter: {e}")))?;
-    let rest = Bytes::copy_from_slice(bytes.get(end..).ok_or_else(damage)?);
-    let item = chunk::decode(0, &rest)?.pop().ok_or_else(damage)?;
-    let letter = DeadLetter {
-        position: Position { chunk: head.chunk, index: head.index },
-        at: head.at,
-        reason: head.reason,
-        script: head.script,
-        message: item.message,
-        delivery: item.as_is.map(|d| (*d).clone()),
-        reply: head.reply,
-    };
-    Ok((stream, letter))
+/// The letters that a filter selects, in pages. Letters that come later are not
+/// among them.
+struct Pages {
+    filter: DeadLetterFilter,
+    ids: Range<u64>,
+    left: usize,
 }
 
-/// The dead letters that the filter lets through, the oldest first.
+impl Pages {
+    fn begin(store: &Store, filter: DeadLetterFilter) -> Self {
+        let left = filter.limit.unwrap_or(usize::MAX);
+        Self { filter, ids: 0..store.next_letter, left }
+    }
+
+    fn page(&self) -> (DeadLetterFilter, Range<u64>) {
+        let limit = Some(TOGETHER.min(self.left));
+        (DeadLetterFilter { limit, ..self.filter.clone() }, self.ids.clone())
+    }
+
+    /// Continues behind a page of so many letters.
+    fn turn(&mut self, letters: usize, last: Option<DeadLetterId>) {
+        match last {
+            Some(last) => {
+                self.ids.start = last.0 + 1;
+                self.left = self.left.saturating_sub(letters);
+            }
+            None => self.left = 0,
+        }
+    }
+}
+
+impl Replay {
+    pub(crate) fn begin(store: &Store, filter: DeadLetterFilter, as_is: bool) -> Self {
+        Self { pages: Pages::begin(store, filter), as_is, replayed: 0 }
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.pages.left == 0
+    }
+
+    /// Messages that are read again.
+    pub(crate) fn replayed(&self) -> u64 {
+        self.replayed
+    }
+
+    /// Replays one page.
+    pub(crate) fn page(&mut self, store: &mut Store) -> Result<Vec<ReadyBatch>> {
+        let (filter, ids) = self.pages.page();
+        let letters = find_letters_in(&store.index, &filter, ids)?;
+        self.pages.turn(letters.len(), letters.last().map(|(id, _, _)| *id));
+        if letters.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (work, count) = self.work(letters);
+        self.replayed += count;
+        store.commit(&work, true)
+    }
+
+    /// Makes streams read the messages of dead letters again, in one commit.
+    pub(super) fn work(&self, letters: Vec<(DeadLetterId, StreamIndex, DeadLetter)>) -> (Work, u64) {
+        let mut batch = Batch { reread: true, ..Batch::default() };
+        let mut seen = BTreeSet::new();
+        let mut drop_letters = Vec::new();
+        for (id, stream, letter) in letters {
+            // A message that damage has lost cannot be read again: only the
+            // letter is left. A message from the bus has a topic.
+            if letter.message.topic.is_empty() {
+                continue;
+            }
+            drop_letters.push(id);
+            let as_is = if self.as_is { letter.delivery.map(Into::into) } else { None };
+            // A message may have several letters, one per delivery; it is
+            // mapped once.
+            if as_is.is_some() || seen.insert((stream, letter.position)) {
+                batch.items.push((Item { message: letter.message, as_is, reread: true }, vec![stream]));
+            }
+        }
+        let count = batch.items.len() as u64;
+        (Work { batches: vec![batch], settlements: Vec::new(), drop_letters }, count)
+    }
+}
+
+impl DropLetters {
+    pub(crate) fn begin(store: &Store, filter: DeadLetterFilter) -> Self {
+        Self { pages: Pages::begin(store, filter), found: Vec::new(), dropped: 0 }
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.pages.left == 0
+    }
+
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Finds the next page.
+    pub(crate) fn find(mut self, index: &Index) -> index::Result<Self> {
+        let (filter, ids) = self.pages.page();
+        let found = &mut self.found;
+        each_letter(index, &filter, ids, |id, _, _| found.push(id))?;
+        self.pages.turn(self.found.len(), self.found.last().copied());
+        Ok(self)
+    }
+
+    /// Deletes those of the page that still exist, in one commit.
+    pub(crate) fn page(&mut self, store: &mut Store) -> Result<Vec<ReadyBatch>> {
+        let mut ids = std::mem::take(&mut self.found);
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let snapshot = store.index.read()?;
+        let mut existing = HashSet::new();
+        for id in &ids {
+            if snapshot.dead_letters.get(id.0).map_err(redb::Error::from)?.is_some() {
+                existing.insert(*id);
+            }
+        }
+        drop(snapshot);
+        ids.retain(|id| existing.contains(id));
+        self.dropped += existing.len() as u64;
+        store.commit(&Work { drop_letters: ids, ..Work::default() }, true)
+    }
+}
+
+/// The dead letters that match the filter, oldest first.
 pub(crate) fn find_letters(
     index: &Index,
     filter: &DeadLetterFilter,
@@ -83,8 +164,8 @@ pub(crate) fn find_letters(
     find_letters_in(index, filter, 0..u64::MAX)
 }
 
-/// The same, of those with these numbers.
-pub(crate) fn find_letters_in(
+/// The same, for a range of numbers.
+fn find_letters_in(
     index: &Index,
     filter: &DeadLetterFilter,
     ids: Range<u64>,
@@ -94,18 +175,7 @@ pub(crate) fn find_letters_in(
     Ok(found)
 }
 
-/// The numbers of such letters: for those who need nothing else of them.
-pub(crate) fn find_ids_in(
-    index: &Index,
-    filter: &DeadLetterFilter,
-    ids: Range<u64>,
-) -> index::Result<Vec<DeadLetterId>> {
-    let mut found = Vec::new();
-    each_letter(index, filter, ids, |id, _, _| found.push(id))?;
-    Ok(found)
-}
-
-/// Shows those that the filter lets through, the oldest first, until its limit.
+/// Calls `see` with each letter that matches the filter, oldest first.
 fn each_letter(
     index: &Index,
     filter: &DeadLetterFilter,
@@ -121,7 +191,7 @@ fn each_letter(
         let (id, bytes) = entry?;
         let id = DeadLetterId(id.value());
         let (stream, letter) =
-            decode_letter(bytes.value()).map_err(|damage| redb::Error::Corrupted(damage.0))?;
+            letter::decode(bytes.value()).map_err(|damage| redb::Error::Corrupted(damage.0))?;
         if filter.admits(id, stream, &letter) {
             left -= 1;
             see(id, stream, letter);
@@ -131,60 +201,19 @@ fn each_letter(
 }
 
 impl Store {
-    /// Lets streams read the messages of dead letters again, in one commit.
-    pub(crate) fn replay_work(
-        letters: Vec<(DeadLetterId, StreamIndex, DeadLetter)>,
-        as_is: bool,
-    ) -> (Work, u64) {
-        let mut batch = Batch { reread: true, ..Batch::default() };
-        let mut seen = std::collections::BTreeSet::new();
-        let mut drop_letters = Vec::new();
-        for (id, stream, letter) in letters {
-            // What a damaged journal has lost cannot be read again: there is
-            // only the letter. A message from the bus has a topic.
-            if letter.message.topic.is_empty() {
-                continue;
-            }
-            drop_letters.push(id);
-            let as_is = if as_is { letter.delivery.map(Into::into) } else { None };
-            // A message may have left several letters, one a delivery; it is
-            // mapped once.
-            if as_is.is_some() || seen.insert((stream, letter.position)) {
-                batch.items.push((Item { message: letter.message, as_is, reread: true }, vec![stream]));
-            }
-        }
-        let count = batch.items.len() as u64;
-        (Work { batches: vec![batch], settlements: Vec::new(), drop_letters }, count)
-    }
-
-    pub(super) fn drop_letter(&mut self, tables: &mut Tables<'_>, id: DeadLetterId) -> index::Result<()> {
+    pub(super) fn drop_letter(&mut self, tables: &mut Writes<'_>, id: DeadLetterId) -> index::Result<()> {
         let Some(length) = tables.dead_letters.remove(id.0)?.map(|v| v.value().len() as u64) else {
             return Ok(());
         };
-        self.letter_bytes = self.letter_bytes.saturating_sub(length);
+        counters::take(&mut self.letter_bytes, length, "dead-letter bytes");
         tables.set_number("letter_bytes", self.letter_bytes)
     }
 
-    /// Drops those of the letters that are there (still), in one commit. How
-    /// many.
-    pub(crate) fn drop_letters(&mut self, mut ids: Vec<DeadLetterId>) -> Result<(u64, Vec<Handed>)> {
-        let snapshot = self.index.read()?;
-        let mut there = HashSet::new();
-        for id in &ids {
-            if snapshot.dead_letters.get(id.0).map_err(redb::Error::from)?.is_some() {
-                there.insert(*id);
-            }
-        }
-        drop(snapshot);
-        ids.retain(|id| there.contains(id));
-        let work = Work { drop_letters: ids, ..Work::default() };
-        Ok((there.len() as u64, self.commit(&work, true)?))
-    }
-
-    /// Looks at some letters from a number on and drops those of a stream that
-    /// has no file. Where to go on; none: that was all, or it has one.
+    /// Looks at a page of letters from a number on and deletes those of a detached
+    /// stream. Returns where the next page begins; none: no page is left, or the
+    /// stream has a file.
     pub(crate) fn forget_letters(&mut self, stream: StreamIndex, from: u64) -> Result<Option<u64>> {
-        if self.streams.get(&stream.0).is_none_or(|s| s.options.is_some()) {
+        if self.streams.get(&stream).is_none_or(|s| s.options.is_some()) {
             return Ok(None);
         }
         let snapshot = self.index.read()?;
@@ -209,14 +238,14 @@ impl Store {
 
     /// Pauses or resumes a stream.
     pub(crate) fn pause(&mut self, stream: StreamIndex, paused: bool) -> Result<()> {
-        let Some(known) = self.streams.get_mut(&stream.0) else { return Ok(()) };
+        let Some(known) = self.streams.get_mut(&stream) else { return Ok(()) };
         known.record.paused = paused;
         let (name, record) = (known.name.clone(), known.record.clone());
         let index = self.durable_index()?;
         Ok(index.write(Durability::Immediate, |tables| tables.set_stream(&name, &record))?)
     }
 
-    /// What the scripts of a stream have left.
+    /// The state that the scripts of a stream have written.
     pub(crate) fn state(&self, stream: StreamIndex) -> Result<Vec<(String, Bytes)>> {
         let snapshot = self.index.read()?;
         let mut found = Vec::new();

@@ -20,17 +20,24 @@ use std::time::Duration;
 
 use read::Cache;
 
-use super::chunk::Item;
-use super::disk::{Disk, DiskFile};
-use super::index::{Counts, Index, Queue, SegmentRecord, StreamRecord};
-use super::rows::Row;
-use super::{Counters, DeadLetterId, Pending, Position, Quota, Reading, Sequence, Settlement, StreamIndex};
+use crate::chunk::Item;
+use crate::counters::{self, Counters};
+use crate::disk::{Disk, DiskFile};
+use crate::index::{Counts, Index, Queue, SegmentRecord, StreamRecord};
+use crate::rows::Row;
+use crate::types::{
+    DeadLetterId, Pending, Position, Quota, Reading, Sequence, Settlement, StreamIndex, StreamQuota,
+};
 
-pub(super) use latest::Latest;
-pub(super) use letters::{TOGETHER, find_ids_in, find_letters, find_letters_in};
+pub(crate) use latest::Latest;
+#[cfg(test)]
+pub(crate) use letters::TOGETHER;
+pub(crate) use letters::{DropLetters, Replay, find_letters};
 pub use open::OpenError;
 pub use rewind::Difference;
-pub(super) use rewind::check;
+pub(crate) use rewind::check;
+#[cfg(any(test, feature = "test-support"))]
+pub use sim::Simulated;
 
 /// Bytes that all streams together may have handed out and not settled.
 const LOADED_BYTES_OF_ALL: u64 = 256 * 1024 * 1024;
@@ -45,7 +52,7 @@ const SHARE_OF_CONFLATING: u64 = 16;
 
 /// How the journal is kept.
 #[derive(Clone, Debug)]
-pub(super) struct Options {
+pub(crate) struct Options {
     /// Most bytes on the disk.
     pub max_size: u64,
     /// How long what has settled can be read again.
@@ -60,19 +67,9 @@ pub(super) struct Options {
     pub loaded_bytes: u64,
 }
 
-/// A stream that has a file.
-#[derive(Clone, Debug)]
-pub(super) struct StreamOptions {
-    pub name: String,
-    pub quota: Quota,
-    pub live_first: bool,
-    /// Of each key it keeps only the newest message that it was handed.
-    pub conflates: bool,
-}
-
 /// Messages that are appended together.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
+pub(crate) struct Batch {
     pub items: Vec<(Item, Vec<StreamIndex>)>,
     /// They were read before.
     pub reread: bool,
@@ -82,34 +79,40 @@ pub(super) struct Batch {
 
 /// What one commit makes durable.
 #[derive(Debug, Default)]
-pub(super) struct Work {
+pub(crate) struct Work {
     pub batches: Vec<Batch>,
     pub settlements: Vec<(StreamIndex, Settlement)>,
     pub drop_letters: Vec<DeadLetterId>,
 }
 
-/// How messages that are handed out came to be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lot {
-    /// Straight after their commit.
-    Live,
-    /// They waited on the disk.
-    Waited,
-    /// A rewind asked for them.
-    Again,
+impl Work {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.batches.is_empty() && self.settlements.is_empty() && self.drop_letters.is_empty()
+    }
 }
 
-/// Messages for a stream's reader.
+/// Where messages that are handed out come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// From their commit.
+    Live,
+    /// From the backlog on the disk.
+    Backlog,
+    /// From a rewind.
+    Rewind,
+}
+
+/// Messages that are ready for the reader of a stream.
 #[derive(Debug)]
-pub(super) struct Handed {
+pub(crate) struct ReadyBatch {
     pub stream: StreamIndex,
-    pub lot: Lot,
+    pub source: Source,
     pub messages: Vec<Pending>,
 }
 
 /// Why the store cannot go on; it has to be opened again.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum StoreError {
+pub(crate) enum StoreError {
     #[error("{path}: {source}")]
     File { path: String, source: io::Error },
     #[error("the index of the journal: {0}")]
@@ -118,20 +121,20 @@ pub(super) enum StoreError {
 
 impl StoreError {
     /// The disk has no more room for us.
-    pub(super) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         let (Self::File { source, .. } | Self::Index(redb::Error::Io(source))) = self else { return false };
         matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
     }
 }
 
-pub(super) type Result<T, E = StoreError> = std::result::Result<T, E>;
+pub(crate) type Result<T, E = StoreError> = std::result::Result<T, E>;
 
-pub(super) struct Store {
+pub(crate) struct Store {
     disk: Arc<dyn Disk>,
     options: Options,
     index: Arc<Index>,
     id: [u8; 16],
-    streams: BTreeMap<u32, Stream>,
+    streams: BTreeMap<StreamIndex, Stream>,
     segments: BTreeMap<u32, Segment>,
     files: HashMap<u32, Arc<dyn DiskFile>>,
     /// Where the next chunk goes.
@@ -147,7 +150,7 @@ pub(super) struct Store {
     shares: u64,
     letter_bytes: u64,
     /// Loaded rows that are to be written.
-    dirty_rows: Vec<(Queue, u32, u64)>,
+    dirty_rows: Vec<(Queue, StreamIndex, u64)>,
     cache: Cache,
 }
 
@@ -158,9 +161,9 @@ struct Stream {
     /// Counted with every mark that is set or cleared.
     queued: u64,
     /// None: it has no file.
-    options: Option<StreamOptions>,
+    options: Option<StreamQuota>,
     live: Rows,
-    again: Rows,
+    rewind: Rows,
     /// `counts` are to be written.
     dirty: bool,
 }
@@ -196,59 +199,48 @@ struct Segment {
 // === impl Store ===
 
 impl Store {
-    pub(super) fn id(&self) -> [u8; 16] {
+    pub(crate) fn id(&self) -> [u8; 16] {
         self.id
     }
 
-    pub(super) fn index(&self) -> Arc<Index> {
+    pub(crate) fn index(&self) -> Arc<Index> {
         self.index.clone()
     }
 
-    pub(super) fn options(&self) -> &Options {
+    pub(crate) fn options(&self) -> &Options {
         &self.options
     }
 
     /// Streams that have a file: name and number.
-    pub(super) fn running(&self) -> impl Iterator<Item = (&str, StreamIndex)> {
-        self.streams
-            .iter()
-            .filter(|(_, s)| s.options.is_some())
-            .map(|(i, s)| (s.name.as_str(), StreamIndex(*i)))
+    pub(crate) fn running(&self) -> impl Iterator<Item = (&str, StreamIndex)> {
+        self.streams.iter().filter(|(_, s)| s.options.is_some()).map(|(i, s)| (s.name.as_str(), *i))
     }
 
     /// Streams that have none: name, and since when.
-    pub(super) fn detached(&self) -> impl Iterator<Item = (&str, StreamIndex, u64)> {
-        let detached = |(i, s): (&u32, &'_ Stream)| Some((StreamIndex(*i), s.record.detached_since?));
-        self.streams
-            .iter()
-            .filter_map(move |(i, s)| detached((i, s)).map(|(i, since)| (s.name.as_str(), i, since)))
+    pub(crate) fn detached(&self) -> impl Iterator<Item = (&str, StreamIndex, u64)> {
+        self.streams.iter().filter_map(|(i, s)| Some((s.name.as_str(), *i, s.record.detached_since?)))
     }
 
-    pub(super) fn record(&self, stream: StreamIndex) -> Option<&StreamRecord> {
-        self.streams.get(&stream.0).map(|s| &s.record)
+    pub(crate) fn record(&self, stream: StreamIndex) -> Option<&StreamRecord> {
+        self.streams.get(&stream).map(|s| &s.record)
     }
 
-    pub(super) fn quota(&self, stream: StreamIndex) -> Option<Quota> {
-        self.streams.get(&stream.0)?.options.as_ref().map(|o| o.quota)
+    pub(crate) fn quota(&self, stream: StreamIndex) -> Option<Quota> {
+        self.streams.get(&stream)?.options.as_ref().map(|o| o.quota)
     }
 
     /// The counters as they are durable, and the bytes of what is queued.
-    pub(super) fn counters(&self, stream: StreamIndex) -> (Counters, u64) {
-        let Some(stream) = self.streams.get(&stream.0) else { return (Counters::default(), 0) };
+    pub(crate) fn counters(&self, stream: StreamIndex) -> (Counters, u64) {
+        let Some(stream) = self.streams.get(&stream) else { return (Counters::default(), 0) };
         let first = |rows: &Rows| {
             let loaded = rows.loaded.values().next().map(|l| l.received);
             loaded.into_iter().chain(rows.waiting_since).min()
         };
-        let oldest = first(&stream.live).into_iter().chain(first(&stream.again)).min();
+        let oldest = first(&stream.live).into_iter().chain(first(&stream.rewind)).min();
         (stream.counts.counters(stream.queued, oldest), stream.counts.backlog)
     }
 
-    /// The number that the next dead letter gets.
-    pub(super) fn next_letter(&self) -> u64 {
-        self.next_letter
-    }
-
-    pub(super) fn letter_bytes(&self) -> u64 {
+    pub(crate) fn letter_bytes(&self) -> u64 {
         self.letter_bytes
     }
 
@@ -258,15 +250,15 @@ impl Store {
         (LOADED_BYTES_OF_ALL * share / self.shares.max(1)).clamp(most.min(256 * 1024), most)
     }
 
-    /// Whether a stream may be handed more of a queue than it has; with `part`
+    /// Whether a stream may be ready more of a queue than it has; with `part`
     /// above 1 only so small a part of what it may have in all. What a rewind
     /// asks for counts apart, so that live messages never wait for it, however
     /// slowly it goes.
-    fn has_room(&self, index: u32, queue: Queue, part: u64) -> bool {
+    fn has_room(&self, index: StreamIndex, queue: Queue, part: u64) -> bool {
         let Some(stream) = self.streams.get(&index) else { return false };
         let (rows, part) = match queue {
             Queue::Live => (&stream.live, part),
-            Queue::Again => (&stream.again, part * PART_OF_REWIND),
+            Queue::Rewind => (&stream.rewind, part * PART_OF_REWIND),
         };
         let share = stream.share();
         let bytes = self.room_of_one(share);
@@ -298,7 +290,7 @@ impl Stream {
     fn rows(&mut self, queue: Queue) -> &mut Rows {
         match queue {
             Queue::Live => &mut self.live,
-            Queue::Again => &mut self.again,
+            Queue::Rewind => &mut self.rewind,
         }
     }
 
@@ -313,24 +305,21 @@ impl Stream {
     /// One loaded message has ended.
     fn unload(&mut self, queue: Queue, mean: u32) {
         let rows = self.rows(queue);
-        rows.loaded_messages = rows.loaded_messages.saturating_sub(1);
-        rows.loaded_bytes = rows.loaded_bytes.saturating_sub(u64::from(mean));
+        counters::take(&mut rows.loaded_messages, 1, "loaded messages");
+        counters::take(&mut rows.loaded_bytes, mean.into(), "loaded bytes");
     }
 
     /// `messages` of a chunk are queued no more.
     fn ended(&mut self, messages: u64, mean: u32) {
-        self.queued = self.queued.saturating_sub(messages);
-        self.counts.backlog = self.counts.backlog.saturating_sub(messages * u64::from(mean));
+        counters::take(&mut self.queued, messages, "queued");
+        counters::take(&mut self.counts.backlog, messages * u64::from(mean), "backlog bytes");
         self.dirty = true;
     }
 
     /// `messages` of a chunk are queued.
     fn begun(&mut self, messages: u64, mean: u32, reread: bool) {
         self.queued += messages;
-        self.counts.read += messages;
-        if reread {
-            self.counts.reread += messages;
-        }
+        self.counts.begin(messages, reread);
         self.counts.backlog += messages * u64::from(mean);
         self.dirty = true;
     }
@@ -348,7 +337,7 @@ fn pending(chunk: u64, row: &Row, items: &[Item], queue: Queue, few: bool) -> Ve
             }
             let position = Position { chunk, index };
             let reading = match queue {
-                Queue::Again => Reading::Rewound,
+                Queue::Rewind => Reading::Rewound,
                 Queue::Live if item.reread => Reading::Replayed,
                 Queue::Live => Reading::First,
             };
@@ -357,7 +346,7 @@ fn pending(chunk: u64, row: &Row, items: &[Item], queue: Queue, few: bool) -> Ve
         .collect()
 }
 
-#[cfg(test)]
-pub(super) mod sim;
+#[cfg(any(test, feature = "test-support"))]
+pub(crate) mod sim;
 #[cfg(test)]
 mod tests;

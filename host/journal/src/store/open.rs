@@ -8,11 +8,11 @@ use redb::Durability;
 use tracing::error;
 
 use super::read::Cache;
-use super::{Handed, Lot, Options, Result, Rows, Segment, Store, StoreError, Stream, StreamOptions, pending};
+use super::{Options, ReadyBatch, Result, Rows, Segment, Source, Store, StoreError, Stream, pending};
 use crate::disk::Disk;
 use crate::index::{FORMAT, Index, Queue, Snapshot};
 use crate::rows::Row;
-use crate::{Position, Settlement, StreamIndex};
+use crate::types::{Position, Settlement, StreamIndex, StreamQuota};
 
 const INDEX: &str = "index.redb";
 /// What redb may keep of its file in memory.
@@ -46,7 +46,7 @@ pub enum OpenError {
 #[derive(Debug)]
 pub(crate) struct Memory {
     /// For each stream the rows of its two queues.
-    given: HashMap<u32, [BTreeMap<u64, Row>; 2]>,
+    given: HashMap<StreamIndex, [BTreeMap<u64, Row>; 2]>,
     next_chunk: u64,
     next_letter: u64,
 }
@@ -68,7 +68,7 @@ impl Store {
     pub(crate) fn open(
         disk: Arc<dyn Disk>,
         options: Options,
-        streams: &[StreamOptions],
+        streams: &[StreamQuota],
     ) -> Result<Self, OpenError> {
         let index = open_index(&*disk)?;
         let snapshot = index.read()?;
@@ -77,7 +77,7 @@ impl Store {
             return Err(OpenError::Newer { path: disk.path(INDEX), found });
         }
         if found.is_none() && disk.list().map_err(|e| io_failed(&*disk, e))?.iter().any(|n| is_segment(n)) {
-            put_aside(&*disk, &"it was not there", is_segment)?;
+            quarantine(&*disk, &"it was not there", is_segment)?;
         }
         let number = |word| Ok::<u64, OpenError>(snapshot.number(word)?.unwrap_or(0));
         let id = match snapshot.meta.get("id").map_err(redb::Error::from)? {
@@ -117,7 +117,7 @@ impl Store {
     pub(crate) fn into_memory(self) -> Memory {
         let rows = |rows: Rows| rows.loaded.into_iter().map(|(c, l)| (c, l.row)).collect();
         Memory {
-            given: self.streams.into_iter().map(|(i, s)| (i, [rows(s.live), rows(s.again)])).collect(),
+            given: self.streams.into_iter().map(|(i, s)| (i, [rows(s.live), rows(s.rewind)])).collect(),
             next_chunk: self.next_chunk,
             next_letter: self.next_letter,
         }
@@ -132,11 +132,11 @@ impl Store {
         &mut self,
         memory: &Memory,
         unsettled: &[(StreamIndex, Settlement)],
-    ) -> Result<Vec<Handed>> {
-        let ended: HashSet<(u32, Position)> =
-            unsettled.iter().flat_map(|(i, s)| s.ended.iter().map(|(p, _)| (i.0, *p))).collect();
+    ) -> Result<Vec<ReadyBatch>> {
+        let ended: HashSet<(StreamIndex, Position)> =
+            unsettled.iter().flat_map(|(i, s)| s.ended.iter().map(|(p, _)| (*i, *p))).collect();
         let snapshot = self.index.read()?;
-        let mut handed = Vec::new();
+        let mut ready = Vec::new();
         // A number that a lost commit had used is never used again: readers may
         // still settle what they were given under it.
         self.next_chunk = self.next_chunk.max(memory.next_chunk);
@@ -146,7 +146,7 @@ impl Store {
                 // Its file has gone meanwhile, and with it its reader.
                 continue;
             }
-            for (queue, loaded) in [Queue::Live, Queue::Again].into_iter().zip(queues) {
+            for (queue, loaded) in [Queue::Live, Queue::Rewind].into_iter().zip(queues) {
                 let mut lost = Vec::new();
                 for (&chunk, had) in loaded {
                     let Some(bits) = snapshot.row(queue, index, chunk)? else { continue };
@@ -164,11 +164,11 @@ impl Store {
                     }
                 }
                 if !lost.is_empty() {
-                    handed.push(Handed { stream: StreamIndex(index), lot: Lot::Waited, messages: lost });
+                    ready.push(ReadyBatch { stream: index, source: Source::Backlog, messages: lost });
                 }
             }
         }
-        Ok(handed)
+        Ok(ready)
     }
 
     /// Reads what the index has of streams and segments.
@@ -178,25 +178,25 @@ impl Store {
         }
         // Not what the counters leave: whether the two agree is what they are
         // compared for. 0.1 s for a million rows.
-        let mut queued: HashMap<u32, u64> = HashMap::new();
-        for queue in [Queue::Live, Queue::Again] {
+        let mut queued: HashMap<StreamIndex, u64> = HashMap::new();
+        for queue in [Queue::Live, Queue::Rewind] {
             snapshot.each_row(queue, |stream, _, bits| {
                 *queued.entry(stream).or_default() += Row::count(bits);
             })?;
         }
         for (name, record) in snapshot.streams()? {
-            let counts = snapshot.counts(record.index)?;
+            let counts = snapshot.counts(StreamIndex(record.index))?;
             let stream = Stream {
                 name,
                 counts,
-                queued: queued.remove(&record.index).unwrap_or(0),
+                queued: queued.remove(&StreamIndex(record.index)).unwrap_or(0),
                 options: None,
                 live: Rows::on_the_disk(),
-                again: Rows::on_the_disk(),
+                rewind: Rows::on_the_disk(),
                 dirty: false,
                 record,
             };
-            self.streams.insert(stream.record.index, stream);
+            self.streams.insert(StreamIndex(stream.record.index), stream);
         }
         Ok(())
     }
@@ -272,11 +272,11 @@ fn open_index(disk: &dyn Disk) -> Result<Index, OpenError> {
             | redb::Error::RepairAborted
             | redb::Error::TableTypeMismatch { .. }),
         ) => {
-            put_aside(disk, &damage, |name| name == INDEX || is_segment(name))?;
+            quarantine(disk, &damage, |name| name == INDEX || is_segment(name))?;
             Ok(try_index(disk)?)
         }
         Err(redb::Error::Io(io)) if io.kind() == std::io::ErrorKind::InvalidData => {
-            put_aside(disk, &io, |name| name == INDEX || is_segment(name))?;
+            quarantine(disk, &io, |name| name == INDEX || is_segment(name))?;
             Ok(try_index(disk)?)
         }
         other => Ok(other?),
@@ -297,7 +297,7 @@ fn io_failed(disk: &dyn Disk, error: std::io::Error) -> OpenError {
     OpenError::Failed(format!("{}: {error}", disk.path("")))
 }
 
-fn put_aside(
+fn quarantine(
     disk: &dyn Disk,
     damage: &dyn std::fmt::Display,
     goes: impl Fn(&str) -> bool,

@@ -9,11 +9,12 @@ use redb::Durability;
 use tracing::error;
 
 use super::open::segment_name;
-use super::{Handed, Lot, PART_OF_WAITING, Result, Rows, Store, StoreError, pending};
+use super::{PART_OF_WAITING, ReadyBatch, Result, Rows, Source, Store, StoreError, pending};
 use crate::chunk::{self, Item};
+use crate::counters::Outcome;
 use crate::index::{Place, Queue, Snapshot};
 use crate::rows::Row;
-use crate::{DeadLetter, Outcome, Position, StreamIndex};
+use crate::types::{DeadLetter, Position, StreamIndex};
 
 /// Rows that are looked at together, and messages after which it is enough.
 const ROWS: usize = 64;
@@ -43,14 +44,14 @@ impl Store {
     /// Reads on for streams that are behind and have room: a few rows of each,
     /// so that no commit waits for long and streams that are equally far behind
     /// find each other's chunks in the cache.
-    pub(crate) fn read_on(&mut self) -> Result<Vec<Handed>> {
+    pub(crate) fn read_on(&mut self) -> Result<Vec<ReadyBatch>> {
         let hungry: Vec<_> =
             self.streams.keys().filter_map(|index| Some((*index, self.hunger(*index)?))).collect();
-        let mut handed = Vec::new();
+        let mut ready = Vec::new();
         for (index, queue) in hungry {
-            handed.extend(self.read_queue(index, queue)?);
+            ready.extend(self.read_queue(index, queue)?);
         }
-        Ok(handed)
+        Ok(ready)
     }
 
     /// Whether there is something to read on for.
@@ -60,11 +61,11 @@ impl Store {
 
     /// What a stream is to be given more of. What a rewind asks for goes behind
     /// everything else.
-    fn hunger(&self, index: u32) -> Option<Queue> {
+    fn hunger(&self, index: StreamIndex) -> Option<Queue> {
         let stream = self.streams.get(&index).filter(|s| s.options.is_some())?;
-        let queue = match (stream.live.behind, stream.again.behind) {
+        let queue = match (stream.live.behind, stream.rewind.behind) {
             (true, _) => Queue::Live,
-            (false, true) => Queue::Again,
+            (false, true) => Queue::Rewind,
             (false, false) => return None,
         };
         // Not for every message that settles.
@@ -73,13 +74,13 @@ impl Store {
 
     /// What waits may take so small a part of the stream's room, where live
     /// messages go first.
-    fn part(&self, index: u32, queue: Queue) -> u64 {
+    fn part(&self, index: StreamIndex, queue: Queue) -> u64 {
         let live_first =
             self.streams.get(&index).and_then(|s| s.options.as_ref()).is_some_and(|o| o.live_first);
         if live_first && queue == Queue::Live { PART_OF_WAITING } else { 1 }
     }
 
-    fn read_queue(&mut self, index: u32, queue: Queue) -> Result<Option<Handed>> {
+    fn read_queue(&mut self, index: StreamIndex, queue: Queue) -> Result<Option<ReadyBatch>> {
         let part = self.part(index, queue);
         let mut messages = Vec::new();
         let Some(stream) = self.streams.get_mut(&index) else { return Ok(None) };
@@ -116,11 +117,11 @@ impl Store {
             *behind = false;
             *waiting_since = None;
         }
-        let lot = match queue {
-            Queue::Live => Lot::Waited,
-            Queue::Again => Lot::Again,
+        let source = match queue {
+            Queue::Live => Source::Backlog,
+            Queue::Rewind => Source::Rewind,
         };
-        Ok((!messages.is_empty()).then_some(Handed { stream: StreamIndex(index), lot, messages }))
+        Ok((!messages.is_empty()).then_some(ReadyBatch { stream: index, source, messages }))
     }
 
     /// The messages of a chunk; none where they are damaged, which has then
@@ -207,10 +208,10 @@ impl Store {
             self.disk.path(&aside)
         );
         let index = self.durable_index()?;
-        let streams: Vec<u32> = self.streams.keys().copied().collect();
+        let streams: Vec<StreamIndex> = self.streams.keys().copied().collect();
         index.write(Durability::Immediate, |tables| {
             for number in streams {
-                for queue in [Queue::Live, Queue::Again] {
+                for queue in [Queue::Live, Queue::Rewind] {
                     let Some(bits) = tables.row(queue, number, chunk)? else { continue };
                     let Some(stream) = self.streams.get_mut(&number) else { continue };
                     // Those that were handed out before live in the lanes.
@@ -234,7 +235,7 @@ impl Store {
                         delivery: None,
                         reply: None,
                     };
-                    self.keep_letter(tables, StreamIndex(number), &letter)?;
+                    self.keep_letter(tables, number, &letter)?;
                     self.put_row(tables, queue, number, chunk, &Row::default())?;
                 }
             }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use redb::Durability;
 
-use super::{Handed, Lot, Result, Store, pending};
+use super::{ReadyBatch, Result, Source, Store, pending};
 use crate::index::{self, Index, Queue};
 use crate::rows::Row;
-use crate::{Rewind, Rewound, StreamIndex};
+use crate::types::{Rewind, Rewound, StreamIndex};
 
 /// Chunks that are looked at between two commits.
 const CHUNKS: usize = 64;
@@ -18,13 +18,13 @@ pub(crate) struct Slice {
     /// Where the next part begins; none: that was all.
     pub next: Option<u64>,
     pub found: Rewound,
-    pub handed: Vec<Handed>,
+    pub ready: Vec<ReadyBatch>,
 }
 
-/// The counters of a stream do not say what the marks say.
+/// The counters differ from the pending bits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// What is wrong, for a person.
+    /// The difference, as text.
     pub what: String,
 }
 
@@ -32,9 +32,9 @@ impl Store {
     /// Notes the beginning of a rewind.
     pub(crate) fn begin_rewind(&mut self, rewind: &Rewind) -> Result<()> {
         let index = self.durable_index()?;
-        let Some(stream) = self.streams.get_mut(&rewind.stream.0) else { return Ok(()) };
+        let Some(stream) = self.streams.get_mut(&rewind.stream) else { return Ok(()) };
         stream.record.generation += 1;
-        stream.record.again_rate = rewind.rate;
+        stream.record.rewind_rate = rewind.rate;
         let (name, record) = (stream.name.clone(), stream.record.clone());
         Ok(index.write(Durability::Immediate, |tables| {
             tables.set_stream(&name, &record)?;
@@ -92,8 +92,8 @@ impl Store {
             }
         }
         drop(snapshot);
-        let handed = if rewind.dry_run { Vec::new() } else { self.mark_again(rewind.stream, rows)? };
-        Ok(Slice { next, found, handed })
+        let ready = if rewind.dry_run { Vec::new() } else { self.set_pending(rewind.stream, rows)? };
+        Ok(Slice { next, found, ready })
     }
 
     fn is_pending(
@@ -103,77 +103,77 @@ impl Store {
         chunk: u64,
         number: u32,
     ) -> Result<bool> {
-        let Some(known) = self.streams.get(&stream.0) else { return Ok(false) };
-        for (queue, rows) in [(Queue::Live, &known.live), (Queue::Again, &known.again)] {
-            let marked = match rows.loaded.get(&chunk) {
+        let Some(known) = self.streams.get(&stream) else { return Ok(false) };
+        for (queue, rows) in [(Queue::Live, &known.live), (Queue::Rewind, &known.rewind)] {
+            let is_set = match rows.loaded.get(&chunk) {
                 Some(loaded) => loaded.row.contains(number),
                 None => snapshot
-                    .row(queue, stream.0, chunk)?
+                    .row(queue, stream, chunk)?
                     .is_some_and(|bits| Row::from_bytes(&bits).contains(number)),
             };
-            if marked {
+            if is_set {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    fn mark_again(
+    fn set_pending(
         &mut self,
         stream: StreamIndex,
         rows: BTreeMap<u64, (Row, std::sync::Arc<[crate::chunk::Item]>)>,
-    ) -> Result<Vec<Handed>> {
-        let mut handed = Vec::new();
+    ) -> Result<Vec<ReadyBatch>> {
+        let mut ready = Vec::new();
         let index = self.durable_index()?;
         index.write(Durability::Immediate, |tables| {
             for (chunk, (row, items)) in rows {
                 let Some(place) = tables.place(chunk)? else { continue };
-                let before = tables.row(Queue::Again, stream.0, chunk)?;
+                let before = tables.row(Queue::Rewind, stream, chunk)?;
                 let is_new = before.is_none();
-                let Some(known) = self.streams.get_mut(&stream.0) else { continue };
+                let Some(known) = self.streams.get_mut(&stream) else { continue };
                 // One mean a row: what is added to one counts as the others do.
                 let mean = before.as_ref().map_or(row.mean, |bits| Row::from_bytes(bits).mean);
                 known.begun(row.len().into(), mean, true);
                 let few = known.conflates();
-                if let Some(loaded) = known.again.loaded.get_mut(&chunk) {
+                if let Some(loaded) = known.rewind.loaded.get_mut(&chunk) {
                     // Readers are past this chunk already.
                     row.iter().for_each(|number| loaded.row.insert(number));
                     let whole = loaded.row.clone();
-                    known.again.loaded_messages += u64::from(row.len());
-                    known.again.loaded_bytes += u64::from(row.len()) * u64::from(mean);
-                    tables.set_row(Queue::Again, stream.0, chunk, &whole.to_bytes())?;
-                    handed.push(Handed {
+                    known.rewind.loaded_messages += u64::from(row.len());
+                    known.rewind.loaded_bytes += u64::from(row.len()) * u64::from(mean);
+                    tables.set_row(Queue::Rewind, stream, chunk, &whole.to_bytes())?;
+                    ready.push(ReadyBatch {
                         stream,
-                        lot: Lot::Again,
-                        messages: pending(chunk, &row, &items, Queue::Again, few),
+                        source: Source::Rewind,
+                        messages: pending(chunk, &row, &items, Queue::Rewind, few),
                     });
                     continue;
                 }
                 let mut whole = before.map(|bits| Row::from_bytes(&bits)).unwrap_or_default();
                 whole.mean = mean;
                 row.iter().for_each(|number| whole.insert(number));
-                tables.set_row(Queue::Again, stream.0, chunk, &whole.to_bytes())?;
-                known.again.next = known.again.next.min(chunk);
-                known.again.behind = true;
-                known.again.waiting_since =
-                    Some(known.again.waiting_since.map_or(place.received, |w| w.min(place.received)));
+                tables.set_row(Queue::Rewind, stream, chunk, &whole.to_bytes())?;
+                known.rewind.next = known.rewind.next.min(chunk);
+                known.rewind.behind = true;
+                known.rewind.waiting_since =
+                    Some(known.rewind.waiting_since.map_or(place.received, |w| w.min(place.received)));
                 if is_new {
                     self.retain(tables, chunk, place)?;
                 }
             }
             self.write_back(tables)
         })?;
-        Ok(handed)
+        Ok(ready)
     }
 }
 
-/// Counts all marks and compares them with the counters, the chunks and the
-/// segments.
+/// Counts all pending bits and compares them with the counters, the chunks and
+/// the segments.
 pub(crate) fn check(index: &Index) -> index::Result<Vec<Difference>> {
     let snapshot = index.read()?;
-    let mut queued: BTreeMap<u32, u64> = BTreeMap::new();
+    let mut queued: BTreeMap<StreamIndex, u64> = BTreeMap::new();
     let mut rows: BTreeMap<u64, u32> = BTreeMap::new();
-    for queue in [Queue::Live, Queue::Again] {
+    for queue in [Queue::Live, Queue::Rewind] {
         snapshot.each_row(queue, |stream, chunk, bits| {
             *queued.entry(stream).or_default() += Row::count(bits);
             *rows.entry(chunk).or_default() += 1;
@@ -182,16 +182,18 @@ pub(crate) fn check(index: &Index) -> index::Result<Vec<Difference>> {
     let mut differences = Vec::new();
     let mut differ = |what: String| differences.push(Difference { what });
     for (name, record) in snapshot.streams()? {
-        let counters = snapshot.counts(record.index)?.queued();
-        let marks = queued.remove(&record.index).unwrap_or(0);
-        if counters != marks {
-            differ(format!(
-                "stream {name}: by its counters {counters} messages are queued, {marks} have a mark"
-            ));
+        let stream = StreamIndex(record.index);
+        let bits = queued.remove(&stream).unwrap_or(0);
+        match snapshot.counts(stream)?.queued() {
+            Some(counted) if counted == bits => {}
+            Some(counted) => differ(format!(
+                "stream {name}: {counted} messages are queued by its counters, {bits} have a pending bit"
+            )),
+            None => differ(format!("stream {name}: more messages have ended than were read")),
         }
     }
-    for (stream, marks) in queued {
-        differ(format!("{marks} marks of stream number {stream}, which nobody knows"));
+    for (StreamIndex(stream), bits) in queued {
+        differ(format!("{bits} pending bits for unknown stream {stream}"));
     }
     let mut held: BTreeMap<u32, u32> = BTreeMap::new();
     let mut from = 0;
@@ -202,22 +204,22 @@ pub(crate) fn check(index: &Index) -> index::Result<Vec<Difference>> {
         for (chunk, place) in places {
             let named = rows.remove(&chunk).unwrap_or(0);
             if named != place.rows {
-                differ(format!("chunk {chunk} counts {} rows, {named} name it", place.rows));
+                differ(format!("chunk {chunk} counts {} rows, but {named} rows name it", place.rows));
             }
             *held.entry(place.segment).or_default() += u32::from(place.rows > 0);
         }
     }
     for chunk in rows.keys() {
-        differ(format!("rows of chunk {chunk}, which is not there"));
+        differ(format!("rows of chunk {chunk}, which does not exist"));
     }
     for (segment, record) in snapshot.segments()? {
         let chunks = held.remove(&segment).unwrap_or(0);
         if chunks != record.held {
-            differ(format!("segment {segment} counts {} held chunks, there are {chunks}", record.held));
+            differ(format!("segment {segment} counts {} chunks with rows, but has {chunks}", record.held));
         }
     }
     for segment in held.keys() {
-        differ(format!("chunks in segment {segment}, which is not there"));
+        differ(format!("chunks in segment {segment}, which does not exist"));
     }
     Ok(differences)
 }

@@ -1,13 +1,47 @@
-//! A file system in memory that loses power: what was not synced is gone, or
-//! there in parts, and any operation may fail.
+//! A file system in memory that can lose power: unsynced data is then lost, as a
+//! whole or in part. Any operation can be made to fail.
+
+// Other crates compile it for their tests.
+#![allow(clippy::unwrap_used)]
+#![cfg_attr(not(test), allow(dead_code))]
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 
 use crate::disk::{Disk, DiskFile};
+use crate::types::{OnFull, Quota, StreamQuota};
 
-/// Bytes that a torn write keeps or loses as one.
+/// A journal on a simulated disk, for tests of other crates.
+#[derive(Clone, Debug)]
+pub struct Simulated {
+    /// The streams, numbered from 0.
+    pub streams: Vec<String>,
+    /// The quota of each stream; it makes the bus wait.
+    pub max_backlog: u64,
+    /// Maximum bytes of dead letters.
+    pub max_dead_letters: u64,
+}
+
+impl Simulated {
+    /// Streams `0`, `1` and so on, with plenty of room.
+    pub fn new(streams: usize) -> Self {
+        let streams = (0..streams).map(|number| number.to_string()).collect();
+        Self { streams, max_backlog: 1 << 31, max_dead_letters: 1 << 31 }
+    }
+
+    pub(crate) fn disk(&self) -> Arc<dyn Disk> {
+        Arc::new(SimDisk::new())
+    }
+
+    pub(crate) fn quotas(self) -> Vec<StreamQuota> {
+        let quota = Quota { max_backlog: self.max_backlog, on_full: OnFull::Block };
+        let stream = |name| StreamQuota { name, quota, live_first: false, conflates: false };
+        self.streams.into_iter().map(stream).collect()
+    }
+}
+
+/// Bytes that a torn write keeps or loses together.
 const SECTOR: usize = 512;
 
 #[derive(Clone)]
@@ -15,14 +49,14 @@ pub(crate) struct SimDisk(Arc<Mutex<Sim>>);
 
 struct Sim {
     files: BTreeMap<String, Arc<Mutex<File>>>,
-    /// The names that a crash leaves.
+    /// The names that survive a crash.
     durable: BTreeMap<String, Arc<Mutex<File>>>,
-    /// Operations that change something, until one fails; none: none fails.
+    /// Number of changes until one fails; none: no change fails.
     until_failure: Option<u64>,
-    /// What has failed once goes on failing until the disk is repaired.
+    /// After one failure all operations fail until the disk is repaired.
     failing: bool,
     full: bool,
-    /// Bytes that its files may have together.
+    /// Maximum bytes of all files together.
     capacity: u64,
     operations: u64,
 }
@@ -31,14 +65,33 @@ struct Sim {
 struct File {
     bytes: Vec<u8>,
     synced: Vec<u8>,
-    /// Writes since the last sync: offset and bytes. A length: it was cut or
-    /// extended.
+    /// Changes since the last sync.
     unsynced: Vec<Change>,
+}
+
+impl File {
+    /// Makes all changes durable.
+    fn sync(&mut self) {
+        for change in std::mem::take(&mut self.unsynced) {
+            match change {
+                Change::Length(length) => self.synced.resize(length as usize, 0),
+                Change::Write(offset, written) => {
+                    let (from, end) = (offset as usize, offset as usize + written.len());
+                    if self.synced.len() < end {
+                        self.synced.resize(end, 0);
+                    }
+                    self.synced[from..end].copy_from_slice(&written);
+                }
+            }
+        }
+    }
 }
 
 #[derive(Clone)]
 enum Change {
+    /// Offset and bytes.
     Write(u64, Vec<u8>),
+    /// The file was cut or extended.
     Length(u64),
 }
 
@@ -55,17 +108,17 @@ impl SimDisk {
         })))
     }
 
-    /// The `number`th change from now on fails, and all that follow.
+    /// Makes the `number`th change from now on fail, and all later ones.
     pub(super) fn fail_at(&self, number: u64) {
         self.0.lock().unwrap().until_failure = Some(number);
     }
 
-    /// Writes that make a file longer fail as on a full disk.
+    /// Makes writes that extend a file fail as on a full disk.
     pub(crate) fn set_full(&self, full: bool) {
         self.0.lock().unwrap().full = full;
     }
 
-    /// Room for so many bytes, and no more.
+    /// Limits the bytes of all files together.
     pub(crate) fn set_capacity(&self, bytes: u64) {
         self.0.lock().unwrap().capacity = bytes;
     }
@@ -77,19 +130,19 @@ impl SimDisk {
         sim.full = false;
     }
 
-    /// Changes so far.
+    /// Number of changes so far.
     pub(super) fn operations(&self) -> u64 {
         self.0.lock().unwrap().operations
     }
 
-    /// The disk after the power was cut: of what was not synced, `chance` says
-    /// for each sector whether it has reached the disk.
+    /// The disk after a power cut. `chance` decides for each unsynced sector
+    /// whether it has reached the disk.
     pub(crate) fn crash(&self, mut chance: impl FnMut() -> bool) -> Self {
         let sim = self.0.lock().unwrap();
         let after = Self::new();
         {
             let mut new = after.0.lock().unwrap();
-            // A name whose folder was not synced may be there or not.
+            // Without a sync of the folder a name may exist or not.
             let names = sim.files.iter().filter(|(name, _)| sim.durable.contains_key(*name) || chance());
             let removed = sim.durable.iter().filter(|(name, _)| !sim.files.contains_key(*name));
             let kept: Vec<_> = names.chain(removed).map(|(n, f)| (n.clone(), f.clone())).collect();
@@ -116,7 +169,7 @@ impl SimDisk {
         after
     }
 
-    /// Changes a file behind everybody's back.
+    /// Changes a file without an operation.
     pub(super) fn damage(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let sim = self.0.lock().unwrap();
         let mut file = sim.files[name].lock().unwrap();
@@ -128,7 +181,7 @@ impl SimDisk {
         self.0.lock().unwrap().files.keys().cloned().collect()
     }
 
-    /// A change by which a file grows by so many bytes.
+    /// Notes a change by which a file grows by so many bytes.
     fn change(&self, growth: u64) -> io::Result<()> {
         let mut sim = self.0.lock().unwrap();
         sim.operations += 1;
@@ -256,13 +309,13 @@ impl SimFile {
         Ok(())
     }
 
-    /// A sync that fails has lost what it was to write: the pages are marked
-    /// clean, and the next sync says that all is well.
+    /// A sync that fails has lost its data: the pages are marked clean, and the
+    /// next sync succeeds.
     fn sync_all(&self) -> io::Result<()> {
         let done = self.disk.change(0);
         let mut file = self.file.lock().unwrap();
         if done.is_ok() {
-            file.synced = file.bytes.clone();
+            file.sync();
         }
         file.unsynced.clear();
         done

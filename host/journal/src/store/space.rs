@@ -8,10 +8,12 @@ use redb::Durability;
 use tracing::{info, warn};
 
 use super::open::segment_name;
-use super::{Result, Segment, Store, StreamIndex};
+use super::{Result, Segment, Store};
+use crate::counters;
 use crate::disk::DiskFile;
-use crate::index::{self, Index, Place, Queue, SegmentRecord, Tables};
+use crate::index::{self, Index, Place, Queue, SegmentRecord, Writes};
 use crate::rows::Row;
+use crate::types::StreamIndex;
 
 /// A segment of which less than one in so many bytes is wanted is rewritten
 /// when space runs short.
@@ -86,7 +88,7 @@ impl Store {
             self.forget_segment(number)?;
         }
         if going > 0 {
-            warn!(segments = going, "the disk is full: what was kept for rewinds has made room");
+            warn!(segments = going, "the disk is full: deleted segments that were kept for rewinds");
         }
         Ok(())
     }
@@ -249,15 +251,19 @@ impl Store {
     }
 
     /// One row less names the chunk.
-    pub(super) fn release(&mut self, tables: &mut Tables<'_>, chunk: u64) -> index::Result<()> {
+    pub(super) fn release(&mut self, tables: &mut Writes<'_>, chunk: u64) -> index::Result<()> {
         let Some(mut place) = tables.place(chunk)? else { return Ok(()) };
-        place.rows = place.rows.saturating_sub(1);
+        let mut rows = u64::from(place.rows);
+        counters::take(&mut rows, 1, "rows of a chunk");
+        place.rows = u32::try_from(rows).unwrap_or(u32::MAX);
         tables.set_place(chunk, &place)?;
         if place.rows == 0
             && let Some(segment) = self.segments.get_mut(&place.segment)
         {
-            segment.record.held = segment.record.held.saturating_sub(1);
-            segment.record.held_bytes = segment.record.held_bytes.saturating_sub(place.length.into());
+            let mut held = u64::from(segment.record.held);
+            counters::take(&mut held, 1, "chunks of a segment");
+            segment.record.held = u32::try_from(held).unwrap_or(u32::MAX);
+            counters::take(&mut segment.record.held_bytes, place.length.into(), "bytes of a segment");
             segment.dirty = true;
         }
         Ok(())
@@ -266,7 +272,7 @@ impl Store {
     /// One row more names the chunk.
     pub(super) fn retain(
         &mut self,
-        tables: &mut Tables<'_>,
+        tables: &mut Writes<'_>,
         chunk: u64,
         mut place: Place,
     ) -> index::Result<()> {
@@ -285,7 +291,7 @@ impl Store {
     /// Forgets a stream without a file, with all that it has. False: it has one
     /// (again), or is not known (any more).
     pub(crate) fn forget(&mut self, stream: StreamIndex) -> Result<bool> {
-        let detached = self.streams.get(&stream.0).filter(|s| s.options.is_none());
+        let detached = self.streams.get(&stream).filter(|s| s.options.is_none());
         let Some(name) = detached.map(|s| s.name.clone()) else { return Ok(false) };
         let mut letters = Some(0);
         while let Some(from) = letters {
@@ -293,23 +299,23 @@ impl Store {
         }
         let index = self.durable_index()?;
         index.write(Durability::Immediate, |tables| {
-            for queue in [Queue::Live, Queue::Again] {
+            for queue in [Queue::Live, Queue::Rewind] {
                 loop {
-                    let rows = tables.rows_from(queue, stream.0, 0, 1024)?;
+                    let rows = tables.rows_from(queue, stream, 0, 1024)?;
                     if rows.is_empty() {
                         break;
                     }
                     for (chunk, _) in rows {
-                        self.put_row(tables, queue, stream.0, chunk, &Row::default())?;
+                        self.put_row(tables, queue, stream, chunk, &Row::default())?;
                     }
                 }
             }
             self.clear_state(tables, stream)?;
-            tables.forget_counts(stream.0)?;
+            tables.forget_counts(stream)?;
             tables.streams.remove(name.as_str())?;
             self.write_back(tables)
         })?;
-        if let Some(gone) = self.streams.remove(&stream.0) {
+        if let Some(gone) = self.streams.remove(&stream) {
             warn!(stream = name, queued = gone.queued, "a stream was forgotten with all that it had");
         }
         Ok(true)
@@ -321,7 +327,7 @@ impl Store {
         Ok(index.write(Durability::Immediate, |tables| self.clear_state(tables, stream))?)
     }
 
-    pub(super) fn clear_state(&mut self, tables: &mut Tables<'_>, stream: StreamIndex) -> index::Result<()> {
+    pub(super) fn clear_state(&mut self, tables: &mut Writes<'_>, stream: StreamIndex) -> index::Result<()> {
         let from = (stream.0, "");
         let to = (stream.0 + 1, "");
         tables.state.retain_in(from..to, |_, _| false)?;

@@ -4,18 +4,18 @@ use message::unix_millis;
 use redb::Durability;
 use tracing::{info, warn};
 
-use super::{Result, Rows, Store, Stream, StreamOptions};
-use crate::StreamIndex;
+use super::{Result, Rows, Store, Stream};
 use crate::index::{FORMAT, StreamRecord};
+use crate::types::{StreamIndex, StreamQuota};
 
 /// How long the rows of a stream without a file are kept.
 const DETACHED_FOR: u64 = 24 * 60 * 60 * 1000;
 
 impl Store {
     /// Gives every stream with a file its number and its rules; the others are
-    /// detached. What a detached stream was handed waits on the disk again, so that a
+    /// detached. What a detached stream was ready waits on the disk again, so that a
     /// stream that comes back goes on where it was.
-    pub(crate) fn set_streams(&mut self, wanted: &[StreamOptions]) -> Result<()> {
+    pub(crate) fn set_streams(&mut self, wanted: &[StreamQuota]) -> Result<()> {
         let index = self.durable_index()?;
         for options in wanted {
             let known = self.streams.values_mut().find(|s| s.name == options.name);
@@ -30,7 +30,7 @@ impl Store {
                 index: number,
                 paused: false,
                 generation: 0,
-                again_rate: None,
+                rewind_rate: None,
                 detached_since: None,
             };
             let stream = Stream {
@@ -40,10 +40,10 @@ impl Store {
                 queued: 0,
                 options: Some(options.clone()),
                 live: Rows::default(),
-                again: Rows::default(),
+                rewind: Rows::default(),
                 dirty: false,
             };
-            self.streams.insert(number, stream);
+            self.streams.insert(StreamIndex(number), stream);
         }
         let now = unix_millis();
         for stream in self.streams.values_mut().filter(|s| wanted.iter().all(|w| w.name != s.name)) {
@@ -69,11 +69,11 @@ impl Store {
         Ok(())
     }
 
-    /// What a stream was handed and has not settled waits on the disk again:
+    /// What a stream was ready and has not settled waits on the disk again:
     /// its reader has gone, the next one begins with it. Nothing is written
     /// for that, because what was handed out is marked as pending anyway.
     pub(crate) fn take_back(&mut self, stream: StreamIndex) {
-        if let Some(stream) = self.streams.get_mut(&stream.0) {
+        if let Some(stream) = self.streams.get_mut(&stream) {
             stream.take_back();
         }
     }
@@ -83,7 +83,7 @@ impl Store {
         for (name, index, since) in self.detached() {
             warn!(
                 stream = name,
-                queued = self.streams.get(&index.0).map_or(0, |s| s.queued),
+                queued = self.streams.get(&index).map_or(0, |s| s.queued),
                 since,
                 "the journal has messages of a stream that has no file any more: they are kept 24 h"
             );
@@ -108,12 +108,12 @@ impl Store {
 impl Stream {
     fn take_back(&mut self) {
         self.live = Rows::on_the_disk();
-        self.again = Rows::on_the_disk();
+        self.rewind = Rows::on_the_disk();
     }
 }
 
 impl Rows {
-    /// Rows of which nobody was handed anything.
+    /// Rows of which nobody was ready anything.
     pub(super) fn on_the_disk() -> Self {
         Self { behind: true, ..Self::default() }
     }

@@ -9,7 +9,8 @@ use message::Message;
 
 use super::sim::SimDisk;
 use super::*;
-use crate::{DeadLetter, OnFull, Outcome};
+use crate::counters::Outcome;
+use crate::types::{DeadLetter, DeadLetterFilter, OnFull};
 
 /// A store on a simulated disk, and what its readers were given.
 struct Bench {
@@ -29,10 +30,10 @@ fn options() -> Options {
     }
 }
 
-fn streams(names: &[&str]) -> Vec<StreamOptions> {
+fn streams(names: &[&str]) -> Vec<StreamQuota> {
     let quota = Quota { max_backlog: 1 << 30, on_full: OnFull::ExpireOldest };
     let stream =
-        |name: &&str| StreamOptions { name: (*name).to_owned(), quota, live_first: false, conflates: false };
+        |name: &&str| StreamQuota { name: (*name).to_owned(), quota, live_first: false, conflates: false };
     names.iter().map(stream).collect()
 }
 
@@ -73,6 +74,15 @@ fn letter(position: Position, reason: &str) -> DeadLetter {
     }
 }
 
+/// The commit that replays these letters, and how many messages it has.
+fn replay_work(
+    store: &Store,
+    letters: Vec<(DeadLetterId, StreamIndex, DeadLetter)>,
+    as_is: bool,
+) -> (Work, u64) {
+    Replay::begin(store, DeadLetterFilter::default(), as_is).work(letters)
+}
+
 impl Bench {
     fn new(names: &[&str]) -> Self {
         let disk = SimDisk::new();
@@ -89,8 +99,8 @@ impl Bench {
     }
 
     fn commit(&mut self, work: Work) {
-        let handed = self.store.commit(&work, true).unwrap();
-        self.take(handed);
+        let ready = self.store.commit(&work, true).unwrap();
+        self.take(ready);
         self.read_on();
         self.check();
     }
@@ -98,13 +108,13 @@ impl Bench {
     /// Reads on for as long as there is room, as the writer does.
     fn read_on(&mut self) {
         while self.store.is_hungry() {
-            let handed = self.store.read_on().unwrap();
-            self.take(handed);
+            let ready = self.store.read_on().unwrap();
+            self.take(ready);
         }
     }
 
-    fn take(&mut self, handed: Vec<Handed>) {
-        for Handed { stream, messages, .. } in handed {
+    fn take(&mut self, ready: Vec<ReadyBatch>) {
+        for ReadyBatch { stream, messages, .. } in ready {
             self.given.extend(messages.into_iter().map(|m| (stream.0, m)));
         }
     }
@@ -137,8 +147,8 @@ impl Bench {
     }
 
     fn check(&self) {
-        assert_eq!(check(&self.store.index()).unwrap(), [], "the counters do not say what the marks say");
-        for stream in self.store.streams.keys() {
+        assert_eq!(check(&self.store.index()).unwrap(), [], "the counters differ from the pending bits");
+        for StreamIndex(stream) in self.store.streams.keys() {
             assert!(self.counters(*stream).balance(), "{:?}", self.counters(*stream));
         }
     }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use journal::Journal;
+use journal::{Amount, Journal};
 use message::{Message, unix_millis};
 use order::{Answer, Order, What, answer};
 use script::{Engine, Limits, Package, Recipe, Script, Version, cases, one_line};
@@ -467,7 +467,9 @@ impl Reloader {
 
     async fn shadow(&self, old: &Script, new: &Script) -> Result<Comparison, Refusal> {
         let takes = self.takes.clone();
-        let messages = self.journal.latest(self.source.rules.compared, move |message| takes(message)).await?;
+        let (messages, bytes) = self.source.rules.compared;
+        let compared = Amount { messages, bytes };
+        let messages = self.journal.latest(compared, move |message| takes(message)).await?;
         Ok(shadow::compare(old, new, &messages, &self.status.memory.state.copy()).await)
     }
 

@@ -115,7 +115,7 @@ fn rejects(count: usize, of: usize, old: &str, most: usize) -> String {
 
 impl From<JournalError> for Refusal {
     fn from(error: JournalError) -> Self {
-        Self::Disk(error.0)
+        Self::Disk(error.to_string())
     }
 }
 

@@ -8,7 +8,7 @@ const PLACES: u32 = 16;
 fn crowd(engine: &Engine, wasm: &Bytes, lanes: u32) -> Running {
     let far = FarSide::new(Mood::Accepts, 8);
     let destination = Arc::new(FarSideDestination(far.clone()));
-    let journal = Journal::in_memory(1, 10_000, 10_000_000);
+    let journal = Journal::simulated(Simulated::new(1));
     let source = source(wasm.clone(), Limits::default());
     start_stream_on(engine, destination, journal, Pressure::default(), source, far, lanes)
 }

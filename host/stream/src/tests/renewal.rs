@@ -69,7 +69,7 @@ impl Site {
         let (far, folder) = (FarSide::new(Mood::Accepts, window), tempfile::tempdir().unwrap());
         let door = Door::new(&far, &folder, password);
         let asked = door.asked.clone();
-        let journal = Journal::in_memory(1, 10_000, 10_000_000);
+        let journal = Journal::simulated(Simulated::new(1));
         let (pressure, limits) = (Pressure::default(), Limits::default());
         let running = start_to(Arc::new(door), journal, pressure, TRAPS_ON_MARK, far, lanes, limits).await;
         let site = Self { running, folder, asked };

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{DeadLetterFilter, Rewind};
+use crate::types::{DeadLetterFilter, Rewind};
 
 type Texts = BTreeSet<(u32, String)>;
 
@@ -23,7 +23,7 @@ struct World {
     settled: Texts,
     perhaps: Texts,
     /// Those that were read again: they may be pending twice.
-    again: Texts,
+    rewind: Texts,
     /// Dead letters for certain, unless they were replayed: then queued.
     buried: Texts,
     /// Of commits without a sync since the last one that was durable.
@@ -99,8 +99,8 @@ fn open_three(disk: &SimDisk) -> Store {
     Store::open(Arc::new(disk.clone()), options, &three()).unwrap()
 }
 
-fn three() -> [StreamOptions; 3] {
-    let mut three = <[StreamOptions; 3]>::try_from(streams(&["a", "b", "c"])).unwrap();
+fn three() -> [StreamQuota; 3] {
+    let mut three = <[StreamQuota; 3]>::try_from(streams(&["a", "b", "c"])).unwrap();
     three[1].quota.max_backlog = SMALL_QUOTA;
     three[2].live_first = true;
     three
@@ -185,7 +185,7 @@ impl Run {
             }
             Step::Rewind(stream) => {
                 let sent = world.sent.clone();
-                world.again.extend(sent.iter().filter(|(s, _)| s == stream).cloned());
+                world.rewind.extend(sent.iter().filter(|(s, _)| s == stream).cloned());
                 let rewind = Rewind {
                     stream: StreamIndex(*stream),
                     from: 0,
@@ -200,7 +200,7 @@ impl Run {
                 let mut next = Some(0);
                 while let Some(from) = next {
                     let slice = bench.store.rewind_slice(&rewind, from, &wanted)?;
-                    bench.take(slice.handed);
+                    bench.take(slice.ready);
                     next = slice.next;
                 }
                 return Ok(());
@@ -210,8 +210,8 @@ impl Run {
                 let texts = letters
                     .iter()
                     .map(|(_, s, l)| (s.0, String::from_utf8(l.message.payload.to_vec()).unwrap()));
-                world.again.extend(texts);
-                work = Store::replay_work(letters, *as_is).0;
+                world.rewind.extend(texts);
+                work = replay_work(&bench.store, letters, *as_is).0;
             }
             Step::Pause(paused) => {
                 world.paused.insert(*paused);
@@ -239,16 +239,16 @@ impl Run {
             Step::MakeRoom => return bench.store.make_room(u64::MAX),
         }
         world.sent.extend(commit.sent.iter().cloned());
-        let handed = bench.store.commit(&work, durable)?;
+        let ready = bench.store.commit(&work, durable)?;
         world.later.push(commit);
         if durable {
             for commit in std::mem::take(&mut world.later) {
                 world.certain(commit);
             }
         }
-        bench.take(handed);
-        let handed = bench.store.read_on()?;
-        bench.take(handed);
+        bench.take(ready);
+        let ready = bench.store.read_on()?;
+        bench.take(ready);
         Ok(())
     }
 
@@ -286,7 +286,7 @@ impl Run {
         let expired = lost.iter().filter(|(stream, _)| *stream == 1).count();
         assert_eq!(lost.len(), expired, "lost: {lost:?}");
         assert!(expired as u64 <= bench.counters(1).expired, "lost and not counted: {lost:?}");
-        let settled: Texts = world.settled.difference(&world.again).cloned().collect();
+        let settled: Texts = world.settled.difference(&world.rewind).cloned().collect();
         assert!(there.is_disjoint(&settled), "back: {:?}", there.intersection(&settled));
         for stream in NAMES {
             assert_eq!(bench.counters(stream).queued, 0);
@@ -378,8 +378,8 @@ fn opening_again_after_a_failure_goes_on_without_repeats_and_gaps() {
             let memory = store.into_memory();
             disk.repair();
             let mut store = open_three(&disk);
-            let handed = store.resume(&memory, &unsettled).unwrap();
-            assert!(handed.is_empty(), "nothing was committed without a sync");
+            let ready = store.resume(&memory, &unsettled).unwrap();
+            assert!(ready.is_empty(), "nothing was committed without a sync");
             let mut bench = Bench { disk, store, given };
             bench.commit(Work { settlements: unsettled, ..Work::default() });
             run.bench = bench;

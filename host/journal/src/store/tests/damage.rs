@@ -1,7 +1,7 @@
 //! A disk that has lost or changed what was on it.
 
 use super::*;
-use crate::DeadLetterFilter;
+use crate::types::DeadLetterFilter;
 
 fn letters(bench: &Bench) -> Vec<String> {
     let found = find_letters(&bench.store.index(), &DeadLetterFilter::default()).unwrap();
@@ -99,12 +99,12 @@ fn segments_whose_index_is_gone_are_put_aside_and_not_removed() {
 }
 
 #[test]
-fn what_a_damaged_journal_has_lost_is_not_replayed() {
+fn letter_about_damage_is_not_replayed() {
     let bench = three();
     bench.disk.damage("00000001.seg", |bytes| bytes[1000] ^= 4);
     let bench = reopen(bench);
     let found = find_letters(&bench.store.index(), &DeadLetterFilter::default()).unwrap();
     assert_eq!(found.len(), 1);
-    let (work, count) = Store::replay_work(found, false);
+    let (work, count) = replay_work(&bench.store, found, false);
     assert_eq!((count, work.drop_letters.len(), work.batches[0].items.len()), (0, 0, 0));
 }

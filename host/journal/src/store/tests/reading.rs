@@ -1,10 +1,10 @@
 //! What readers are given while much waits, and after a failure.
 
 use super::*;
-use crate::Rewind;
+use crate::types::Rewind;
 
 /// A store whose streams may have eight messages handed out.
-fn small(names: &[&str], change: impl Fn(&mut StreamOptions)) -> Bench {
+fn small(names: &[&str], change: impl Fn(&mut StreamQuota)) -> Bench {
     let disk = SimDisk::new();
     let options = Options { loaded_messages: 8, ..options() };
     let mut streams = streams(names);
@@ -40,7 +40,7 @@ fn rewind_all(bench: &mut Bench) {
     let mut next = Some(0);
     while let Some(from) = next {
         let slice = bench.store.rewind_slice(&rewind, from, &|_| true).unwrap();
-        bench.take(slice.handed);
+        bench.take(slice.ready);
         next = slice.next;
     }
     bench.read_on();
@@ -53,9 +53,9 @@ fn fail_and_resume(bench: Bench, names: &[&str]) -> Bench {
     let memory = store.into_memory();
     disk.repair();
     let mut store = open(&disk, names);
-    let handed = store.resume(&memory, &[]).unwrap();
+    let ready = store.resume(&memory, &[]).unwrap();
     let mut bench = Bench { disk, store, given };
-    bench.take(handed);
+    bench.take(ready);
     bench.read_on();
     bench
 }
@@ -146,8 +146,8 @@ fn what_a_lost_commit_had_settled_is_given_again_and_its_numbers_are_not_used_ag
         settlements: vec![(StreamIndex(0), settlement)],
         ..Work::default()
     };
-    let handed = bench.store.commit(&work, false).unwrap();
-    bench.take(handed);
+    let ready = bench.store.commit(&work, false).unwrap();
+    bench.take(ready);
     let lost = bench.given.remove(0).1.position;
     let mut bench = fail_and_resume(bench, &["a"]);
     assert_eq!(bench.texts(0), ["1", "2"], "their settlement was lost");
@@ -162,7 +162,7 @@ fn what_a_failed_commit_would_have_expired_is_given() {
     let mut bench = small(&["a"], |_| ());
     append_each(&mut bench, &numbers(20));
     let quota = Quota { max_backlog: 1200, on_full: OnFull::ExpireOldest };
-    bench.store.streams.get_mut(&0).unwrap().options.as_mut().unwrap().quota = quota;
+    bench.store.streams.get_mut(&StreamIndex(0)).unwrap().options.as_mut().unwrap().quota = quota;
     let work = Work { batches: vec![for_streams(&["refused"], &[0])], ..Work::default() };
     // The segment's write, then the index: what has expired is known by then.
     let mut store_fails = false;

@@ -1,8 +1,8 @@
 //! What the store promises while all is well.
 
 use super::*;
-use crate::index::Tables;
-use crate::{DeadLetterFilter, Rewind, StoredDelivery};
+use crate::index::Writes;
+use crate::types::{DeadLetterFilter, Rewind, StoredDelivery};
 
 #[test]
 fn what_was_appended_is_given_once_and_again_after_a_restart() {
@@ -33,8 +33,8 @@ fn a_stream_that_is_behind_reads_from_the_disk_in_order() {
     for part in texts.chunks(50) {
         let part: Vec<&str> = part.iter().map(String::as_str).collect();
         let work = Work { batches: vec![for_streams(&part, &[0])], ..Work::default() };
-        let handed = bench.store.commit(&work, true).unwrap();
-        bench.take(handed);
+        let ready = bench.store.commit(&work, true).unwrap();
+        bench.take(ready);
     }
     assert!(bench.given.len() < 10_000, "memory follows what is handed out");
     assert!(bench.counters(0).oldest.is_some());
@@ -97,12 +97,12 @@ fn a_mostly_settled_segment_is_rewritten_when_space_is_short() {
 fn a_full_quota_expires_the_oldest_that_wait_on_the_disk() {
     let mut bench = Bench::new(&["a", "b"]);
     let quota = Quota { max_backlog: 4000, on_full: OnFull::ExpireOldest };
-    bench.store.streams.get_mut(&0).unwrap().options.as_mut().unwrap().quota = quota;
+    bench.store.streams.get_mut(&StreamIndex(0)).unwrap().options.as_mut().unwrap().quota = quota;
     let texts: Vec<String> = (0..40).map(|n| format!("{n:0>200}")).collect();
     for text in &texts {
         let work = Work { batches: vec![for_streams(&[text], &[0, 1])], ..Work::default() };
-        let handed = bench.store.commit(&work, true).unwrap();
-        bench.take(handed);
+        let ready = bench.store.commit(&work, true).unwrap();
+        bench.take(ready);
         bench.check();
     }
     let (counters, backlog) = bench.store.counters(StreamIndex(0));
@@ -146,9 +146,9 @@ fn a_rewind_gives_again_what_was_settled_and_leaves_alone_what_is_queued() {
     bench.store.begin_rewind(&rewind(false)).unwrap();
     assert_eq!(bench.store.state(StreamIndex(0)).unwrap(), []);
     let slice = bench.store.rewind_slice(&rewind(false), 0, &wanted).unwrap();
-    bench.take(slice.handed);
-    let handed = bench.store.read_on().unwrap();
-    bench.take(handed);
+    bench.take(slice.ready);
+    let ready = bench.store.read_on().unwrap();
+    bench.take(ready);
     bench.check();
     assert_eq!(bench.texts(0), ["2", "4", "5"]);
     let counters = bench.counters(0);
@@ -210,7 +210,7 @@ fn dead_letters_are_kept_found_replayed_and_dropped() {
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].2, first);
     let bytes = bench.store.letter_bytes();
-    let (work, count) = Store::replay_work(found, true);
+    let (work, count) = replay_work(&bench.store, found, true);
     assert_eq!(count, 1);
     bench.commit(work);
     assert!(bench.store.letter_bytes() < bytes);
@@ -267,7 +267,7 @@ fn a_paused_stream_is_paused_after_a_restart() {
 }
 
 #[test]
-fn a_newer_format_is_refused_with_a_sentence() {
+fn newer_format_is_refused() {
     let bench = Bench::new(&["a"]);
     let index = bench.store.index();
     index.write(redb::Durability::Immediate, |t| t.set_number("format", 2)).unwrap();
@@ -280,42 +280,49 @@ fn a_newer_format_is_refused_with_a_sentence() {
 }
 
 #[test]
-fn the_check_finds_counters_and_records_that_are_wrong() {
+fn check_finds_wrong_counters_and_records() {
     let mut bench = Bench::new(&["a"]);
     bench.append(&["1", "2"], &[0]);
     let index = bench.store.index();
-    let wrong = |change: &dyn Fn(&mut Tables<'_>)| {
-        let change = |tables: &mut Tables<'_>| {
+    let wrong = |change: &dyn Fn(&mut Writes<'_>)| {
+        let change = |tables: &mut Writes<'_>| {
             change(tables);
             Ok(())
         };
         index.write(redb::Durability::Immediate, change).unwrap();
         check(&index).unwrap().into_iter().map(|d| d.what).collect::<Vec<_>>()
     };
-    let counts = |read| Counts { read, ..Default::default() };
+    let counts = |read| {
+        let mut counts = Counts::default();
+        counts.begin(read, false);
+        counts
+    };
     assert_eq!(
-        wrong(&|t| t.set_counts(0, &counts(3)).unwrap()),
-        ["stream a: by its counters 3 messages are queued, 2 have a mark"]
+        wrong(&|t| t.set_counts(StreamIndex(0), &counts(3)).unwrap()),
+        ["stream a: 3 messages are queued by its counters, 2 have a pending bit"]
     );
-    let one = |t: &mut Tables<'_>| {
-        t.set_counts(0, &counts(1)).unwrap();
-        t.set_row(Queue::Live, 0, 0, &[0, 0, 0, 0, 1]).unwrap();
+    let one = |t: &mut Writes<'_>| {
+        t.set_counts(StreamIndex(0), &counts(1)).unwrap();
+        t.set_row(Queue::Live, StreamIndex(0), 0, &[0, 0, 0, 0, 1]).unwrap();
     };
     assert_eq!(wrong(&one), Vec::<String>::new());
-    let none = |t: &mut Tables<'_>| {
-        t.set_counts(0, &counts(0)).unwrap();
-        t.forget_row(Queue::Live, 0, 0).unwrap();
+    let none = |t: &mut Writes<'_>| {
+        t.set_counts(StreamIndex(0), &counts(0)).unwrap();
+        t.forget_row(Queue::Live, StreamIndex(0), 0).unwrap();
     };
-    assert_eq!(wrong(&none), ["chunk 0 counts 1 rows, 0 name it"]);
+    assert_eq!(wrong(&none), ["chunk 0 counts 1 rows, but 0 rows name it"]);
 }
 
 #[test]
-fn what_is_queued_after_a_restart_is_what_has_a_mark() {
+fn queue_is_counted_from_pending_bits_after_a_restart() {
     let mut bench = Bench::new(&["a", "b"]);
     bench.append(&["1", "2", "3"], &[0, 1]);
     bench.settle(0, ended(bench.given[0].1.position, Outcome::Delivered));
-    let lost = |tables: &mut Tables<'_>| {
-        tables.set_counts(0, &Counts { read: 3, delivered: 2, ..Default::default() })
+    let lost = |tables: &mut Writes<'_>| {
+        let mut counts = Counts::default();
+        counts.begin(3, false);
+        counts.count(Outcome::Delivered, 2);
+        tables.set_counts(StreamIndex(0), &counts)
     };
     bench.store.index().write(redb::Durability::Immediate, lost).unwrap();
     drop(bench.store);
@@ -326,7 +333,7 @@ fn what_is_queued_after_a_restart_is_what_has_a_mark() {
 }
 
 #[test]
-fn a_stream_counts_its_own_bytes_and_not_those_of_its_neighbours() {
+fn stream_counts_only_its_own_bytes() {
     let mut bench = Bench::new(&["a", "b"]);
     let large = "x".repeat(5000);
     let mut both = for_streams(&["1", "2"], &[0]);
