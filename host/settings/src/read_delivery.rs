@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use destination::{InFlight, Kind};
 use journal::{OnFull, Quota};
 use settings_reader::section::{Section, listed, number_or};
 
@@ -11,28 +12,28 @@ use super::{DeliverySettings, RateLimitGroups};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Reads `[delivery]` of a stream whose destination is of type `kind`. What is
+/// Reads `[delivery]` of a stream whose destination is of this kind. What is
 /// wrong has its default.
-pub fn read_delivery(mut section: Section<'_>, kind: Option<&str>, main: &Main) -> DeliverySettings {
+pub fn read_delivery(mut section: Section<'_>, kind: Option<&Kind>, main: &Main) -> DeliverySettings {
     let default = DeliverySettings::default();
-    let in_flight = match kind {
-        Some("http" | "wialon") => {
+    let in_flight = match kind.map(|kind| kind.in_flight) {
+        Some(InFlight::One) => {
             section.refuse(
                 "in_flight",
                 "`in_flight` for a destination that takes one delivery at a time",
                 "`lanes`: each lane has one delivery under way",
             );
-            None
+            default.in_flight
         }
-        // AWS closes connections with more than 100 unacknowledged publishes.
-        Some("aws-iot") => section.number("in_flight", 1..=100),
-        _ => section.number("in_flight", 1..=65_535),
+        Some(InFlight::Settable { default, max }) => number_or(section.number("in_flight", 1..=max), default),
+        None => number_or(section.number("in_flight", 1..=65_535), default.in_flight),
     };
+    let lanes = kind.map_or(1..=1024, |kind| kind.lanes.clone());
     let settings = DeliverySettings {
         lanes: section
-            .number("lanes", 1..=1024)
+            .number("lanes", lanes)
             .map_or(default.lanes, |given| u32::try_from(given.value).unwrap_or(1)),
-        in_flight: number_or(in_flight, default.in_flight),
+        in_flight,
         batch_messages: number_or(section.number("batch_messages", 1..=10_000), default.batch_messages),
         batch_bytes: section
             .size("batch_bytes", 1 << 10..=16 << 20)

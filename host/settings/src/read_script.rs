@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use destination::Kind;
 use script::schema::{Problem, SettingsFault, Step};
 use serde_json::{Map, Number, Value};
 use settings_reader::document::{Document, Span};
@@ -10,18 +11,17 @@ use settings_reader::section::{Given, Section, listed, nearest, sounds_secret};
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::read_stream::ADAPTERS;
 use super::read_tables::read_tables;
 use super::{ScriptLimits, ScriptSettings, ScriptSource};
 
 /// What `path` may be.
 const PATH: &str = "a .wasm file or the folder of an adapter, relative to this file";
 
-/// Reads `[script]` and `[tables]` for a destination of type `kind`.
+/// Reads `[script]` and `[tables]` for a destination of this kind.
 pub fn read_script(
     mut script: Section<'_>,
     tables: &Section<'_>,
-    kind: Option<&str>,
+    kind: Option<&Kind>,
 ) -> Option<ScriptSettings> {
     let source = read_source(&mut script, kind);
     let section = script.section("settings");
@@ -51,9 +51,9 @@ pub fn read_script(
 }
 
 /// Where the script is, and the version that it is pinned to.
-fn read_source(script: &mut Section<'_>, kind: Option<&str>) -> Option<(ScriptSource, Option<u32>)> {
+fn read_source(script: &mut Section<'_>, kind: Option<&Kind>) -> Option<(ScriptSource, Option<u32>)> {
     let doc = script.doc();
-    let adapters: Vec<&str> = ADAPTERS.iter().map(|(_, adapter)| *adapter).collect();
+    let adapters: Vec<&str> = adapters::all().iter().map(|adapter| adapter.manifest.name.as_str()).collect();
     let both = script.value("adapter").is_some() && script.value("path").is_some();
     let expected = format!("one of {}; or `path` with a .wasm file", listed(&adapters));
     let adapter = script.text("adapter", &expected);
@@ -78,7 +78,7 @@ fn read_source(script: &mut Section<'_>, kind: Option<&str>) -> Option<(ScriptSo
             Some((name, pin)) => (name, Some(pin)),
             None => (adapter.value, None),
         };
-        let Some((its_kind, _)) = ADAPTERS.iter().find(|(_, known)| *known == name) else {
+        let Some(official) = adapters::official(name) else {
             let what = format!("there is no official adapter \"{}\"", name.escape_debug());
             let expected = match nearest(name, &adapters) {
                 Some(near) => format!("perhaps `{near}`; {expected}"),
@@ -87,10 +87,10 @@ fn read_source(script: &mut Section<'_>, kind: Option<&str>) -> Option<(ScriptSo
             doc.error(Some(adapter.span), what, expected);
             return None;
         };
-        if let Some(kind) = kind.filter(|kind| kind != its_kind) {
-            let what = format!("the adapter `{name}` is for destinations of type `{its_kind}`");
-            let fitting = ADAPTERS.iter().find(|(k, _)| *k == kind).map_or("", |(_, adapter)| adapter);
-            let expected = format!("`{fitting}` for type `{kind}`, or a script of your own");
+        if let Some(kind) = kind.filter(|kind| !official.manifest.serves(kind.name)) {
+            let its_kinds: Vec<&str> = official.manifest.destinations.iter().map(String::as_str).collect();
+            let what = format!("the adapter `{name}` is for destinations of type {}", listed(&its_kinds));
+            let expected = format!("`{}` for type `{}`, or a script of your own", kind.adapter, kind.name);
             doc.error(Some(adapter.span.clone()), what, expected);
         }
         let pin = match pin {
@@ -102,8 +102,7 @@ fn read_source(script: &mut Section<'_>, kind: Option<&str>) -> Option<(ScriptSo
     if script.value("adapter").is_some() || script.value("path").is_some() {
         return None;
     }
-    let official = ADAPTERS.iter().find(|(k, _)| Some(*k) == kind);
-    official.map(|(_, adapter)| (ScriptSource::Official((*adapter).to_owned()), None))
+    kind.map(|kind| (ScriptSource::Official(kind.adapter.to_owned()), None))
 }
 
 /// The first number of the version in `name@1`; for `check` it has to be that

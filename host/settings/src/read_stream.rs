@@ -4,33 +4,19 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bus::{BusSettings, BusSource};
-use destination::Lanes;
-use destination::aws_iot::AwsIotSettings;
-use destination::http::HttpSettings;
-use destination::mqtt::MqttSettings;
-use destination::thingsboard::ThingsBoardSettings;
-use destination::wialon::WialonSettings;
+use bus::BusSource;
+use destination::{Kind, Lanes, StreamFacts};
 use message::{KeyRule, Selection, TopicFilter};
-use settings_reader::Meanwhile;
 use settings_reader::document::{Document, Span, Surroundings};
 use settings_reader::section::{Section, io_reason, listed, nearest};
+use settings_reader::{Meanwhile, MqttUrl};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::load::Main;
 use super::read_delivery::read_delivery;
 use super::read_script::read_script;
-use super::{DestinationSettings, ScriptSettings, ScriptSource, StreamSettings};
-
-/// The types of destinations, each with the official adapter for it.
-pub const ADAPTERS: [(&str, &str); 5] = [
-    ("aws-iot", "aws-shadow"),
-    ("thingsboard", "thingsboard-gateway"),
-    ("wialon", "wialon-retranslator"),
-    ("http", "http-json"),
-    ("mqtt", "mqtt-json"),
-];
+use super::{ScriptSettings, ScriptSource, StreamSettings};
 
 const TOPICS: &str = "a list of MQTT topic filters, such as [\"flespi/message/gw/devices/+\"]";
 const KEY: &str =
@@ -73,7 +59,7 @@ impl StreamScript {
         let (_, kind) = read_type(&mut root);
         let settings = read_script(root.section("script"), &root.section("tables"), kind)?;
         let stream = path.file_stem()?.to_string_lossy().into_owned();
-        let destination = kind.filter(|_| doc.is_good())?;
+        let destination = kind.filter(|_| doc.is_good())?.name;
         Some(Self { stream, path: path.to_owned(), destination, settings })
     }
 }
@@ -105,21 +91,25 @@ pub fn read_stream(
         count: delivery.lanes,
         in_flight: delivery.in_flight,
     };
-    let topic_span = destination.value_span("topic");
-    let destination_span = destination.span();
-    let settings = kind.and_then(|kind| read_destination(kind, &mut destination, &lanes));
+    let settings = kind.and_then(|kind| (kind.read)(&mut destination, &lanes));
+    if let (Some(script), Some(settings)) = (&script, &settings) {
+        let is_bus = |url: &MqttUrl| is_bus(&bus.source, url);
+        let facts = StreamFacts {
+            topics: &topics,
+            is_bus: &is_bus,
+            adapter: match &script.source {
+                ScriptSource::Official(name) => Some(name),
+                ScriptSource::File(_) => None,
+            },
+            script_settings: &script.settings,
+        };
+        settings.check(&destination, &facts);
+    }
     if kind.is_some() {
         destination.finish();
     }
     root.finish();
     let (script, settings) = (script?, settings?);
-    if let DestinationSettings::Mqtt(mqtt) = &settings {
-        match &mqtt.topic {
-            Some(topic) => check_loop(doc, topic_span, topic, mqtt, &topics, bus),
-            None if topic_span.is_none() => check_topic_given(doc, destination_span, &script),
-            None => {}
-        }
-    }
     doc.is_good().then(|| StreamSettings {
         name: name.to_owned(),
         path: path.to_owned(),
@@ -271,8 +261,16 @@ fn check_key(doc: &Document<'_>, span: Span, name: &str, key: &str, rule: &KeyRu
     }
 }
 
-fn read_type<'d>(root: &mut Section<'d>) -> (Section<'d>, Option<&'static str>) {
-    let types: Vec<&'static str> = ADAPTERS.iter().map(|(kind, _)| *kind).collect();
+/// Whether messages come from the broker at this address.
+fn is_bus(source: &BusSource, url: &MqttUrl) -> bool {
+    match source {
+        BusSource::Mqtt(bus) => bus == url,
+        BusSource::Embedded { listen } => listen.ip().to_string() == url.host && listen.port() == url.port,
+    }
+}
+
+fn read_type<'d>(root: &mut Section<'d>) -> (Section<'d>, Option<&'static Kind>) {
+    let types = Kind::names();
     let expected = format!("one of {}", listed(&types));
     let given = root.value("destination").is_some();
     let mut section = root.section("destination");
@@ -282,7 +280,7 @@ fn read_type<'d>(root: &mut Section<'d>) -> (Section<'d>, Option<&'static str>) 
     }
     let text = section.required("type", &expected);
     let kind = text.and_then(|text| {
-        let kind = types.iter().find(|kind| **kind == text.value);
+        let kind = Kind::named(text.value);
         if kind.is_none() {
             let what = format!("there is no destination type \"{}\"", text.value.escape_debug());
             let expected = match nearest(text.value, &types) {
@@ -291,53 +289,7 @@ fn read_type<'d>(root: &mut Section<'d>) -> (Section<'d>, Option<&'static str>) 
             };
             root.doc().error(Some(text.span), what, expected);
         }
-        kind.copied()
+        kind
     });
     (section, kind)
-}
-
-fn read_destination(kind: &str, section: &mut Section<'_>, lanes: &Lanes) -> Option<DestinationSettings> {
-    Some(match kind {
-        "aws-iot" => DestinationSettings::AwsIot(AwsIotSettings::read(section, lanes)?),
-        "thingsboard" => DestinationSettings::ThingsBoard(ThingsBoardSettings::read(section, lanes)?),
-        "wialon" => DestinationSettings::Wialon(WialonSettings::read(section)?),
-        "http" => DestinationSettings::Http(HttpSettings::read(section)?),
-        _ => DestinationSettings::Mqtt(MqttSettings::read(section, lanes)?),
-    })
-}
-
-/// The official adapter for MQTT needs a topic from somewhere.
-fn check_topic_given(doc: &Document<'_>, span: Option<Span>, script: &ScriptSettings) {
-    let official = script.source == ScriptSource::Official("mqtt-json".to_owned());
-    if official && script.settings.get("topic").is_none() {
-        doc.error(
-            span,
-            "no topic to publish to",
-            "`topic` in [destination], or a template `topic` in [script.settings]",
-        );
-    }
-}
-
-/// A stream that reads what it publishes would never come to rest.
-fn check_loop(
-    doc: &Document<'_>,
-    span: Option<Span>,
-    topic: &str,
-    mqtt: &MqttSettings,
-    topics: &[TopicFilter],
-    bus: &BusSettings,
-) {
-    let same = match &bus.source {
-        BusSource::Mqtt(url) => *url == mqtt.access.url,
-        BusSource::Embedded { listen } => {
-            listen.ip().to_string() == mqtt.access.url.host && listen.port() == mqtt.access.url.port
-        }
-    };
-    if let Some(filter) = topics.iter().find(|filter| same && filter.matches(topic)) {
-        doc.error(
-            span,
-            format!("the stream subscribes to `{filter}`, and so to what it publishes on `{topic}`"),
-            "another topic or another broker: messages would go round for ever",
-        );
-    }
 }

@@ -6,7 +6,6 @@ use std::process::ExitCode;
 
 use bus::BusSource;
 use futures_util::stream::{self, StreamExt};
-use gateway::wiring;
 use message::{Selection, unix_millis};
 use script::Engine;
 use script::compile::Compilation;
@@ -151,7 +150,7 @@ async fn find<'c>(entry: &'c StreamEntry, engine: &Engine, connect: bool) -> Fin
 
 /// Connects to the stream's destination and hangs up.
 async fn try_destination(settings: &StreamSettings) -> Option<ConfigError> {
-    let destination = wiring::destination(&settings.destination);
+    let destination = settings.destination.build();
     // The lane after the last: the same client id would end the connection of
     // a gateway that is running.
     let fault = destination.prove(settings.delivery.lanes).await.err()?;
@@ -159,7 +158,7 @@ async fn try_destination(settings: &StreamSettings) -> Option<ConfigError> {
         &settings.path,
         &["destination"],
         fault.reason,
-        format!("the destination at {} lets the gateway in", wiring::address(&settings.destination)),
+        format!("the destination at {} lets the gateway in", settings.destination.address()),
         Meanwhile::StreamRetries(settings.name.clone()),
     ))
 }
@@ -239,24 +238,26 @@ fn row(settings: &StreamSettings) -> Vec<Cell> {
         settings.key.to_string().into(),
         serves.into(),
         settings.script.source.to_string().into(),
-        format!("{} {}", destination.type_name(), wiring::address(destination)).into(),
+        format!("{} {}", destination.type_name(), destination.address()).into(),
         settings.delivery.lanes.to_string().into(),
     ]
 }
 
 #[cfg(test)]
 mod tests {
-    use settings::ADAPTERS;
+    use destination::KINDS;
 
-    /// The configuration knows the adapters by name only.
+    /// The kinds know their adapters by name only.
     #[test]
-    fn the_configuration_knows_the_embedded_adapters() {
-        let embedded: Vec<(&str, &str)> = adapters::all()
-            .iter()
-            .flat_map(|a| {
-                a.manifest.destinations.iter().map(|kind| (kind.as_str(), a.manifest.name.as_str()))
-            })
-            .collect();
-        assert_eq!(embedded, ADAPTERS);
+    fn every_kind_has_an_embedded_adapter_that_serves_it() {
+        for kind in KINDS {
+            let adapter = adapters::official(kind.adapter).unwrap();
+            assert!(adapter.manifest.serves(kind.name), "{} for {}", kind.adapter, kind.name);
+        }
+        for adapter in adapters::all() {
+            for served in &adapter.manifest.destinations {
+                assert!(KINDS.iter().any(|kind| kind.name == served), "{}: {served}", adapter.manifest.name);
+            }
+        }
     }
 }

@@ -90,7 +90,7 @@ impl Operated {
         let destination = &settings.destination;
         let usable = Usable {
             route: wiring::route(index, settings),
-            destination: format!("{} {}", destination.type_name(), wiring::address(destination)),
+            destination: format!("{} {}", destination.type_name(), destination.address()),
             running,
         };
         Self { name: settings.name.clone(), usable: Ok(Arc::new(usable)) }

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{ArgGroup, Args};
-use destination::wialon::decode;
+use destination::KINDS;
 use gateway::operate::TargetError;
 use gateway::wiring;
 use input::Input;
@@ -26,8 +26,8 @@ use script::{
     Columns, Engine, EngineError, Limits, LoadError, LogLevel, Mapper, Mapping, Package, Recipe, Script,
     ScriptFault, State, TableError, TableSettings, Tables,
 };
-use serde_json::{Value, json};
-use settings::{Config, DestinationSettings, ScriptSource, StreamEntry};
+use serde_json::Value;
+use settings::{Config, ScriptSource, StreamEntry};
 use settings_reader::ConfigErrors;
 use watch::Watch;
 
@@ -351,17 +351,10 @@ impl Source {
     }
 }
 
-/// What shows the bodies that a package makes to people.
+/// Shows the bodies that a package makes to people; none where they are text.
 pub fn decode_for(package: &Package) -> Option<Decode> {
-    package.manifest.as_ref().filter(|manifest| manifest.serves("wialon")).map(|_| packet as Decode)
-}
-
-/// The block tree, or what is wrong with the bytes.
-fn packet(body: &[u8]) -> Value {
-    match decode::decode(body) {
-        Ok(packet) => packet.to_json(),
-        Err(error) => json!({"error": error.to_string()}),
-    }
+    let manifest = package.manifest.as_ref()?;
+    KINDS.iter().filter(|kind| manifest.serves(kind.name)).find_map(|kind| kind.decode)
 }
 
 fn source_of_stream(config: Config, name: &str) -> Result<Source, MapError> {
@@ -376,8 +369,7 @@ fn source_of_stream(config: Config, name: &str) -> Result<Source, MapError> {
     let title = format!("{} (stream {name})", wiring::script_name(&script.source));
     let tables = Tables::read(&script.tables)?;
     let source = Source::of(&package, title, &script.settings, wiring::limits(script), tables)?;
-    let decode = matches!(settings.destination, DestinationSettings::Wialon(_)).then_some(packet as Decode);
-    Ok(Source { decode, ..source })
+    Ok(Source { decode: settings.destination.kind().decode, ..source })
 }
 
 fn stream_entry(config: Config, name: &str) -> Result<StreamEntry, MapError> {

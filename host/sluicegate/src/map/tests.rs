@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use clap::Parser;
 use script::cases::INTERVAL;
+use serde_json::json;
 
 use super::*;
 
