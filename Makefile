@@ -41,6 +41,7 @@ chaos: setup build
 lint: adapters
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --locked --workspace --all-targets $(UNTUNED) -- -D warnings
+	sh tests/lean.sh
 
 bench: setup build
 	$(CARGO) bench --profile release --locked -p sluicegate-tests
