@@ -41,6 +41,7 @@ chaos: setup adapters
 lint: adapters
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	sh tests/lean.sh
 
 bench: setup build
 	$(CARGO) bench --profile release --locked -p sluicegate-tests

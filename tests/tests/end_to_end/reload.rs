@@ -405,7 +405,7 @@ async fn the_commands_show_what_changes_and_change_it() {
     let shown =
         site.gateway.prints(&["diff", "--stream", "fleet", "--script", other.to_str().unwrap()]).await;
     let head = format!(
-        "fleet: mine {new} compared with mine {old}, which runs\n3 of the 3 latest messages come out otherwise:\n"
+        "fleet: mine {new} compared with mine {old}, which is running\noutput differs for 3 of the last 3 messages:\n"
     );
     assert!(shown.starts_with(&head), "{shown}");
     assert!(
@@ -430,13 +430,13 @@ async fn the_commands_show_what_changes_and_change_it() {
     let first: Vec<&str> = versions.lines().filter_map(|line| line.split_whitespace().next()).collect();
     assert_eq!(first, ["VERSION", &new, &old]);
     let back = site.gateway.prints(&["streams", "rollback", "fleet"]).await;
-    assert_eq!(back, format!("fleet: mine {old} runs, instead of mine {new}\n"));
+    assert_eq!(back, format!("fleet: mine {old} replaced mine {new}\n"));
     let unknown = site.gateway.command(&["streams", "rollback", "fleet", "--to", "00000000"]).await;
     let unknown = String::from_utf8_lossy(&unknown.stderr).into_owned();
     assert_eq!(unknown, "sluicegate: the stream has had no version 00000000\n");
     // What somebody has gone back from is not taken by itself, but on order.
     let again = site.gateway.prints(&["streams", "reload", "fleet"]).await;
-    assert!(again.starts_with(&format!("fleet: mine {new} runs, instead of mine {old}\n")), "{again}");
+    assert!(again.starts_with(&format!("fleet: mine {new} replaced mine {old}\n")), "{again}");
     let nothing = site.gateway.prints(&["streams", "update", "fleet"]).await;
     assert!(
         nothing.starts_with(&format!("fleet: mine {new} runs, and nothing else is there\n")),
