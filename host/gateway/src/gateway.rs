@@ -104,7 +104,7 @@ pub async fn start_streams(
     notes: Vec<Note>,
     watch: Watch,
 ) -> Result<Started, StartError> {
-    let engine = Streams::engine(config, Compilation::apart().cached_in(config.data.join("cache")))?;
+    let engine = Streams::engine(config, Compilation::isolated().cached_in(config.data.join("cache")))?;
     let journal = wiring::open_journal(config).await?;
     let scripts = wiring::scripts(config, watch.clone()).await?;
     let versions = scripts.versions.clone();

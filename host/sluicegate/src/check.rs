@@ -54,7 +54,7 @@ struct Finding<'c> {
 pub async fn check(args: CheckArgs) -> ExitCode {
     let checked = Config::check(args.config.config.as_deref());
     // Never two instances of a script at a time here, so the fewest will do.
-    let engine = match Engine::with(2 * u32::try_from(AT_A_TIME).unwrap_or(u32::MAX), Compilation::apart()) {
+    let engine = match Engine::with(2 * u32::try_from(AT_A_TIME).unwrap_or(u32::MAX), Compilation::isolated()) {
         Ok(engine) => engine,
         Err(error) => {
             if let Err(unusable) = checked {

@@ -142,7 +142,7 @@ fn a_file_that_is_no_script_is_told() {
     assert_eq!(output.status.code(), Some(1));
     let errors = text(&output.stderr, folder.path());
     assert!(
-        errors.starts_with("\nstreams/a.toml:4:2: the script `mine` cannot be used: it is no WebAssembly"),
+        errors.starts_with("\nstreams/a.toml:4:2: the script `mine` cannot be used: it is not WebAssembly"),
         "{errors}"
     );
 }

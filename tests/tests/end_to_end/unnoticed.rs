@@ -214,7 +214,7 @@ async fn an_empty_file() {
 
 #[tokio::test]
 async fn a_file_of_50_mib() {
-    is_refused(vec![0; 50 << 20], "it has more than 32 MiB").await;
+    is_refused(vec![0; 50 << 20], "it is larger than 32 MiB").await;
 }
 
 #[tokio::test]

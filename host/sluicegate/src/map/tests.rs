@@ -102,7 +102,7 @@ async fn errors_say_where_and_what_was_expected() {
     let wrong = text(&["--adapter", "mqtt-json", "--settings", &format!("@{manifest}")]).await;
     assert!(wrong.starts_with(&format!("{manifest}: expected value at line 1")), "{wrong}");
     let wrong = text(&["--script", manifest]).await;
-    assert!(wrong.starts_with(&format!("{manifest}: it is no WebAssembly")), "{wrong}");
+    assert!(wrong.starts_with(&format!("{manifest}: it is not WebAssembly")), "{wrong}");
     let wrong = text(&["--adapter", "mqtt-json", "--settings", r#"{"colour":1}"#]).await;
     assert!(
         wrong.starts_with("mqtt-json: its settings are wrong: there is no setting `colour`, "),

@@ -103,14 +103,14 @@ async fn the_child_makes_the_scripts_that_this_process_makes() {
     let large = vec![0; 50 << 20];
     let cases: [(&[u8], &str); 9] = [
         (b"", "the file is empty"),
-        (b"hello", "it is no WebAssembly"),
+        (b"hello", "it is not WebAssembly"),
         (b"\x7fELF\x02\x01\x01", "it is machine code"),
-        (&large, "it has more than 32 MiB, the most that a script may have"),
-        (torn, "it is no valid WebAssembly"),
+        (&large, "it is larger than 32 MiB, the maximum size of a script"),
+        (torn, "it is not valid WebAssembly"),
         (&wasi, "it imports wasi_snapshot_preview1"),
         (&clock, "it imports wasi:clocks/monotonic-clock@0.2.0"),
         (&signature, "`configure` is `func (i64) -> i32`, expected `func (i32, i32) -> i32`"),
-        (&import, "it does not keep the contract"),
+        (&import, "it breaks the contract"),
     ];
     for (wasm, text) in cases {
         let (here, apart) =
@@ -127,7 +127,7 @@ async fn a_compile_bomb_meets_the_bound_of_memory() {
     let wasm = bomb::compile_bomb(400);
     assert!(wasm.len() < 2 << 20, "{} bytes", wasm.len());
     let error = load(&engine, wasm.clone()).await.unwrap_err();
-    assert_eq!(error.to_string(), "compiling it takes more than 400 MiB of memory; it was given up");
+    assert_eq!(error.to_string(), "compiling it takes more than 400 MiB of memory; the compiler was stopped");
     // A stream asks again and again; the answer is remembered.
     let again = Instant::now();
     assert_eq!(load(&engine, wasm).await.unwrap_err(), error);
@@ -139,7 +139,7 @@ async fn a_compile_bomb_meets_the_bound_of_memory() {
 async fn a_compile_bomb_meets_the_bound_of_time() {
     let bounds = Bounds { cpu: Duration::from_secs(1), memory: 16 << 30, ..Bounds::default() };
     let error = load(&engine(child(PROGRAM, bounds)), bomb::compile_bomb(400)).await.unwrap_err();
-    assert_eq!(error.to_string(), "compiling it takes more than 1 s of CPU time; it was given up");
+    assert_eq!(error.to_string(), "compiling it takes more than 1 s of CPU time; the compiler was stopped");
 }
 
 #[tokio::test]
@@ -148,7 +148,7 @@ async fn a_child_that_comes_to_no_end_is_ended() {
     let process = folder.path().join("process");
     let engine = engine_with(&folder, &format!("echo $$ > {}; exec sleep 600", process.display()));
     let error = load(&engine, official("mqtt-json")).await.unwrap_err();
-    assert_eq!(error.to_string(), "compiling it takes more than 1 s; it was given up");
+    assert_eq!(error.to_string(), "compiling it takes more than 1 s; the compiler was stopped");
     until_gone(&content(&process).await).await;
 }
 
@@ -174,7 +174,7 @@ async fn a_child_that_fails_is_an_error_and_nothing_else() {
         ("exec yes", "the compiler failed: "),
         ("exec yes >&2", "the compiler failed: "),
         // As long as it said, but no code.
-        ("echo '{\"code\":5}'; printf 12345", "it is no valid WebAssembly: "),
+        ("echo '{\"code\":5}'; printf 12345", "it is not valid WebAssembly: "),
     ];
     for (script, text) in cases {
         let folder = tempfile::tempdir().unwrap();
