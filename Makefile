@@ -4,6 +4,7 @@
 CARGO ?= cargo
 FOR ?=
 SEED ?=
+NAME ?=
 DEMO_FLAGS = $(if $(FOR),--for $(FOR))
 BIN = target/release/sluicegate
 # Without optimisation across the parts of a crate the tests are there six
@@ -18,7 +19,7 @@ help: ## Show this list
 	@echo "make test             run all tests (format, lints, units, scripts, end to end)"
 	@echo "make chaos [FOR=10m]  break everything at random (SEED=7 again in the same way), fail if anything is lost"
 	@echo "make build            leave the release binary at $(BIN)"
-	@echo "make bench            print the figures of the README"
+	@echo "make bench [NAME=..]  print the figures of the README, or of one benchmark"
 	@echo "make adapters         build the official scripts to target/adapters"
 	@echo "make lint             format and lints only"
 	@echo "make deny             check licences and advisories of the dependencies (needs cargo-deny)"
@@ -44,7 +45,7 @@ lint: adapters
 	sh tests/lean.sh
 
 bench: setup build
-	$(CARGO) bench --profile release --locked -p sluicegate-tests
+	$(CARGO) bench --profile release --locked -p sluicegate-tests --bench benches -- $(NAME)
 
 adapters: setup-compiler
 	@sh scripts/build.sh
