@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::{Shared, by_stream};
 use crate::operate::convert;
 
-/// Most bytes of a text that says what is wrong. The whole of it is in the log
+/// Maximum bytes of an error text. The whole of it is in the log
 /// and in the dead letter.
 pub(super) const MAX_TEXT: usize = 1_024;
 

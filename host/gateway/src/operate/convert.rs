@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn alarms_come_at_half_and_at_four_fifths() {
+    fn alarm_rises_at_50_80_and_100_percent() {
         let at = |bytes, max| {
             alarm(&Holding {
                 messages: 0,
