@@ -55,7 +55,7 @@ impl Gateway {
     }
 
     /// Takes over the stream files as they are now, all of them or nothing.
-    /// Goes on to its end when the future is dropped.
+    /// Runs to completion even if the future is dropped.
     pub async fn take_over(self: &Arc<Self>) -> Result<Plan, ChangeError> {
         let gateway = self.clone();
         let applying = tokio::spawn(async move {
@@ -92,7 +92,7 @@ pub enum StartError {
     #[error(transparent)]
     Journal(#[from] OpenError),
     /// The folder of the accepted scripts cannot be made.
-    #[error("the accepted scripts cannot be kept: {0}")]
+    #[error("cannot save the accepted scripts: {0}")]
     Scripts(#[from] std::io::Error),
 }
 
@@ -113,7 +113,7 @@ pub async fn start_streams(
     // Only now that the data folder is known to be ours.
     let saved = tokio::task::spawn_blocking(move || accepted.save(&data)).await;
     if let Ok(Err(error)) = saved {
-        error!(%error, "what runs now is not kept: the next start may run what was accepted before");
+        error!(%error, "cannot save the accepted configuration; the next start may use the previous one");
     }
     let routes = Routes::new(Router::new(Vec::new()));
     let streams = Streams::start(config.clone(), engine, scripts, journal.clone(), routes.clone(), notes);

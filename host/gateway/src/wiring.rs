@@ -283,7 +283,7 @@ pub async fn forget_scripts(versions: Option<&Versions>, journal: &Journal) {
     let known = move |name: &str| journal.stream(name).is_some() || journal.detached_stream(name).is_some();
     let kept = tokio::task::spawn_blocking(move || versions.keep_only(known)).await;
     if let Err(error) = kept.unwrap_or_else(|failed| Err(std::io::Error::other(failed))) {
-        tracing::warn!(%error, "accepted scripts of streams that are gone stay on the disk");
+        tracing::warn!(%error, "cannot delete the accepted scripts of removed streams");
     }
 }
 
@@ -306,7 +306,7 @@ pub fn script_source(stream: &StreamSettings, scripts: &Scripts) -> stream::Scri
             ScriptSource::File(path) => spelled(path).display().to_string(),
         },
         // What the binary brings along changes with the binary, and then only
-        // when somebody says so.
+        // when an operator orders it.
         follow: matches!(source, ScriptSource::File(_)),
         read: Box::new(move || {
             let package = read_package(&read, kind)?;

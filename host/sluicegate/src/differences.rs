@@ -143,8 +143,8 @@ output differs for 1 of the last 300 messages:
         assert!(text(&same).ends_with("output is the same for the last 300 messages\n"));
         let many = ScriptChange { differing: 40, ..change() };
         assert!(text(&many).contains("\noutput differs for 40 of the last 300 messages; the first 1:\n"));
-        let unproven = ScriptChange { compared: None, ..change() };
-        assert_eq!(text(&unproven), "fleet: mine 4567 replaced mine 0123\n");
+        let uncompared = ScriptChange { compared: None, ..change() };
+        assert_eq!(text(&uncompared), "fleet: mine 4567 replaced mine 0123\n");
         let idle = ScriptChange { compared: Some(0), differing: 0, differences: Vec::new(), ..change() };
         assert!(text(&idle).ends_with("the journal holds no message of this stream\n"));
     }

@@ -187,8 +187,8 @@ fn breaker(name: &str) -> Vec<u8> {
     found.unwrap_or_else(|| panic!("no script breaks the contract like {name}")).1
 }
 
-/// The same messages come out otherwise each time: it is refused, and the one
-/// before it goes on.
+/// The output differs each time for the same messages: the script is rejected,
+/// and the previous one keeps running.
 #[tokio::test]
 async fn globals_that_make_it_impure() {
     let beside = Beside::start().await;

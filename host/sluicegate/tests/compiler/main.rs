@@ -54,7 +54,7 @@ fn kept(folder: &Path) -> Vec<PathBuf> {
 
 async fn until_gone(process: &str) {
     let path = PathBuf::from(format!("/proc/{process}"));
-    // A zombie has ended, too; somebody still has to take note of it.
+    // A zombie has ended, too; its parent has not collected it yet.
     let lives = || fs::read_to_string(path.join("stat")).is_ok_and(|stat| !stat.contains(") Z "));
     let gone = async {
         while lives() {
@@ -77,7 +77,7 @@ async fn content(path: &Path) -> String {
 }
 
 #[tokio::test]
-async fn the_child_makes_the_scripts_that_this_process_makes() {
+async fn child_compiles_same_code_as_this_process() {
     let (here, apart) = (engine(Compilation::default()), engine(child(PROGRAM, Bounds::default())));
     for adapter in adapters::all() {
         load(&apart, adapter.wasm.clone())
@@ -121,7 +121,7 @@ async fn the_child_makes_the_scripts_that_this_process_makes() {
 }
 
 #[tokio::test]
-async fn a_compile_bomb_meets_the_bound_of_memory() {
+async fn compile_bomb_hits_memory_limit() {
     let bounds = Bounds { memory: 400 << 20, ..Bounds::default() };
     let engine = engine(child(PROGRAM, bounds));
     let wasm = bomb::compile_bomb(400);
@@ -136,14 +136,14 @@ async fn a_compile_bomb_meets_the_bound_of_memory() {
 }
 
 #[tokio::test]
-async fn a_compile_bomb_meets_the_bound_of_time() {
+async fn compile_bomb_hits_time_limit() {
     let bounds = Bounds { cpu: Duration::from_secs(1), memory: 16 << 30, ..Bounds::default() };
     let error = load(&engine(child(PROGRAM, bounds)), bomb::compile_bomb(400)).await.unwrap_err();
     assert_eq!(error.to_string(), "compiling it takes more than 1 s of CPU time; the compiler was stopped");
 }
 
 #[tokio::test]
-async fn a_child_that_comes_to_no_end_is_ended() {
+async fn hanging_child_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     let process = folder.path().join("process");
     let engine = engine_with(&folder, &format!("echo $$ > {}; exec sleep 600", process.display()));
@@ -153,7 +153,7 @@ async fn a_child_that_comes_to_no_end_is_ended() {
 }
 
 #[tokio::test]
-async fn a_load_that_is_given_up_ends_its_child() {
+async fn cancelled_load_kills_its_child() {
     let folder = tempfile::tempdir().unwrap();
     let process = folder.path().join("process");
     let program = impostor(&folder, &format!("echo $$ > {}; exec sleep 600", process.display()));
@@ -165,7 +165,7 @@ async fn a_load_that_is_given_up_ends_its_child() {
 }
 
 #[tokio::test]
-async fn a_child_that_fails_is_an_error_and_nothing_else() {
+async fn failing_child_is_only_an_error() {
     let cases = [
         ("kill -SEGV $$", "the compiler failed: it ended with signal: 11"),
         ("cat > /dev/null; echo oh dear >&2; exit 3", "it ended with exit status: 3: oh dear"),
@@ -181,8 +181,8 @@ async fn a_child_that_fails_is_an_error_and_nothing_else() {
         let error = load(&engine_with(&folder, script), official("mqtt-json")).await.unwrap_err();
         assert!(error.to_string().contains(text), "{script}: {error}");
     }
-    let nobody = engine(child("/nonexistent", Bounds::default()));
-    let error = load(&nobody, official("mqtt-json")).await.unwrap_err();
+    let missing = engine(child("/nonexistent", Bounds::default()));
+    let error = load(&missing, official("mqtt-json")).await.unwrap_err();
     assert!(
         error.to_string().starts_with("the compiler failed: its process could not be started"),
         "{error}"
@@ -191,7 +191,7 @@ async fn a_child_that_fails_is_an_error_and_nothing_else() {
 
 /// The child is a stranger in the house: it gets the script and nothing else.
 #[tokio::test]
-async fn the_child_knows_nothing_of_the_gateway() {
+async fn child_inherits_nothing_from_gateway() {
     let folder = tempfile::tempdir().unwrap();
     let seen = folder.path().join("seen");
     let script = format!("/usr/bin/env > {0}.part; pwd >> {0}.part; mv {0}.part {0}", seen.display());
