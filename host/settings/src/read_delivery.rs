@@ -28,11 +28,8 @@ pub fn read_delivery(mut section: Section<'_>, kind: Option<&Kind>, main: &Main)
         Some(InFlight::Settable { default, max }) => number_or(section.number("in_flight", 1..=max), default),
         None => number_or(section.number("in_flight", 1..=65_535), default.in_flight),
     };
-    let lanes = kind.map_or(1..=1024, |kind| kind.lanes.clone());
     let settings = DeliverySettings {
-        lanes: section
-            .number("lanes", lanes)
-            .map_or(default.lanes, |given| u32::try_from(given.value).unwrap_or(1)),
+        lanes: read_lanes(&mut section, kind).unwrap_or(default.lanes),
         in_flight,
         batch_messages: number_or(section.number("batch_messages", 1..=10_000), default.batch_messages),
         batch_bytes: section
@@ -48,6 +45,16 @@ pub fn read_delivery(mut section: Section<'_>, kind: Option<&Kind>, main: &Main)
     };
     section.finish();
     settings
+}
+
+fn read_lanes(section: &mut Section<'_>, kind: Option<&Kind>) -> Option<u32> {
+    let given = section.number("lanes", 1..=1024)?;
+    if let Some(kind) = kind.filter(|kind| given.value > kind.max_lanes) {
+        let what = format!("`lanes` is {} for a destination of type `{}`", given.value, kind.name);
+        section.doc().error(Some(given.span), what, format!("at most {}", kind.max_lanes));
+        return None;
+    }
+    u32::try_from(given.value).ok()
 }
 
 fn read_group(section: &mut Section<'_>, groups: &RateLimitGroups) -> Option<String> {
