@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use strsim::osa_distance;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -528,28 +529,9 @@ pub fn listed(words: &[&str]) -> String {
 /// The word that was probably meant.
 pub fn nearest<'w>(text: &str, words: &[&'w str]) -> Option<&'w str> {
     let text = text.to_lowercase().replace('-', "_");
-    let (distance, word) =
-        words.iter().map(|word| (distance(&text, &word.replace('-', "_")), *word)).min_by_key(|(d, _)| *d)?;
+    let distance = |word: &str| osa_distance(&text, &word.replace('-', "_"));
+    let (distance, word) = words.iter().map(|word| (distance(word), *word)).min_by_key(|(d, _)| *d)?;
     (distance <= (text.chars().count().max(word.len()) / 3).max(1)).then_some(word)
-}
-
-/// Letters to insert, remove, replace or swap with their neighbour.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut before: Vec<usize> = Vec::new();
-    let mut above: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut row = vec![i + 1];
-        for (j, y) in b.iter().enumerate() {
-            let mut best = (above[j] + usize::from(x != y)).min(above[j + 1] + 1).min(row[j] + 1);
-            if i > 0 && j > 0 && *x == b[j - 1] && a[i - 1] == *y {
-                best = best.min(before[j - 1] + 1);
-            }
-            row.push(best);
-        }
-        before = std::mem::replace(&mut above, row);
-    }
-    above[b.len()]
 }
 
 /// Whether a value under this name is better not shown.
