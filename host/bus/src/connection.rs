@@ -10,91 +10,30 @@
 use std::error::Error as _;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use journal::Sequence;
 use message::text::{SAID, one_line};
 use rumqttc::{
     AckMode, AsyncClient, Broker, ConnAck, ConnectReturnCode, ConnectionError, DisconnectReasonCode, Event,
-    EventLoop, ManualAck, MqttOptions, NetworkOptions, Packet, PersistedAckMode, PersistedSession,
-    SessionStore, SessionStoreError, SessionStoreKey, StateError, TlsConfiguration, Transport,
+    EventLoop, MqttOptions, NetworkOptions, Packet, PersistedAckMode, PersistedSession, SessionStore,
+    SessionStoreError, SessionStoreKey, StateError, TlsConfiguration, Transport,
 };
 use settings_reader::MqttUrl;
 use settings_reader::tls::{self, TlsError};
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 
+use super::link::{BATCH, Link};
 use super::receive::Intake;
+use super::settings::{BusSettings, BusSource};
 use super::wire::LateWriter;
-use crate::BusSettings;
 
 /// Longest wait for TCP, TLS and CONNACK.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Packets read, and requests written, in one go of the event loop.
-pub(super) const BATCH: usize = 128;
-
 /// We publish nothing here. The default costs 200 us for each message
 /// received: every flush walks a table of this size.
 const OUTGOING_LIMIT: u16 = 16;
-
-/// Asked for by nobody, so that giving it up changes nothing.
-const NEVER_SUBSCRIBED: &str = "sluicegate/never-subscribed";
-
-/// A connection as the rest of the bus sees it: the way back for
-/// acknowledgements.
-pub(super) struct Link {
-    pub(super) client: AsyncClient,
-    /// Cancelled when nothing is read any more and no acknowledgement can leave.
-    pub(super) over: CancellationToken,
-    /// A message was lost on the way to the journal: later ones must not be
-    /// acknowledged before it.
-    broken: AtomicBool,
-    /// What it appends to the journal is in order: one failure ends all.
-    pub(super) sequence: Sequence,
-    /// Nothing more is taken over: what is not acknowledged is for the next
-    /// connection.
-    leaving: AtomicBool,
-}
-
-impl Link {
-    /// Ends the connection because its acknowledgements cannot go on.
-    pub(super) fn break_off(&self) {
-        self.broken.store(true, Ordering::Relaxed);
-        // An error means that it is over already.
-        let _ = self.client.try_disconnect_now();
-    }
-
-    /// Takes nothing more over; acknowledgements still go out.
-    pub(super) fn leave(&self) {
-        self.leaving.store(true, Ordering::Relaxed);
-    }
-
-    /// Waits until the broker has read every acknowledgement that was queued:
-    /// it answers in order. Who closes while the other side sends may reset the
-    /// connection, and what was not read by then is lost.
-    pub(super) async fn until_acknowledged(&self) {
-        if let Ok(asked) = self.client.unsubscribe_tracked(NEVER_SUBSCRIBED).await {
-            // That there was no such subscription is an answer as well.
-            let _ = asked.wait_completion_async().await;
-        }
-    }
-
-    pub(super) fn is_leaving(&self) -> bool {
-        self.leaving.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn is_dead(&self) -> bool {
-        self.broken.load(Ordering::Relaxed) || self.over.is_cancelled()
-    }
-
-    /// Queues an acknowledgement; false when the connection is over.
-    pub(super) async fn acknowledge(&self, ack: ManualAck) -> bool {
-        !self.is_dead() && self.client.manual_ack(ack).await.is_ok()
-    }
-}
 
 /// Where to log in, and as whom.
 pub(super) struct Login<'a> {
@@ -119,14 +58,7 @@ impl Login<'_> {
             });
         }
         let (client, eventloop) = AsyncClient::builder(options).capacity(capacity).build();
-        let link = Link {
-            client,
-            over: CancellationToken::new(),
-            broken: AtomicBool::new(false),
-            sequence: Sequence::default(),
-            leaving: AtomicBool::new(false),
-        };
-        Ok((Arc::new(link), eventloop))
+        Ok((Arc::new(Link::new(client)), eventloop))
     }
 
     /// Logs in under another client id and leaves again: `Ok` says that
@@ -182,6 +114,16 @@ impl Login<'_> {
             .set_max_request_batch(BATCH)
             .set_read_batch_size(BATCH);
         Ok(options)
+    }
+}
+
+/// Checks address, TLS and credentials of the bus. Publishes and subscribes
+/// nothing and leaves the gateway's session alone. The embedded broker needs no
+/// check.
+pub async fn try_login(settings: &BusSettings) -> Result<(), String> {
+    match &settings.source {
+        BusSource::Mqtt(url) => Login { settings, url }.try_out().await,
+        BusSource::Embedded { .. } => Ok(()),
     }
 }
 

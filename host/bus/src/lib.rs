@@ -2,6 +2,7 @@
 
 mod connection;
 pub mod embedded;
+mod link;
 mod mqtt;
 mod receive;
 mod renew;
@@ -15,7 +16,8 @@ mod status;
 mod testing;
 mod wire;
 
-pub use mqtt::{Bus, Stop, try_login};
+pub use connection::try_login;
+pub use mqtt::{Bus, Stop};
 pub use route::{Route, Router, Subscription};
 pub use routes::Routes;
 pub use settings::{BusSettings, BusSource};

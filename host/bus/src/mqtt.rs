@@ -17,7 +17,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{self, End, Link, Login, explain};
+use super::connection::{self, End, Login, explain};
+use super::link::Link;
 use super::receive::{self, Intake};
 use super::renew;
 use super::route::Router;
@@ -58,16 +59,6 @@ pub struct Stop {
     /// The streams will settle nothing more: acknowledge what is settled now
     /// and disconnect. Means something only after `reading`.
     pub settling: CancellationToken,
-}
-
-/// Whether address, TLS and credentials of the bus are right; publishes and
-/// subscribes nothing and leaves the gateway's session alone. The broker
-/// inside needs no check.
-pub async fn try_login(settings: &BusSettings) -> Result<(), String> {
-    match &settings.source {
-        BusSource::Mqtt(url) => Login { settings, url }.try_out().await,
-        BusSource::Embedded { .. } => Ok(()),
-    }
 }
 
 /// Brings messages from the bus to the journal.

@@ -21,7 +21,7 @@ use rumqttc::{ManualAck, Publish};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{BATCH, Link};
+use super::link::{BATCH, Link};
 use super::route::Router;
 use super::routes::Routes;
 use super::split;

@@ -10,7 +10,7 @@ use telemetry::event;
 use tokio::sync::watch;
 use tokio::task::{JoinError, spawn_blocking};
 
-use super::mqtt::try_login;
+use super::connection::try_login;
 use super::status::BusStatus;
 use crate::{BusSettings, BusSource};
 

@@ -2,10 +2,9 @@
 //! without a manual.
 
 use std::fmt;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::document::place_of_keys;
+use super::place::{Place, place_of_keys};
 
 /// One thing that is wrong. Its text is stable, has no colours, ends without a
 /// line end, and never shows a secret:
@@ -29,19 +28,6 @@ pub struct ConfigError {
     pub expected: String,
     /// What keeps running.
     pub meanwhile: Meanwhile,
-}
-
-/// A place in a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// From 1.
-    pub line: usize,
-    /// In characters, from 1.
-    pub column: usize,
-    /// The line, with secrets hidden; an excerpt of a long one.
-    pub text: String,
-    /// Which characters of `text` are meant; at least one.
-    pub marker: Range<usize>,
 }
 
 /// What keeps running while an error stands.

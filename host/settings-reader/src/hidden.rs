@@ -1,14 +1,13 @@
-//! What of a file may be a secret, by its name or its form.
+//! Values that may be secrets, by their name or their form.
 //!
-//! Who reads a key knows best whether it is one and hides it. This covers what
-//! nobody reads: the rest of a table whose `type` is wrong, a header that is no
-//! table, a file that is read again for an error that was found later.
+//! The reader of a key knows whether it is a secret and hides it. This module
+//! covers values without a reader: the rest of a table whose `type` is wrong, a
+//! header that is not a table, a file that is read again for a later error.
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::document::Span;
-use super::section::sounds_secret;
+use super::text::{Span, sounds_secret};
 
 /// The places in `text`, of which `table` is the root, that are better not
 /// shown. References such as `{ env = "NAME" }` are.

@@ -6,16 +6,19 @@ mod error;
 mod expiry;
 mod hidden;
 mod keys;
+mod place;
 pub mod section;
+mod text;
 pub mod tls;
 pub mod units;
 mod values;
 
 use std::path::PathBuf;
 
-pub use error::{ConfigError, ConfigErrors, Meanwhile, Place};
+pub use error::{ConfigError, ConfigErrors, Meanwhile};
 pub use expiry::{Expiry, SOON};
 pub use keys::changed_keys;
+pub use place::Place;
 pub use values::{ClientIdentity, MqttUrl, Secret, SecretError, Source, TlsSettings};
 
 /// The files of TLS and of secrets that a connection makes use of.

@@ -6,13 +6,15 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use strsim::osa_distance;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::document::{Document, Span};
+use super::document::Document;
+use super::text::Span;
+pub use super::text::{io_reason, listed, nearest, sounds_secret};
+use super::tls;
 use super::units::{UrlError, parse_duration, parse_size, show_duration, show_size};
-use super::{ClientIdentity, Secret, SecretError, TlsSettings, tls};
+use super::values::{ClientIdentity, Secret, SecretError, TlsSettings};
 
 const CA: &str = "a PEM file with the certificate authorities to trust";
 const CERT: &str = "a PEM file with the client certificate and its chain";
@@ -508,36 +510,4 @@ pub fn type_name(value: &DeValue<'_>) -> &'static str {
         DeValue::Array(_) => "a list",
         DeValue::Table(_) => "a table",
     }
-}
-
-/// The plain reason of a failed file operation, without the number.
-pub fn io_reason(error: &std::io::Error) -> String {
-    match error.kind() {
-        std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
-        std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-        std::io::ErrorKind::IsADirectory => "it is a folder".to_owned(),
-        std::io::ErrorKind::InvalidData => "it is not UTF-8 text".to_owned(),
-        _ => error.to_string(),
-    }
-}
-
-/// `` `a`, `b`, `c` ``
-pub fn listed(words: &[&str]) -> String {
-    words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", ")
-}
-
-/// The word that was probably meant.
-pub fn nearest<'w>(text: &str, words: &[&'w str]) -> Option<&'w str> {
-    let text = text.to_lowercase().replace('-', "_");
-    let distance = |word: &str| osa_distance(&text, &word.replace('-', "_"));
-    let (distance, word) = words.iter().map(|word| (distance(word), *word)).min_by_key(|(d, _)| *d)?;
-    (distance <= (text.chars().count().max(word.len()) / 3).max(1)).then_some(word)
-}
-
-/// Whether a value under this name is better not shown.
-pub fn sounds_secret(name: &str) -> bool {
-    let name = name.to_lowercase();
-    ["pass", "header", "token", "secret", "auth", "cookie", "credential", "apikey", "api_key", "api-key"]
-        .iter()
-        .any(|word| name.contains(word))
 }

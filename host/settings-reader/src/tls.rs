@@ -14,8 +14,8 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 
-use super::section::io_reason;
-use super::{ClientIdentity, TlsSettings};
+use super::text::io_reason;
+use super::values::{ClientIdentity, TlsSettings};
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]

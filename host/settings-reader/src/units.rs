@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::MqttUrl;
+use super::values::MqttUrl;
 
 /// Reads `500ms`, `30s`, `5m`, `2h` or `7d`: a whole number and one unit, with
 /// or without a blank between them.

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use rustls::ClientConfig;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::section::io_reason;
+use super::text::io_reason;
 
 /// Longest secret in a file, bytes.
 const MAX_SECRET: u64 = 64 * 1024;

@@ -7,6 +7,8 @@
 mod accepted;
 mod admin;
 mod load;
+mod main_file;
+mod names;
 mod rate;
 mod read_delivery;
 mod read_script;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use settings_reader::section::Section;
 use toml::de::DeValue;
 
-use super::read_stream::is_stream_name;
+use super::names::is_stream_name;
 
 /// What a rate looks like in a file.
 pub const RATE: &str = "a rate, as text: \"100/s\" or \"30/min\", from 1/min to 1000000/s";

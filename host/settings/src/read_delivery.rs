@@ -6,7 +6,7 @@ use destination::{InFlight, Kind};
 use journal::{OnFull, Quota};
 use settings_reader::section::{Section, listed, number_or};
 
-use super::load::Main;
+use super::main_file::Main;
 use super::rate::read_rate;
 use super::{DeliverySettings, RateLimitGroups};
 

@@ -13,7 +13,7 @@ use settings_reader::{Meanwhile, MqttUrl};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::load::Main;
+use super::main_file::Main;
 use super::read_delivery::read_delivery;
 use super::read_script::read_script;
 use super::{ScriptSettings, ScriptSource, StreamSettings};
@@ -61,12 +61,6 @@ impl StreamScript {
         let destination = kind.filter(|_| doc.is_good())?.name;
         Some(Self { stream, path: path.to_owned(), destination, settings })
     }
-}
-
-/// Whether a file may name a stream like this.
-pub fn is_stream_name(name: &str) -> bool {
-    (1..=64).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
 }
 
 /// Reads a stream's file. None if something is wrong; `doc` has it all then.

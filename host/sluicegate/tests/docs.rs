@@ -1,10 +1,12 @@
-//! The documents: every link leads somewhere, every file that they name exists.
+//! The documents: every link leads somewhere, every file that they name exists,
+//! and the files of the quick start pass `sluicegate check`.
 
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
@@ -109,4 +111,32 @@ fn every_named_source_file_exists() {
     }
     assert!(files > 30, "{files} files");
     assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+/// The shell block of README.md below a marker `<!-- quick-start: ... -->`.
+fn quick_start(part: &str) -> String {
+    let text = fs::read_to_string(root().join("README.md")).unwrap();
+    let marker = format!("<!-- quick-start: {part} -->\n```sh\n");
+    let (_, below) = text.split_once(&marker).unwrap_or_else(|| panic!("README.md has no {marker}"));
+    below.split_once("\n```").unwrap().0.to_owned()
+}
+
+#[test]
+fn quick_start_files_pass_the_check() {
+    let folder = tempfile::tempdir().unwrap();
+    // Pasted as it stands, in an empty folder.
+    let block = quick_start("files");
+    let pasted = Command::new("sh").args(["-ec", &block]).current_dir(&folder).status().unwrap();
+    assert!(pasted.success(), "{block}");
+    let run = quick_start("run");
+    assert!(run.lines().any(|line| line == "sluicegate check"), "{run}");
+    let checked = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
+        .arg("check")
+        .current_dir(&folder)
+        .env_remove("SLUICEGATE_CONFIG")
+        .output()
+        .unwrap();
+    let said = [checked.stdout, checked.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(checked.status.success(), "{said}");
 }

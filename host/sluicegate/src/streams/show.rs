@@ -237,7 +237,8 @@ paused         paused        -       0     0          0     0
         streams[0].counters_balance = false;
         (journal.alarm, journal.full, journal.holder) = (Some(100), true, Some("fleet-to-http".to_owned()));
         journal.broken = Some("No space left on device".to_owned());
-        streams[1].note = Some("streams/fleet-to-http.toml differs from the running configuration".to_owned());
+        streams[1].note =
+            Some("streams/fleet-to-http.toml differs from the running configuration".to_owned());
         streams[2].refused = Some("it traps\nat once".to_owned());
         journal.detached = vec![DetachedStream { name: "old".to_owned(), since: 0 }];
         let text = text_of(&streams, &journal);

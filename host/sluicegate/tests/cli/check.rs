@@ -90,10 +90,7 @@ fn invalid_main_file_hides_no_script_error() {
     let errors = text(&output.stderr, folder.path());
     assert!(errors.starts_with("sluicegate.toml:1:2: `client_id` is missing in `[bus]`\n"), "{errors}");
     assert!(errors.contains("\n\nstreams/b.toml:5:1: the script `wialon-retranslator` refuses "), "{errors}");
-    assert!(
-        errors.ends_with("\n  meanwhile: the gateway will not start\n\n2 errors\n"),
-        "{errors}"
-    );
+    assert!(errors.ends_with("\n  meanwhile: the gateway will not start\n\n2 errors\n"), "{errors}");
     let tried = check_with(folder.path(), &["--connect"]);
     assert!(text(&tried.stderr, folder.path()).contains("\n2 errors\nnothing was connected to: "));
 }
