@@ -30,7 +30,7 @@ pub struct Delivery {
     pub identity: Option<Identity>,
 }
 
-/// What tells the far side that it has had a delivery before. The same for
+/// Tells the receiver that it has had a delivery before. The same for
 /// every attempt to send it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -52,19 +52,19 @@ impl Delivery {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeliveryId(pub u64);
 
-/// What the far side said of one delivery.
+/// The answer of the receiver to one delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The far side took it, in the words of its protocol.
+    /// The receiver took it, in the words of its protocol.
     Delivered,
-    /// A message fault: the far side will never take these bytes.
+    /// A message fault: the receiver will never take these bytes.
     Refused(Reply),
     /// A destination fault that names this delivery while the connection
     /// stays usable (HTTP 503, AWS 429): it is sent again later.
     Deferred(Fault),
 }
 
-/// What the far side answered, for a person: status or reason code first.
+/// The answer of the receiver, for a person: status or reason code first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply(pub String);
 
@@ -74,31 +74,31 @@ impl fmt::Display for Reply {
     }
 }
 
-/// Why a connection or a delivery failed without the far side refusing the
+/// Why a connection or a delivery failed without the receiver refusing the
 /// delivery itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// How the lane goes on.
+    /// How the lane continues.
     pub kind: FaultKind,
-    /// Where an operator has to look, if one has to.
+    /// Where the operator has to look; none where no help is needed.
     pub cause: Option<Cause>,
     /// For a person: what failed, where (never a secret).
     pub reason: String,
-    /// The far side asked for this pause at least.
+    /// The receiver asked for this pause at least.
     pub retry_after: Option<Duration>,
 }
 
-/// What an operator has to look after when a fault is persistent.
+/// What the operator has to check when a fault is persistent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Cause {
     /// Who the gateway says it is, or what it is allowed: 401, 403, bad user
     /// name or password, not authorised.
     Credentials,
-    /// Certificates, or a far side that speaks no TLS.
+    /// Certificates, or a receiver without TLS.
     Tls,
     /// The address is answered, and nothing is there: 404, 410.
     NotFound,
-    /// What the stream's file says cannot be used with this far side.
+    /// What the stream's file says cannot be used with this receiver.
     Configuration,
     /// Another client has taken the client id over.
     TakenOver,
@@ -109,7 +109,7 @@ pub enum Cause {
 /// The kinds of [`Fault`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
-    /// Expected to pass without anybody's help: refused connection, time-out
+    /// Expected to pass without help: refused connection, time-out
     /// while connecting, HTTP 5xx, 429.
     Transient,
     /// Needs an operator: refused credentials, TLS, HTTP 401, 403, 404, a
@@ -121,7 +121,7 @@ pub enum FaultKind {
 }
 
 impl Fault {
-    /// A fault that passes by itself.
+    /// A fault that passes without help.
     pub fn transient(reason: impl Into<String>) -> Self {
         Self { kind: FaultKind::Transient, cause: None, reason: reason.into(), retry_after: None }
     }
@@ -131,12 +131,12 @@ impl Fault {
         Self { kind: FaultKind::Persistent, cause: Some(cause), reason: reason.into(), retry_after: None }
     }
 
-    /// The far side hung up or fell silent with deliveries in flight.
+    /// The receiver hung up or fell silent with deliveries in flight.
     pub fn unexplained(reason: impl Into<String>) -> Self {
         Self { kind: FaultKind::Unexplained, cause: None, reason: reason.into(), retry_after: None }
     }
 
-    /// The same fault with the pause that the far side asked for.
+    /// The same fault with the pause that the receiver asked for.
     pub fn after(mut self, pause: Option<Duration>) -> Self {
         self.retry_after = pause;
         self
@@ -158,7 +158,7 @@ impl fmt::Display for Fault {
 /// A destination as one stream has configured it. Shared by its lanes.
 #[async_trait]
 pub trait Destination: Send + Sync + 'static {
-    /// Most deliveries that may be unsettled on one connection. At least 1.
+    /// Maximum number of unsettled deliveries on one connection. At least 1.
     fn window(&self) -> usize;
 
     /// Whether the delivery may be sent at all (topic rules, forbidden
@@ -197,7 +197,7 @@ pub trait Destination: Send + Sync + 'static {
         Ok(None)
     }
 
-    /// Whether the far side lets the gateway in, found out by a connection on
+    /// Whether the receiver lets the gateway in, found out by a connection on
     /// which nothing is sent. `lane` is a number that no lane has, so that
     /// theirs are left alone.
     async fn prove(&self, lane: u32) -> Result<(), Fault> {

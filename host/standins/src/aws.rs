@@ -29,7 +29,7 @@ const MAX_DOCUMENT: usize = 8 * 1024;
 const MAX_DEPTH: usize = 6;
 /// Longest `clientToken`.
 const MAX_TOKEN: usize = 64;
-/// Most publishes a second on one connection, with a tolerance: what was sent
+/// Maximum number of publishes per second on one connection, with a tolerance: what was sent
 /// evenly arrives in bursts.
 const MAX_RATE: usize = 120;
 
@@ -167,7 +167,7 @@ impl Rules for AwsRules {
             return Answer::accept();
         }
         let Some(name) = shadow_of(&topic) else {
-            self.inbox.violation(format!("aws: {topic} is no topic that a client may publish to"));
+            self.inbox.violation(format!("aws: {topic} is not a topic that a client may publish to"));
             return Answer::reply(Reply::Close);
         };
         let injected = match mode {
@@ -216,7 +216,7 @@ impl AwsRules {
         let invalid = |message: &str| (400, message.to_owned());
         let code = |message: String| (if message.starts_with("not UTF-8") { 415 } else { 400 }, message);
         let document = parse_strict(payload).map_err(code)?;
-        let Value::Object(document) = document else { return Err(invalid("the document is no object")) };
+        let Value::Object(document) = document else { return Err(invalid("the document is not an object")) };
         if let Some(extra) =
             document.keys().find(|key| !matches!(key.as_str(), "state" | "clientToken" | "version"))
         {
@@ -229,7 +229,7 @@ impl AwsRules {
             Some(_) => return Err(invalid("clientToken is not text of at most 64 bytes")),
         };
         let state = document.get("state").ok_or_else(|| invalid("state is missing"))?;
-        let state = state.as_object().ok_or_else(|| invalid("state is no object"))?;
+        let state = state.as_object().ok_or_else(|| invalid("state is not an object"))?;
         for (section, value) in state {
             match (section.as_str(), value) {
                 ("reported" | "desired", Value::Null) => {}
@@ -248,7 +248,7 @@ impl AwsRules {
         let mut shadows = lock(&self.shadows);
         let mut shadow = shadows.get(name).cloned().unwrap_or_default();
         if let Some(version) = document.get("version") {
-            let version = version.as_u64().ok_or_else(|| invalid("version is no whole number"))?;
+            let version = version.as_u64().ok_or_else(|| invalid("version is not a whole number"))?;
             if version != shadow.version {
                 return Err((409, "version conflict".to_owned()));
             }
@@ -377,7 +377,7 @@ mod tests {
         let big = "x".repeat(8200);
         for (body, code, message) in [
             (r#"{"reported":{}}"#.to_owned(), 400, "state is missing"),
-            (r#"{"state":[]}"#.to_owned(), 400, "state is no object"),
+            (r#"{"state":[]}"#.to_owned(), 400, "state is not an object"),
             (r#"{"state":{"reported":{},"other":{}}}"#.to_owned(), 400, "beside the objects"),
             (r#"{"state":{"reported":3}}"#.to_owned(), 400, "beside the objects"),
             (r#"{"state":{"reported":{"a":[1,null]}}}"#.to_owned(), 400, "array contains null"),

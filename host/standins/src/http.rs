@@ -160,9 +160,9 @@ fn objects(body: &[u8], gzip: bool) -> Result<Vec<Value>, String> {
     } else {
         body
     };
-    let Value::Array(objects) = parse_strict(body)? else { return Err("the body is no list".to_owned()) };
+    let Value::Array(objects) = parse_strict(body)? else { return Err("the body is not a list".to_owned()) };
     if objects.is_empty() || !objects.iter().all(Value::is_object) {
-        return Err("the body is no list of one or more objects".to_owned());
+        return Err("the body is not a list of one or more objects".to_owned());
     }
     Ok(objects)
 }

@@ -1,4 +1,4 @@
-//! Strict stand-ins of the five destinations, on real sockets.
+//! Strict fake receivers for the five network destinations, on real sockets.
 //!
 //! Each checks by rules of its own, written from the protocols' documents and
 //! not from the gateway's code, every byte that it gets, and records in an
@@ -94,7 +94,7 @@ pub struct ShadowUpdate {
 
 /// Where a stand-in records. Cloning gives another handle of the same inbox.
 ///
-/// It grows until somebody calls [`Inbox::drain`]: the demo does several times
+/// It grows until [`Inbox::drain`] is called: the demo does several times
 /// a second, a test keeps everything.
 #[derive(Clone, Default)]
 pub struct Inbox {

@@ -1,6 +1,6 @@
 //! A small MQTT 5 server under the stand-ins: sessions, QoS 0 and 1, answers
 //! decided by [`Rules`]. Not a broker: it keeps no session beyond its
-//! connection and forwards no publish of one client to another by itself.
+//! connection and forwards no publish of one client to another.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -229,7 +229,7 @@ struct Session<'a, R: Rules, S> {
     packet_id: u16,
 }
 
-/// How a session goes on after one packet.
+/// Whether a session continues after one packet.
 enum Next {
     On,
     End,

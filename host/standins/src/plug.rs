@@ -75,7 +75,7 @@ impl Plug {
         self.order(What::Plug).await
     }
 
-    /// Cuts every connection and goes on listening.
+    /// Cuts every connection and continues to listen.
     pub async fn cut(&self) -> io::Result<()> {
         self.order(What::Cut).await
     }
@@ -114,7 +114,7 @@ async fn serve(
                         Ok(())
                     }
                 };
-                // Nobody waits any more: the order is carried out all the same.
+                // The caller has stopped waiting: the order is carried out all the same.
                 let _ = done.send(result);
             }
             stream = accept(listener.as_ref()) => {

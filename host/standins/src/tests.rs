@@ -171,5 +171,5 @@ async fn an_http_receiver_takes_lists_and_refuses_what_it_is_told_to() {
     assert_eq!(all.len(), 2, "{all:?}");
     assert!(matches!(&all[0], Received::Request { target, objects, .. }
             if target == "/in?x=1" && *objects == [json!({ "a": 1 }), json!({ "a": 2 })]));
-    assert_eq!(inbox.violations(), ["http: /in?x=1: the body is no list"]);
+    assert_eq!(inbox.violations(), ["http: /in?x=1: the body is not a list"]);
 }

@@ -20,7 +20,7 @@ use super::{Inbox, Received, lock};
 
 /// `NETTY_MAX_PAYLOAD_SIZE`: topic, packet id and payload together stay below.
 const MAX_PACKET: usize = 65_536;
-/// Most decimals of a number that is not stored as text.
+/// Maximum number of decimals of a number that is not stored as text.
 const MAX_DECIMALS: usize = 16;
 /// Longest key, device name and device type, in characters.
 const MAX_NAME: usize = 255;
@@ -136,7 +136,7 @@ impl Rules for GatewayRules {
             "v1/gateway/telemetry" => self.telemetry(client, &publish.payload),
             "v1/gateway/attributes" => self.attributes(client, &publish.payload),
             _ => {
-                self.inbox.violation(format!("thingsboard: {topic} is no topic of a gateway"));
+                self.inbox.violation(format!("thingsboard: {topic} is not a topic of a gateway"));
                 return Answer::ack(PubAckReason::TopicNameInvalid, None);
             }
         };
@@ -226,14 +226,14 @@ impl GatewayRules {
 
     fn entry(&self, device: &str, entry: Value) -> Result<(i64, Map<String, Value>), Bad> {
         let Value::Object(mut entry) = entry else {
-            return Err(Bad::Payload(format!("an entry of {device:?} is no object")));
+            return Err(Bad::Payload(format!("an entry of {device:?} is not an object")));
         };
         let (Some(ts), Some(values)) = (entry.remove("ts"), entry.remove("values")) else {
             // The server takes all of it as flat keys of now: the time is lost.
             return Err(Bad::Payload(format!("an entry of {device:?} has no ts and values")));
         };
         let Some(ts) = ts.as_i64() else {
-            return Err(Bad::Payload(format!("ts {ts} of {device:?} is no whole number")));
+            return Err(Bad::Payload(format!("ts {ts} of {device:?} is not a whole number")));
         };
         let Value::Object(values) = values else {
             return Err(Bad::Payload(format!("values of {device:?} are no object")));
@@ -270,7 +270,7 @@ impl GatewayRules {
 fn object(payload: &[u8]) -> Result<Map<String, Value>, Bad> {
     match parse_strict(payload).map_err(Bad::Payload)? {
         Value::Object(map) if !map.is_empty() => Ok(map),
-        _ => Err(Bad::Shape("the payload is no object with content".to_owned())),
+        _ => Err(Bad::Shape("the payload is not an object with content".to_owned())),
     }
 }
 

@@ -23,7 +23,7 @@ use super::{Cause, Connection, Delivery, DeliveryId, Destination, Fault, Verdict
 
 pub use settings::{AwsIotSettings, KIND};
 
-/// Most unacknowledged publishes that AWS accepts from a client.
+/// Maximum number of unacknowledged publishes that AWS accepts from a client.
 const MAX_IN_FLIGHT: usize = 100;
 /// Where the service says that it did not take an update; classic and named
 /// shadows of all things.
@@ -180,7 +180,7 @@ impl AwsIotConnection {
             token: String,
         }
         let topic = std::str::from_utf8(&message.topic).ok().and_then(|t| t.strip_suffix("/rejected"));
-        // Without a token it answers somebody else: ours all carry one.
+        // Without a token it answers another client: ours all carry one.
         if let (Some(topic), Ok(said)) = (topic, serde_json::from_slice::<Rejection>(&message.payload)) {
             self.updates.rejected(topic, &said.token, updates::of_rejection(said.code, &said.message));
         }

@@ -15,7 +15,7 @@ const MAX_TOKEN: usize = 64;
 const MAX_PAYLOAD: usize = 128 * 1024;
 /// Longest topic, bytes.
 const MAX_TOPIC: usize = 256;
-/// Most slashes in a topic.
+/// Maximum number of slashes in a topic.
 const MAX_SLASHES: usize = 7;
 /// Longest name of a thing and of a shadow, characters.
 const MAX_THING: usize = 128;

@@ -1,4 +1,4 @@
-//! What `[destination] type = "aws-iot"` may say, checked.
+//! `[destination]` of `type = "aws-iot"`, checked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,7 +59,7 @@ pub struct AwsIotSettings {
     /// How long after the PUBACK a `rejected` answer is waited for before an
     /// update counts as delivered (default 1 s).
     pub reject_window: Duration,
-    /// Most publishes a second on one connection (default 100, AWS's limit).
+    /// Maximum number of publishes per second on one connection (default 100, AWS's limit).
     pub publishes_per_second: u32,
 }
 

@@ -118,7 +118,7 @@ pub(super) fn of_rejection(code: u64, message: &str) -> Verdict {
     let text = format!("shadow update rejected: {code} {}", one_line(message, SAID));
     match code {
         400 | 413 | 415 => Verdict::Refused(Reply(text)),
-        // 409: somebody else changed the shadow; it passes with the next version.
+        // 409: another client changed the shadow; it passes with the next version.
         409 | 429 | 500 | 503 => Verdict::Deferred(Fault::transient(text)),
         // 401, 403, 404, and what is not known yet: never throw data away for it.
         401 | 403 => Verdict::Deferred(Fault::persistent(Cause::Credentials, text)),

@@ -24,7 +24,7 @@ use crate::{Cause, Fault};
 const OPENED_AHEAD: Duration = Duration::from_secs(2);
 
 /// Idle connections are probed by TCP after this time, so that a lane notices
-/// a far side that vanished.
+/// a receiver that vanished.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
 type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;

@@ -3,7 +3,7 @@
 //!
 //! One delivery is in flight per lane, on a connection that is kept alive.
 //! Redirects are not followed: they would carry the payload, and the stream's
-//! credentials, to an address that nobody configured.
+//! credentials, to an address that is not configured.
 
 mod answer;
 mod connector;
@@ -40,7 +40,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// exception that a retry covers), so that requests seldom meet a close.
 const IDLE: Duration = Duration::from_secs(20);
 
-/// Most bytes of an answer that are read; then the connection is given up.
+/// Maximum number of bytes of an answer that are read; then the connection is given up.
 const MAX_ANSWER: usize = 64 * 1024;
 
 /// How long a connection has to last before its certificate counts as taken.
@@ -132,7 +132,7 @@ fn stream_headers(settings: &HttpSettings) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
     for (name, value) in &settings.headers {
         let parsed = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| format!("[destination] headers: {name:?} is no HTTP header name"))?;
+            .map_err(|_| format!("[destination] headers: {name:?} is not an HTTP header name"))?;
         let mut value = HeaderValue::from_str(value.expose()).map_err(|_| {
             format!("[destination] headers: the value of {name:?} has line ends or control characters")
         })?;
@@ -248,7 +248,7 @@ impl Lane {
 
     /// One request and its answer. A fault ends the connection.
     ///
-    /// HTTP has statuses to refuse a body with, so a far side that hangs up
+    /// HTTP has statuses to refuse a body with, so a receiver that hangs up
     /// or stays silent has said nothing about this delivery: a destination
     /// fault, never a message fault.
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Verdict, Fault> {

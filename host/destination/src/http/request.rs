@@ -21,7 +21,7 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Which messages the body carries.
 const POSITIONS: HeaderName = HeaderName::from_static("sluicegate-positions");
 
-/// Most headers of a delivery. Servers take about as many, and the library's
+/// Maximum number of headers of a delivery. Servers take about as many, and the library's
 /// map panics at 24,577.
 const MAX_HEADERS: usize = 100;
 
@@ -160,7 +160,7 @@ pub(super) fn head_and_body(
     headers.extend(script);
     if let Some(Identity { key, positions }) = identity {
         // In the place of what the script or the stream may have set: a key
-        // that somebody made up would promise what only ours can keep.
+        // of another origin would promise what only ours can keep.
         for (name, text) in [(IDEMPOTENCY_KEY, key), (POSITIONS, positions)] {
             // Both are printable ASCII, which is always a value.
             if let Ok(value) = HeaderValue::from_str(text) {

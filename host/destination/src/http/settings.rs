@@ -1,4 +1,4 @@
-//! What `[destination] type = "http"` may say, checked.
+//! `[destination]` of `type = "http"`, checked.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -169,7 +169,7 @@ fn read_headers(section: Section<'_>) -> Vec<(String, Secret)> {
         // Read first: a value may be a secret whatever is wrong with its name.
         let text = section.read_secret(name.value, value, Plain::Allowed);
         let wrong = if hyper::header::HeaderName::from_bytes(name.value.as_bytes()).is_err() {
-            Some(("is no name of a header", "letters, digits and `-`"))
+            Some(("is not a header name", "letters, digits and `-`"))
         } else if OWN_HEADERS.contains(&name.value.to_ascii_lowercase().as_str()) {
             Some(("is set by the gateway itself", "no such header: it follows from `url` and the body"))
         } else if headers.iter().any(|(other, _)| other.eq_ignore_ascii_case(name.value)) {

@@ -38,7 +38,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// Publishes that the library may take over and write in one go.
 const REQUEST_BATCH: usize = 128;
 
-/// Most events in one report.
+/// Maximum number of events in one report.
 const REPORTED_TOGETHER: usize = 64;
 
 /// What comes back from the server.
@@ -73,7 +73,7 @@ pub struct Client<T> {
 
 impl<T: Send + 'static> Client<T> {
     /// Logs in as `<client_id>-<lane>` with a clean session and waits for the
-    /// CONNACK. `publishes`: most publishes that the owner ever has waiting.
+    /// CONNACK. `publishes`: the maximum number that the owner has waiting.
     pub async fn connect(access: &MqttAccess, lane: u32, publishes: usize) -> Result<Self, Fault> {
         let place = access.url.to_string();
         match timeout(access.timeout, Self::open(access, lane, publishes, &place)).await {
@@ -216,7 +216,7 @@ impl<T: Send + 'static> Client<T> {
         if self.requests.try_disconnect_now().is_err() {
             return;
         }
-        // Nobody reads reports any more; the task must not wait for it.
+        // The owner is gone and reads no more reports; the task must not wait.
         self.reports.close();
         if let Some(task) = self.task.as_mut() {
             let _ = timeout(GOODBYE, task).await;
@@ -315,7 +315,7 @@ async fn drive<T: Send>(
             }
         }
     };
-    // Fails only when the owner is gone and nobody wants to know.
+    // Fails only when the owner is gone, which needs no answer.
     let _ = reports.send(Report { events: arrived, end: Some(end) }).await;
 }
 
@@ -359,7 +359,7 @@ async fn options(access: &MqttAccess, lane: u32, place: &str) -> Result<MqttOpti
     Ok(options)
 }
 
-/// Most unacknowledged publishes, as the protocol counts them.
+/// Maximum number of unacknowledged publishes, as the protocol counts them.
 pub fn window(access: &MqttAccess) -> u16 {
     u16::try_from(access.in_flight.max(1)).unwrap_or(u16::MAX)
 }

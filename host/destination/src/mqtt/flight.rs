@@ -60,7 +60,7 @@ impl<T> Flight<T> {
         self.sent.front().map(|s| s.at)
     }
 
-    /// Whether the far side has seen a publish that it has not acknowledged.
+    /// Whether the receiver has seen a publish that it has not acknowledged.
     pub fn unacknowledged(&self) -> bool {
         !self.sent.is_empty()
     }

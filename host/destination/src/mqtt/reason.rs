@@ -23,7 +23,7 @@ pub fn of_puback(ack: &PubAck) -> Verdict {
         None => format!("PUBACK {:#04x} {}", ack.reason as u8, puback_name(ack.reason)),
     };
     match ack.reason {
-        // Nobody listens at the moment: the server took it all the same.
+        // No client listens at the moment: the server took it all the same.
         PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Verdict::Delivered,
         PubAckReason::TopicNameInvalid
         | PubAckReason::PayloadFormatInvalid
@@ -83,7 +83,7 @@ pub fn of_connect_error(place: &str, error: &ConnectionError) -> Fault {
 
 fn of_refusal(place: &str, code: ConnectReturnCode) -> Fault {
     use ConnectReturnCode as C;
-    // None: it passes by itself.
+    // None: it passes without help.
     let login = Some(Cause::Credentials);
     let settings = Some(Cause::Configuration);
     let odd = Some(Cause::UnexpectedAnswer);
@@ -144,7 +144,7 @@ pub fn of_subscribe_error(place: &str, error: &SubscribeNoticeError) -> Fault {
     }
 }
 
-/// Why an open connection ended. `unacknowledged`: whether the far side had
+/// Why an open connection ended. `unacknowledged`: whether the receiver had
 /// publishes that it had not acknowledged. `refusal`: the text of the last
 /// PUBACK where that was not a success: servers refuse and then close, and the
 /// publishes beside the refused one are not to blame.
@@ -159,7 +159,7 @@ pub fn of_end(place: &str, error: &ConnectionError, unacknowledged: bool, refusa
         ConnectionError::MqttState(StateError::AwaitPingResp) => {
             Fault::unexplained(format!("{place}: fell silent, a ping was not answered"))
         }
-        // A PUBACK that nobody waits for. ThingsBoard before 4.2.1 sends one per device.
+        // A PUBACK that no publish waits for. ThingsBoard before 4.2.1 sends one per device.
         ConnectionError::MqttState(StateError::Unsolicited(id)) => {
             Fault::unexplained(format!("{place}: acknowledged packet {id}, which is not in flight"))
         }

@@ -1,4 +1,4 @@
-//! What `[destination] type = "mqtt"` may say, checked.
+//! `[destination]` of `type = "mqtt"`, checked.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -72,8 +72,8 @@ pub const IN_FLIGHT: usize = 64;
 /// The official adapter.
 const ADAPTER: &str = "mqtt-json";
 
-/// How to reach and enter an MQTT broker; shared by the three destinations
-/// that speak MQTT.
+/// The address of an MQTT broker and the login; shared by the three kinds
+/// over MQTT.
 #[derive(Clone, Debug)]
 pub struct MqttAccess {
     /// `mqtt://` or `mqtts://`, host and port.
@@ -90,7 +90,7 @@ pub struct MqttAccess {
     pub keep_alive: Duration,
     /// Longest wait for CONNACK, and for the PUBACK of one publish (default 30 s).
     pub timeout: Duration,
-    /// Most unacknowledged publishes on a connection (default 64).
+    /// Maximum number of unacknowledged publishes on a connection (default 64).
     pub in_flight: usize,
 }
 
@@ -209,7 +209,7 @@ fn check_topic_given(section: &Section<'_>, stream: &StreamFacts<'_>) {
     }
 }
 
-/// Reads what every MQTT destination may say beside `url` and login: TLS, times.
+/// Reads the keys that every kind over MQTT has beside `url` and login: TLS, times.
 /// None where the address is unusable.
 pub fn read_access(
     section: &mut Section<'_>,

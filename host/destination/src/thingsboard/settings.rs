@@ -1,4 +1,4 @@
-//! What `[destination] type = "thingsboard"` may say, checked.
+//! `[destination]` of `type = "thingsboard"`, checked.
 
 use std::sync::Arc;
 

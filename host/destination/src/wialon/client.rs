@@ -53,7 +53,7 @@ impl WialonDestination {
 fn check_packet(body: &[u8]) -> Result<(), String> {
     let Some((size, rest)) = body.split_first_chunk::<SIZE_FIELD>() else {
         return Err(format!(
-            "a body of {} bytes is no Wialon packet, the size field alone has 4",
+            "a body of {} bytes is not a Wialon packet, the size field alone has 4",
             body.len()
         ));
     };
@@ -232,7 +232,7 @@ mod tests {
         assert_eq!(exchange(&mut connection, 1).await, Ok((DeliveryId(1), Verdict::Delivered)));
         assert_eq!(exchange(&mut connection, 2).await, Ok((DeliveryId(2), Verdict::Delivered)));
         let fault = connection.next().await.unwrap_err();
-        assert_eq!(fault.kind, FaultKind::Transient, "an idle close accuses nobody: {fault}");
+        assert_eq!(fault.kind, FaultKind::Transient, "an idle close accuses no delivery: {fault}");
     }
 
     #[tokio::test]
@@ -299,8 +299,8 @@ mod tests {
         assert_eq!(destination.check(&whole), Ok(()));
         let with = |body: Vec<u8>| Delivery { body: body.into(), ..whole.clone() };
         for (body, words) in [
-            (vec![], "0 bytes is no Wialon packet"),
-            (vec![1, 0, 0], "3 bytes is no Wialon packet"),
+            (vec![], "0 bytes is not a Wialon packet"),
+            (vec![1, 0, 0], "3 bytes is not a Wialon packet"),
             (whole.body[..whole.body.len() - 1].to_vec(), "says 13, but 12 bytes follow"),
             ([&whole.body[..], &whole.body[..]].concat(), "says 13, but 30 bytes follow"),
             (vec![1, 0, 0, 0, 7], "the smallest has 10"),

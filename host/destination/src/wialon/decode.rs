@@ -273,7 +273,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-// impl Packet
+// === impl Packet ===
 
 impl Packet {
     /// The block tree for people and for golden files, in the order of the

@@ -1,4 +1,4 @@
-//! What `[destination] type = "wialon"` may say, checked.
+//! `[destination]` of `type = "wialon"`, checked.
 
 use std::sync::Arc;
 use std::time::Duration;
