@@ -4,46 +4,48 @@
 CARGO ?= cargo
 FOR ?=
 SEED ?=
+NAME ?=
 DEMO_FLAGS = $(if $(FOR),--for $(FOR))
-BIN = target/release/sluicegate
-# Without optimisation across the parts of a crate the tests are there six
-# minutes earlier. What is run, shown and measured has it.
-UNTUNED = --config 'profile.release.lto="off"'
+RELEASE = target/release/sluicegate
+# Every test program is ended after a time limit (TEST_LIMIT seconds).
+LIMIT = --config "target.'cfg(all())'.runner=['sh','$(CURDIR)/tests/limit.sh']"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test chaos lint bench adapters setup first-build deny clean
+.PHONY: help demo build test chaos fuzz lint bench adapters setup setup-compiler first-build deny clean
 
 help: ## Show this list
 	@echo "make demo [FOR=60s]   watch a simulated fleet flow through five scripts into five destinations"
 	@echo "make test             run all tests (format, lints, units, scripts, end to end)"
-	@echo "make chaos [FOR=10m]  break everything at random (SEED=7 again in the same way), fail if anything is lost"
-	@echo "make build            leave the release binary at $(BIN)"
-	@echo "make bench            print the figures of the README"
+	@echo "make chaos [FOR=10m]  break everything at random, fail if anything is lost (SEED=7 repeats a run)"
+	@echo "make fuzz [FOR=60s]   give each parser random input for that long"
+	@echo "make build            leave the release binary at $(RELEASE)"
+	@echo "make bench [NAME=..]  print the figures of the README, or of one benchmark"
 	@echo "make adapters         build the official scripts to target/adapters"
-	@echo "make lint             format and lints only"
+	@echo "make lint             check format and lints only"
 	@echo "make deny             check licences and advisories of the dependencies (needs cargo-deny)"
 
-demo: build ## The main job on the embedded broker
-	$(BIN) demo $(DEMO_FLAGS)
+# The demo and the tests share one build, of the dev profile.
+demo: adapters first-build ## The main job on the embedded broker
+	@$(CARGO) build --locked --workspace --bins
+	target/debug/sluicegate demo $(DEMO_FLAGS)
 
-build: $(BIN)
-
-.PHONY: $(BIN)
-$(BIN): adapters first-build
+build: adapters
 	@$(CARGO) build --release --locked --workspace --bins
 
 test: setup adapters first-build lint
-	$(CARGO) test --release --locked --workspace $(UNTUNED)
+	$(CARGO) test --locked --workspace --no-fail-fast $(LIMIT)
 
-chaos: setup build
-	CHAOS_FOR=$(or $(FOR),1m) $(if $(SEED),CHAOS_SEED=$(SEED)) $(CARGO) test --release --locked -p sluicegate-tests --test chaos
+chaos: setup adapters
+	$(CARGO) build --locked --workspace --bins
+	CHAOS_FOR=$(or $(FOR),1m) $(if $(SEED),CHAOS_SEED=$(SEED)) $(CARGO) test --locked -p sluicegate-tests --test chaos
 
 lint: adapters
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --release --locked --workspace --all-targets $(UNTUNED) -- -D warnings
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	sh tests/lean.sh
 
 bench: setup build
-	$(CARGO) bench --profile release --locked -p sluicegate-tests
+	$(CARGO) bench --profile release --locked -p sluicegate-tests --bench benches -- $(NAME)
 
 adapters: setup-compiler
 	@sh scripts/build.sh
@@ -51,12 +53,11 @@ adapters: setup-compiler
 setup: setup-compiler
 	@sh tests/setup.sh mosquitto
 
-.PHONY: setup-compiler
 setup-compiler:
 	@sh tests/setup.sh compiler
 
 first-build:
-	@test -e $(BIN) || echo "First build: about 8 minutes on two cores, most of it wasmtime. Later ones take seconds to a minute."
+	@test -e target/debug/deps || echo "First build: 12 minutes of CPU time, so 6 to 8 minutes on two cores. Later ones take seconds to a minute."
 
 deny:
 	$(CARGO) deny --locked check

@@ -37,11 +37,6 @@ pub fn package(name: &str) -> Option<Package> {
     })
 }
 
-/// The first adapter that maps for a destination of that type.
-pub fn for_destination(destination: &str) -> Option<&'static Adapter> {
-    ADAPTERS.iter().find(|adapter| adapter.manifest.serves(destination))
-}
-
 /// Their names, with commas, for texts that say what there is.
 pub fn names() -> String {
     let names: Vec<&str> = ADAPTERS.iter().map(|adapter| adapter.manifest.name.as_str()).collect();
@@ -81,19 +76,5 @@ mod tests {
         }
         assert_eq!(names(), "aws-shadow, thingsboard-gateway, wialon-retranslator, http-json, mqtt-json");
         assert!(official("aws-shadow").is_some() && official("aws").is_none());
-    }
-
-    #[test]
-    fn each_destination_has_its_adapter() {
-        let pairs = [
-            ("aws-iot", "aws-shadow"),
-            ("thingsboard", "thingsboard-gateway"),
-            ("wialon", "wialon-retranslator"),
-            ("http", "http-json"),
-            ("mqtt", "mqtt-json"),
-        ];
-        for (destination, adapter) in pairs {
-            assert_eq!(for_destination(destination).unwrap().manifest.name, adapter);
-        }
     }
 }

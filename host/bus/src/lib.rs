@@ -2,8 +2,8 @@
 
 mod connection;
 pub mod embedded;
-mod intake;
 mod mqtt;
+mod receive;
 mod renew;
 mod route;
 mod routes;
@@ -15,7 +15,7 @@ mod status;
 mod testing;
 mod wire;
 
-pub use mqtt::{Stop, run, try_login};
+pub use mqtt::{Bus, Stop, try_login};
 pub use route::{Route, Router, Subscription};
 pub use routes::Routes;
 pub use settings::{BusSettings, BusSource};

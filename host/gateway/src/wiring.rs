@@ -5,52 +5,16 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use bus::Route;
-use destination::Destination;
-use destination::aws_iot::AwsIotDestination;
-use destination::http::HttpDestination;
-use destination::mqtt::MqttDestination;
-use destination::thingsboard::ThingsBoardDestination;
-use destination::wialon::WialonDestination;
 use journal::{Journal, OnFull, OpenError, Quota, ReadRules, StreamIndex, StreamQuota};
 use script::schema::SettingsError;
 use script::{Limits, Package, PackageError, Recipe, TableSettings, Tables};
 use serde_json::Value;
 use settings::{
-    self, Config, DeliverySettings, DestinationSettings, Rate, ScriptSettings, ScriptSource, StreamEntry,
-    StreamSettings,
+    self, Config, DeliverySettings, Rate, ScriptSettings, ScriptSource, StreamEntry, StreamSettings,
 };
 use stream::reload::versions::Versions;
 use stream::{self, Pressure, RateLimit, RateLimits, ReloadHandle, ReloadRules, Stream, StreamStatus};
 use watch::Watch;
-
-/// The destination that the settings describe.
-pub fn destination(settings: &DestinationSettings) -> Arc<dyn Destination> {
-    match settings.clone() {
-        DestinationSettings::AwsIot(settings) => Arc::new(AwsIotDestination::new(settings)),
-        DestinationSettings::ThingsBoard(settings) => Arc::new(ThingsBoardDestination::new(settings)),
-        DestinationSettings::Wialon(settings) => Arc::new(WialonDestination::new(settings)),
-        DestinationSettings::Http(settings) => Arc::new(HttpDestination::new(settings)),
-        DestinationSettings::Mqtt(settings) => Arc::new(MqttDestination::new(settings)),
-    }
-}
-
-/// Where a destination is, without a query, which may hold a token.
-pub fn address(settings: &DestinationSettings) -> String {
-    match settings {
-        DestinationSettings::AwsIot(aws) => aws.access.url.to_string(),
-        DestinationSettings::ThingsBoard(board) => board.access.url.to_string(),
-        DestinationSettings::Mqtt(mqtt) => mqtt.access.url.to_string(),
-        DestinationSettings::Wialon(wialon) if wialon.host.contains(':') => {
-            format!("tcp://[{}]:{}", wialon.host, wialon.port)
-        }
-        DestinationSettings::Wialon(wialon) => format!("tcp://{}:{}", wialon.host, wialon.port),
-        DestinationSettings::Http(http) => {
-            let mut url = http.url.clone();
-            url.set_query(None);
-            url.to_string()
-        }
-    }
-}
 
 /// What the script may use: the engine's defaults where the file is silent.
 pub fn limits(settings: &ScriptSettings) -> Limits {
@@ -265,7 +229,7 @@ pub fn stream(
         lanes: settings.delivery.lanes,
         batch: (settings.delivery.batch_messages, settings.delivery.batch_bytes),
         pressure: pressure(&settings.delivery, groups),
-        destination: destination(&settings.destination),
+        destination: settings.destination.build(),
         script: script_source(settings, scripts),
         takes: Arc::new(move |message| route.takes(message)),
         orders,
@@ -319,7 +283,7 @@ pub async fn forget_scripts(versions: Option<&Versions>, journal: &Journal) {
     let known = move |name: &str| journal.stream(name).is_some() || journal.detached_stream(name).is_some();
     let kept = tokio::task::spawn_blocking(move || versions.keep_only(known)).await;
     if let Err(error) = kept.unwrap_or_else(|failed| Err(std::io::Error::other(failed))) {
-        tracing::warn!(%error, "accepted scripts of streams that are gone stay on the disk");
+        tracing::warn!(%error, "cannot delete the accepted scripts of removed streams");
     }
 }
 
@@ -342,7 +306,7 @@ pub fn script_source(stream: &StreamSettings, scripts: &Scripts) -> stream::Scri
             ScriptSource::File(path) => spelled(path).display().to_string(),
         },
         // What the binary brings along changes with the binary, and then only
-        // when somebody says so.
+        // when an operator orders it.
         follow: matches!(source, ScriptSource::File(_)),
         read: Box::new(move || {
             let package = read_package(&read, kind)?;

@@ -23,14 +23,12 @@ use bus::BusSettings;
 use journal::JournalSettings;
 use settings_reader::{ConfigError, Source, TlsSettings};
 
-pub use crate::stream::{
-    DeliverySettings, DestinationSettings, ScriptLimits, ScriptSettings, ScriptSource, StreamSettings,
-};
+pub use crate::stream::{DeliverySettings, ScriptLimits, ScriptSettings, ScriptSource, StreamSettings};
 pub use accepted::{Accepted, AcceptedError, Note};
 pub use admin::AdminSettings;
 pub use load::Unusable;
 pub use rate::{RATE, Rate, RateLimitGroups};
-pub use read_stream::{ADAPTERS, StreamScript};
+pub use read_stream::StreamScript;
 pub use reload::{ReloadSettings, StreamFiles};
 
 /// The files with certificates that the bus and these streams name, each once.

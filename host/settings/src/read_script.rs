@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use destination::Kind;
 use script::schema::{Problem, SettingsFault, Step};
 use serde_json::{Map, Number, Value};
 use settings_reader::document::{Document, Span};
@@ -10,18 +11,17 @@ use settings_reader::section::{Given, Section, listed, nearest, sounds_secret};
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::read_stream::ADAPTERS;
 use super::read_tables::read_tables;
 use super::{ScriptLimits, ScriptSettings, ScriptSource};
 
 /// What `path` may be.
 const PATH: &str = "a .wasm file or the folder of an adapter, relative to this file";
 
-/// Reads `[script]` and `[tables]` for a destination of type `kind`.
+/// Reads `[script]` and `[tables]` for a destination of this kind.
 pub fn read_script(
     mut script: Section<'_>,
     tables: &Section<'_>,
-    kind: Option<&str>,
+    kind: Option<&Kind>,
 ) -> Option<ScriptSettings> {
     let source = read_source(&mut script, kind);
     let section = script.section("settings");
@@ -51,9 +51,9 @@ pub fn read_script(
 }
 
 /// Where the script is, and the version that it is pinned to.
-fn read_source(script: &mut Section<'_>, kind: Option<&str>) -> Option<(ScriptSource, Option<u32>)> {
+fn read_source(script: &mut Section<'_>, kind: Option<&Kind>) -> Option<(ScriptSource, Option<u32>)> {
     let doc = script.doc();
-    let adapters: Vec<&str> = ADAPTERS.iter().map(|(_, adapter)| *adapter).collect();
+    let adapters: Vec<&str> = adapters::all().iter().map(|adapter| adapter.manifest.name.as_str()).collect();
     let both = script.value("adapter").is_some() && script.value("path").is_some();
     let expected = format!("one of {}; or `path` with a .wasm file", listed(&adapters));
     let adapter = script.text("adapter", &expected);
@@ -61,8 +61,8 @@ fn read_source(script: &mut Section<'_>, kind: Option<&str>) -> Option<(ScriptSo
     if both {
         doc.error(
             script.value_span("path"),
-            "`adapter` and `path` together",
-            "an official adapter, or a file of your own",
+            "`adapter` and `path` are both set",
+            "an official adapter or your own file, not both",
         );
         return None;
     }
@@ -78,7 +78,7 @@ fn read_source(script: &mut Section<'_>, kind: Option<&str>) -> Option<(ScriptSo
             Some((name, pin)) => (name, Some(pin)),
             None => (adapter.value, None),
         };
-        let Some((its_kind, _)) = ADAPTERS.iter().find(|(_, known)| *known == name) else {
+        let Some(official) = adapters::official(name) else {
             let what = format!("there is no official adapter \"{}\"", name.escape_debug());
             let expected = match nearest(name, &adapters) {
                 Some(near) => format!("perhaps `{near}`; {expected}"),
@@ -87,10 +87,10 @@ fn read_source(script: &mut Section<'_>, kind: Option<&str>) -> Option<(ScriptSo
             doc.error(Some(adapter.span), what, expected);
             return None;
         };
-        if let Some(kind) = kind.filter(|kind| kind != its_kind) {
-            let what = format!("the adapter `{name}` is for destinations of type `{its_kind}`");
-            let fitting = ADAPTERS.iter().find(|(k, _)| *k == kind).map_or("", |(_, adapter)| adapter);
-            let expected = format!("`{fitting}` for type `{kind}`, or a script of your own");
+        if let Some(kind) = kind.filter(|kind| !official.manifest.serves(kind.name)) {
+            let its_kinds: Vec<&str> = official.manifest.destinations.iter().map(String::as_str).collect();
+            let what = format!("the adapter `{name}` is for destinations of type {}", listed(&its_kinds));
+            let expected = format!("`{}` for type `{}`, or your own script", kind.adapter, kind.name);
             doc.error(Some(adapter.span.clone()), what, expected);
         }
         let pin = match pin {
@@ -102,8 +102,7 @@ fn read_source(script: &mut Section<'_>, kind: Option<&str>) -> Option<(ScriptSo
     if script.value("adapter").is_some() || script.value("path").is_some() {
         return None;
     }
-    let official = ADAPTERS.iter().find(|(k, _)| Some(*k) == kind);
-    official.map(|(_, adapter)| (ScriptSource::Official((*adapter).to_owned()), None))
+    kind.map(|kind| (ScriptSource::Official(kind.adapter.to_owned()), None))
 }
 
 /// The first number of the version in `name@1`; for `check` it has to be that
@@ -120,8 +119,8 @@ fn read_pin(doc: &Document<'_>, span: Span, name: &str, pin: &str) -> Option<u32
     if let Some(before) = pin.parse().ok().filter(|_| other_versions) {
         return Some(before);
     }
-    let what = format!("there is no `{name}@{}` here", pin.escape_debug());
-    let expected = format!("`{name}@{major}`: this gateway has version {here} of it");
+    let what = format!("`{name}@{}` is not available", pin.escape_debug());
+    let expected = format!("`{name}@{major}`: this gateway includes version {here}");
     doc.error(Some(span), what, expected);
     None
 }
@@ -155,7 +154,7 @@ fn check_settings(section: &Section<'_>, script: Option<Span>, name: &str, setti
             Problem::Unknown { .. } | Problem::Missing { .. } => key,
         };
         let what = match &fault.problem {
-            Problem::Wrong { .. } if sounds_secret => format!("{} is something else", fault.place()),
+            Problem::Wrong { .. } if sounds_secret => format!("{} has a wrong value", fault.place()),
             _ => fault.what(),
         };
         let expected = match (&fault.problem, fault.path.last()) {
@@ -227,21 +226,19 @@ fn to_json(doc: &Document<'_>, value: &Spanned<DeValue<'_>>) -> Value {
         DeValue::Datetime(date) => Value::String(date.to_string()),
         DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
             Ok(number) => Value::Number(number.into()),
-            Err(_) => {
-                wrong("a number beyond 64 bits in the settings of the script", "text, if it is no quantity")
-            }
+            Err(_) => wrong("a script setting is a number beyond 64 bits", "a 64-bit number, or text"),
         },
         DeValue::Float(number) => match number.as_str().parse().ok().and_then(Number::from_f64) {
             Some(number) => Value::Number(number),
-            None => wrong("`inf` or `nan` in the settings of the script", "a number that JSON can carry"),
+            None => wrong("a script setting is `inf` or `nan`", "a number that JSON can represent"),
         },
         DeValue::Array(array) => Value::Array(array.iter().map(|entry| to_json(doc, entry)).collect()),
         DeValue::Table(table) => {
             let mut entries = table.iter().map(|(k, v)| (k.get_ref().as_ref(), v.get_ref()));
             if let (Some(("env" | "file", DeValue::String(_))), None) = (entries.next(), entries.next()) {
                 return wrong(
-                    "a reference to a secret in the settings of the script",
-                    "no secrets here: scripts get none; logins belong into [destination]",
+                    "a script setting refers to a secret",
+                    "no secret: scripts receive none; credentials belong in [destination]",
                 );
             }
             Value::Object(

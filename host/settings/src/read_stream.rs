@@ -4,37 +4,22 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bus::{BusSettings, BusSource};
-use destination::Lanes;
-use destination::aws_iot::AwsIotSettings;
-use destination::http::HttpSettings;
-use destination::mqtt::MqttSettings;
-use destination::thingsboard::ThingsBoardSettings;
-use destination::wialon::WialonSettings;
+use bus::BusSource;
+use destination::{Kind, Lanes, StreamFacts};
 use message::{KeyRule, Selection, TopicFilter};
-use settings_reader::Meanwhile;
 use settings_reader::document::{Document, Span, Surroundings};
 use settings_reader::section::{Section, io_reason, listed, nearest};
+use settings_reader::{Meanwhile, MqttUrl};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::load::Main;
 use super::read_delivery::read_delivery;
 use super::read_script::read_script;
-use super::{DestinationSettings, ScriptSettings, ScriptSource, StreamSettings};
-
-/// The types of destinations, each with the official adapter for it.
-pub const ADAPTERS: [(&str, &str); 5] = [
-    ("aws-iot", "aws-shadow"),
-    ("thingsboard", "thingsboard-gateway"),
-    ("wialon", "wialon-retranslator"),
-    ("http", "http-json"),
-    ("mqtt", "mqtt-json"),
-];
+use super::{ScriptSettings, ScriptSource, StreamSettings};
 
 const TOPICS: &str = "a list of MQTT topic filters, such as [\"flespi/message/gw/devices/+\"]";
-const KEY: &str =
-    "\"topic\", a level of the topic counted from 0 such as \"topic[4]\", or the name of a field";
+const KEY: &str = "\"topic\", a topic level counted from 0 such as \"topic[4]\", or the name of a field";
 
 /// The script of a stream, which can be tried whatever is wrong with the rest.
 #[derive(Clone, Debug)]
@@ -73,7 +58,7 @@ impl StreamScript {
         let (_, kind) = read_type(&mut root);
         let settings = read_script(root.section("script"), &root.section("tables"), kind)?;
         let stream = path.file_stem()?.to_string_lossy().into_owned();
-        let destination = kind.filter(|_| doc.is_good())?;
+        let destination = kind.filter(|_| doc.is_good())?.name;
         Some(Self { stream, path: path.to_owned(), destination, settings })
     }
 }
@@ -105,21 +90,25 @@ pub fn read_stream(
         count: delivery.lanes,
         in_flight: delivery.in_flight,
     };
-    let topic_span = destination.value_span("topic");
-    let destination_span = destination.span();
-    let settings = kind.and_then(|kind| read_destination(kind, &mut destination, &lanes));
+    let settings = kind.and_then(|kind| (kind.read)(&mut destination, &lanes));
+    if let (Some(script), Some(settings)) = (&script, &settings) {
+        let is_bus = |url: &MqttUrl| is_bus(&bus.source, url);
+        let facts = StreamFacts {
+            topics: &topics,
+            is_bus: &is_bus,
+            adapter: match &script.source {
+                ScriptSource::Official(name) => Some(name),
+                ScriptSource::File(_) => None,
+            },
+            script_settings: &script.settings,
+        };
+        settings.check(&destination, &facts);
+    }
     if kind.is_some() {
         destination.finish();
     }
     root.finish();
     let (script, settings) = (script?, settings?);
-    if let DestinationSettings::Mqtt(mqtt) = &settings {
-        match &mqtt.topic {
-            Some(topic) => check_loop(doc, topic_span, topic, mqtt, &topics, bus),
-            None if topic_span.is_none() => check_topic_given(doc, destination_span, &script),
-            None => {}
-        }
-    }
     doc.is_good().then(|| StreamSettings {
         name: name.to_owned(),
         path: path.to_owned(),
@@ -160,7 +149,7 @@ fn read_topics(root: &mut Section<'_>) -> Vec<TopicFilter> {
                     doc.error(
                         Some(entry.span()),
                         format!("`{filter}` overlaps `{other}`"),
-                        "filters that share no topic: a message must come once",
+                        "filters that do not overlap, so that each message arrives once",
                     );
                 }
                 topics.push(filter);
@@ -175,7 +164,7 @@ fn filter_expected(error: &message::FilterError) -> &'static str {
     match error {
         Hash(_) => "`#` as the whole last level, such as \"a/b/#\"",
         Plus(_) => "`+` as a whole level, such as \"a/+/b\"",
-        Shared(_) => "the filter alone; the group goes into `share` in [bus]",
+        Shared(_) => "the filter alone; set the group with `share` in [bus]",
         _ => "an MQTT topic filter such as \"a/+/b\"",
     }
 }
@@ -185,7 +174,7 @@ fn read_selection(root: &mut Section<'_>, key: &KeyRule) -> (Option<Selection>, 
     let only = root.value("only");
     let except = root.value("except");
     if let (Some(_), Some(except)) = (only, except) {
-        root.doc().error(Some(except.span()), "`only` and `except` together", "one of the two");
+        root.doc().error(Some(except.span()), "`only` and `except` are both set", "only one of them");
     }
     let list =
         only.or(except).and_then(|value| list_file(value.get_ref())).map(|file| root.doc().resolve(file));
@@ -211,7 +200,7 @@ fn read_keys<'d>(
     rule: &KeyRule,
 ) -> Option<Arc<HashSet<String>>> {
     const EXPECTED: &str =
-        "a list of keys such as [\"352625333222111\"], or { file = \"keys.txt\" } with one key a line";
+        "a list of keys such as [\"352625333222111\"], or { file = \"keys.txt\" } with one key per line";
     let doc = root.doc();
     let keys = match value.get_ref() {
         DeValue::Array(array) => {
@@ -246,7 +235,7 @@ fn read_keys<'d>(
                 }
                 Err(error) => {
                     let what = format!("cannot read {}: {}", path.display(), io_reason(&error));
-                    doc.error(Some(value.span()), what, "a readable text file with one key a line");
+                    doc.error(Some(value.span()), what, "a readable text file with one key per line");
                     return None;
                 }
             }
@@ -257,7 +246,7 @@ fn read_keys<'d>(
         }
     };
     if keys.is_empty() {
-        doc.error(Some(value.span()), format!("`{name}` has no key in it"), "at least one key");
+        doc.error(Some(value.span()), format!("`{name}` contains no key"), "at least one key");
     }
     Some(Arc::new(keys))
 }
@@ -266,13 +255,21 @@ fn read_keys<'d>(
 fn check_key(doc: &Document<'_>, span: Span, name: &str, key: &str, rule: &KeyRule) {
     let wild = matches!(rule, KeyRule::Topic | KeyRule::TopicLevel(_)) && key.contains(['+', '#']);
     if wild {
-        let what = format!("`{name}` has the wildcard `{key}`");
-        doc.error(Some(span), what, "whole keys: wildcards belong into `topics`");
+        let what = format!("`{name}` contains the wildcard `{key}`");
+        doc.error(Some(span), what, "complete keys; wildcards belong in `topics`");
     }
 }
 
-fn read_type<'d>(root: &mut Section<'d>) -> (Section<'d>, Option<&'static str>) {
-    let types: Vec<&'static str> = ADAPTERS.iter().map(|(kind, _)| *kind).collect();
+/// Whether messages come from the broker at this address.
+fn is_bus(source: &BusSource, url: &MqttUrl) -> bool {
+    match source {
+        BusSource::Mqtt(bus) => bus == url,
+        BusSource::Embedded { listen } => listen.ip().to_string() == url.host && listen.port() == url.port,
+    }
+}
+
+fn read_type<'d>(root: &mut Section<'d>) -> (Section<'d>, Option<&'static Kind>) {
+    let types = Kind::names();
     let expected = format!("one of {}", listed(&types));
     let given = root.value("destination").is_some();
     let mut section = root.section("destination");
@@ -282,7 +279,7 @@ fn read_type<'d>(root: &mut Section<'d>) -> (Section<'d>, Option<&'static str>) 
     }
     let text = section.required("type", &expected);
     let kind = text.and_then(|text| {
-        let kind = types.iter().find(|kind| **kind == text.value);
+        let kind = Kind::named(text.value);
         if kind.is_none() {
             let what = format!("there is no destination type \"{}\"", text.value.escape_debug());
             let expected = match nearest(text.value, &types) {
@@ -291,53 +288,7 @@ fn read_type<'d>(root: &mut Section<'d>) -> (Section<'d>, Option<&'static str>) 
             };
             root.doc().error(Some(text.span), what, expected);
         }
-        kind.copied()
+        kind
     });
     (section, kind)
-}
-
-fn read_destination(kind: &str, section: &mut Section<'_>, lanes: &Lanes) -> Option<DestinationSettings> {
-    Some(match kind {
-        "aws-iot" => DestinationSettings::AwsIot(AwsIotSettings::read(section, lanes)?),
-        "thingsboard" => DestinationSettings::ThingsBoard(ThingsBoardSettings::read(section, lanes)?),
-        "wialon" => DestinationSettings::Wialon(WialonSettings::read(section)?),
-        "http" => DestinationSettings::Http(HttpSettings::read(section)?),
-        _ => DestinationSettings::Mqtt(MqttSettings::read(section, lanes)?),
-    })
-}
-
-/// The official adapter for MQTT needs a topic from somewhere.
-fn check_topic_given(doc: &Document<'_>, span: Option<Span>, script: &ScriptSettings) {
-    let official = script.source == ScriptSource::Official("mqtt-json".to_owned());
-    if official && script.settings.get("topic").is_none() {
-        doc.error(
-            span,
-            "no topic to publish to",
-            "`topic` in [destination], or a template `topic` in [script.settings]",
-        );
-    }
-}
-
-/// A stream that reads what it publishes would never come to rest.
-fn check_loop(
-    doc: &Document<'_>,
-    span: Option<Span>,
-    topic: &str,
-    mqtt: &MqttSettings,
-    topics: &[TopicFilter],
-    bus: &BusSettings,
-) {
-    let same = match &bus.source {
-        BusSource::Mqtt(url) => *url == mqtt.access.url,
-        BusSource::Embedded { listen } => {
-            listen.ip().to_string() == mqtt.access.url.host && listen.port() == mqtt.access.url.port
-        }
-    };
-    if let Some(filter) = topics.iter().find(|filter| same && filter.matches(topic)) {
-        doc.error(
-            span,
-            format!("the stream subscribes to `{filter}`, and so to what it publishes on `{topic}`"),
-            "another topic or another broker: messages would go round for ever",
-        );
-    }
 }

@@ -2,17 +2,14 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use destination::aws_iot::AwsIotSettings;
-use destination::http::HttpSettings;
-use destination::mqtt::MqttSettings;
-use destination::thingsboard::ThingsBoardSettings;
-use destination::wialon::WialonSettings;
+use destination::DestinationSettings;
 use journal::{OnFull, Quota};
 use message::{KeyRule, Selection, TopicFilter};
 use script::TableSettings;
-use settings_reader::{Source, TlsSettings};
+use settings_reader::Source;
 
 use super::Rate;
 
@@ -36,7 +33,7 @@ pub struct StreamSettings {
     /// What maps its messages.
     pub script: ScriptSettings,
     /// Where its deliveries go.
-    pub destination: DestinationSettings,
+    pub destination: Arc<dyn DestinationSettings>,
     /// How they are sent.
     pub delivery: DeliverySettings,
 }
@@ -82,28 +79,13 @@ pub struct ScriptLimits {
     pub log_lines: Option<u32>,
 }
 
-/// The destination of a stream.
-#[derive(Clone, Debug)]
-pub enum DestinationSettings {
-    /// `type = "aws-iot"`.
-    AwsIot(AwsIotSettings),
-    /// `type = "thingsboard"`.
-    ThingsBoard(ThingsBoardSettings),
-    /// `type = "wialon"`.
-    Wialon(WialonSettings),
-    /// `type = "http"`.
-    Http(HttpSettings),
-    /// `type = "mqtt"`.
-    Mqtt(MqttSettings),
-}
-
 /// How deliveries are sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeliverySettings {
     /// Ordered workers of the stream (default 1).
     pub lanes: u32,
-    /// Most unacknowledged publishes on a lane's connection (default 64); only
-    /// for destinations that speak MQTT.
+    /// Maximum number of deliveries that a lane has under way; the kind of the
+    /// destination has its default, and may allow one only.
     pub in_flight: usize,
     /// Most messages that one call of the script maps (default 128).
     pub batch_messages: usize,
@@ -132,30 +114,6 @@ impl fmt::Display for ScriptSource {
         match self {
             Self::Official(name) => f.write_str(name),
             Self::File(path) => path.display().fmt(f),
-        }
-    }
-}
-
-impl DestinationSettings {
-    /// The word of `type`.
-    pub fn type_name(&self) -> &'static str {
-        match self {
-            Self::AwsIot(_) => "aws-iot",
-            Self::ThingsBoard(_) => "thingsboard",
-            Self::Wialon(_) => "wialon",
-            Self::Http(_) => "http",
-            Self::Mqtt(_) => "mqtt",
-        }
-    }
-
-    /// The files for TLS; none where the protocol has no TLS.
-    pub fn tls(&self) -> Option<&TlsSettings> {
-        match self {
-            Self::AwsIot(aws) => Some(&aws.access.tls),
-            Self::ThingsBoard(board) => Some(&board.access.tls),
-            Self::Http(http) => Some(&http.tls),
-            Self::Mqtt(mqtt) => Some(&mqtt.access.tls),
-            Self::Wialon(_) => None,
         }
     }
 }

@@ -4,7 +4,11 @@ use std::fs;
 use std::time::Duration;
 
 use bus::BusSource;
-use destination::http::HttpMethod;
+use destination::aws_iot::AwsIotSettings;
+use destination::http::{HttpMethod, HttpSettings};
+use destination::mqtt::MqttSettings;
+use destination::thingsboard::ThingsBoardSettings;
+use destination::wialon::WialonSettings;
 use journal::{OnFull, Quota, SyncMode};
 use message::{KeyRule, Selection};
 use script::{Columns, TableSettings};
@@ -174,7 +178,7 @@ fn a_stream_to_aws() {
     };
     assert_eq!(settings.script.limits, limits);
     assert_eq!((settings.delivery.lanes, settings.delivery.batch_messages), (4, 128));
-    let DestinationSettings::AwsIot(aws) = &settings.destination else { panic!("{settings:?}") };
+    let aws = settings.destination.as_kind::<AwsIotSettings>().unwrap();
     assert_eq!(aws.access.client_id, "sluicegate-1-fleet-to-aws");
     assert_eq!(aws.access.tls.alpn, ["x-amzn-mqtt-ca"]);
     assert_eq!(aws.access.tls.ca, Some(folder.path().join("streams/AmazonRootCA1.pem")));
@@ -197,20 +201,20 @@ fn the_type_picks_the_adapter() {
         let settings = only_stream(&config);
         assert_eq!(settings.script.source, ScriptSource::Official(adapter.into()));
         assert_eq!(settings.destination.type_name(), kind);
-        match &settings.destination {
-            DestinationSettings::AwsIot(aws) => assert_eq!(aws.access.tls.alpn, ["mqtt"]),
-            DestinationSettings::ThingsBoard(board) => {
-                assert_eq!(board.access.url.to_string(), "mqtt://demo.thingsboard.io:1883");
-                assert_eq!(board.access.username.as_ref().unwrap().expose(), "secret");
-            }
-            DestinationSettings::Wialon(wialon) => {
-                assert_eq!((&*wialon.host, wialon.port), ("193.193.165.165", 20163));
-                assert_eq!(wialon.timeout, Duration::from_secs(10));
-            }
-            DestinationSettings::Http(http) => {
-                assert_eq!((http.method, http.gzip, http.flespi), (HttpMethod::Post, false, false));
-            }
-            DestinationSettings::Mqtt(mqtt) => assert_eq!(mqtt.topic.as_deref(), Some("up")),
+        let destination = &*settings.destination;
+        if let Some(aws) = destination.as_kind::<AwsIotSettings>() {
+            assert_eq!(aws.access.tls.alpn, ["mqtt"]);
+        } else if let Some(board) = destination.as_kind::<ThingsBoardSettings>() {
+            assert_eq!(board.access.url.to_string(), "mqtt://demo.thingsboard.io:1883");
+            assert_eq!(board.access.username.as_ref().unwrap().expose(), "secret");
+        } else if let Some(wialon) = destination.as_kind::<WialonSettings>() {
+            assert_eq!((&*wialon.host, wialon.port), ("193.193.165.165", 20163));
+            assert_eq!(wialon.timeout, Duration::from_secs(10));
+        } else if let Some(http) = destination.as_kind::<HttpSettings>() {
+            assert_eq!((http.method, http.gzip, http.flespi), (HttpMethod::Post, false, false));
+        } else {
+            let mqtt = destination.as_kind::<MqttSettings>().unwrap();
+            assert_eq!(mqtt.topic.as_deref(), Some("up"));
         }
         assert!(!format!("{settings:?}").contains("secret\""));
     }
@@ -225,7 +229,7 @@ fn headers_may_be_text_or_references() {
         read(&[("sluicegate.toml", MAIN), ("streams/a.toml", stream), ("bearer", "Bearer 123\n")]);
     let settings = only_stream(&config);
     assert!(matches!(&settings.selection, Some(s) if s.admits("a") && !s.admits("a/b")));
-    let DestinationSettings::Http(http) = &settings.destination else { panic!("{settings:?}") };
+    let http = settings.destination.as_kind::<HttpSettings>().unwrap();
     let headers: Vec<_> = http.headers.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
     assert_eq!(headers, [("X-Plain", "text"), ("Authorization", "Bearer 123")]);
     assert!(http.flespi && http.method == HttpMethod::Put);

@@ -222,7 +222,7 @@ impl MapStep {
             let [entry] = message;
             let state = &self.shared.status.memory.state;
             let alone = [entry.message.clone()];
-            if before.script.transform_apart(state, &alone, &BeforeImage::default()).await.is_err() {
+            if before.script.transform_isolated(state, &alone, &BeforeImage::default()).await.is_err() {
                 return false;
             }
         }
@@ -277,7 +277,7 @@ impl MapStep {
             if stored.is_empty() {
                 let messages: Vec<_> = run.iter().map(|e| e.message.clone()).collect();
                 let state = &self.shared.status.memory.state;
-                let mapping = script.transform_apart(state, &messages, &origin.before).await?;
+                let mapping = script.transform_isolated(state, &messages, &origin.before).await?;
                 parcels.extend(self::parcels(mapping.deliveries, run, origin));
             } else {
                 parcels.extend(stored);
@@ -304,7 +304,7 @@ impl MapStep {
         match batch.first().map(|e| e.way()) {
             Some(Way::Apart) => {
                 let state = &shared.status.memory.state;
-                self.edition.script.transform_apart(state, &messages, &BeforeImage::default()).await
+                self.edition.script.transform_isolated(state, &messages, &BeforeImage::default()).await
             }
             _ => self.mapper.transform(&messages).await,
         }

@@ -21,7 +21,7 @@ use self::updates::{Attempt, Updates};
 use super::mqtt::client::{self, Client, Event};
 use super::{Cause, Connection, Delivery, DeliveryId, Destination, Fault, Verdict};
 
-pub use settings::AwsIotSettings;
+pub use settings::{AwsIotSettings, KIND};
 
 /// Most unacknowledged publishes that AWS accepts from a client.
 const MAX_IN_FLIGHT: usize = 100;

@@ -1,12 +1,54 @@
 //! What `[destination] type = "aws-iot"` may say, checked.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use settings_reader::TlsSettings;
 use settings_reader::section::{Plain, Section, TlsUse};
 use settings_reader::units::{UrlError, parse_mqtt_url};
 
-use crate::Lanes;
-use crate::mqtt::{MqttAccess, read_access};
+use super::AwsIotDestination;
+use crate::mqtt::{self, MqttAccess, read_access};
+use crate::{Destination, DestinationSettings, InFlight, Key, Kind, Lanes, MAX_LANES};
+
+/// The row of the table of kinds.
+pub static KIND: Kind = Kind {
+    name: "aws-iot",
+    adapter: "aws-shadow",
+    max_lanes: MAX_LANES,
+    // AWS closes connections with more than 100 unacknowledged publishes.
+    in_flight: InFlight::Settable { default: mqtt::IN_FLIGHT, max: 100 },
+    keys: &[
+        Key {
+            name: "url",
+            default: "required",
+            meaning: "the endpoint of the account, `mqtts://...-ats.iot.REGION.amazonaws.com:8883`",
+        },
+        Key {
+            name: "username",
+            default: "",
+            meaning: "for a custom authoriser, in place of `cert` and `key`",
+        },
+        Key { name: "password", default: "", meaning: "a reference to a secret, for a custom authoriser" },
+        mqtt::CA,
+        mqtt::CERT,
+        mqtt::KEY,
+        mqtt::KEEP_ALIVE,
+        mqtt::TIMEOUT,
+        Key {
+            name: "reject_window",
+            default: "1s",
+            meaning: "how long a `rejected` answer is waited for after the PUBACK, up to 1 min",
+        },
+        Key {
+            name: "publishes_per_second",
+            default: "100",
+            meaning: "maximum rate on one connection, 1 to 10000",
+        },
+    ],
+    decode: None,
+    read: |section, lanes| Some(Arc::new(AwsIotSettings::read(section, lanes)?)),
+};
 
 /// Settings of an AWS IoT destination.
 #[derive(Clone, Debug)]
@@ -59,6 +101,24 @@ impl AwsIotSettings {
             reject_window,
             publishes_per_second: rate.map_or(100, |given| u32::try_from(given.value).unwrap_or(100)),
         })
+    }
+}
+
+impl DestinationSettings for AwsIotSettings {
+    fn kind(&self) -> &'static Kind {
+        &KIND
+    }
+
+    fn address(&self) -> String {
+        self.access.url.to_string()
+    }
+
+    fn tls(&self) -> Option<&TlsSettings> {
+        Some(&self.access.tls)
+    }
+
+    fn build(&self) -> Arc<dyn Destination> {
+        Arc::new(AwsIotDestination::new(self.clone()))
     }
 }
 

@@ -31,7 +31,7 @@ use url::Url;
 
 use crate::{Cause, Connection, Delivery, DeliveryId, Destination, Fault, Verdict};
 
-pub use settings::{HttpMethod, HttpSettings};
+pub use settings::{HttpMethod, HttpSettings, KIND};
 
 /// Longest wait for TCP and TLS, within the stream's own time-out.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

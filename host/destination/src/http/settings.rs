@@ -1,11 +1,56 @@
 //! What `[destination] type = "http"` may say, checked.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use settings_reader::section::{Plain, Section, TlsUse};
 use settings_reader::units::parse_http_url;
 use settings_reader::{Secret, SecretError, TlsSettings};
+
+use super::HttpDestination;
+use crate::{Destination, DestinationSettings, InFlight, Key, Kind, MAX_LANES};
+
+/// The row of the table of kinds.
+pub static KIND: Kind = Kind {
+    name: "http",
+    adapter: "http-json",
+    max_lanes: MAX_LANES,
+    in_flight: InFlight::One,
+    keys: &[
+        Key {
+            name: "url",
+            default: "required",
+            meaning: "the receiver, `https://host/path` or `http://host/path`",
+        },
+        Key { name: "method", default: "POST", meaning: "`POST`, `PUT` or `PATCH`" },
+        Key {
+            name: "headers",
+            default: "",
+            meaning: "a table of headers; a value is text or a reference to a secret",
+        },
+        Key { name: "gzip", default: "false", meaning: "whether bodies of 1 KiB and more are compressed" },
+        Key {
+            name: "compat",
+            default: "",
+            meaning: "`flespi`: only 200 is success, every other status is retried",
+        },
+        Key {
+            name: "timeout",
+            default: "30s",
+            meaning: "longest wait for the whole answer, 100 ms to 10 min",
+        },
+        Key {
+            name: "ca",
+            default: "the system's",
+            meaning: "certificates that the server's must descend from, a PEM file",
+        },
+        Key { name: "cert", default: "", meaning: "the gateway's certificate, a PEM file" },
+        Key { name: "key", default: "", meaning: "the key of `cert`, a PEM file" },
+    ],
+    decode: None,
+    read: |section, _| Some(Arc::new(HttpSettings::read(section)?)),
+};
 
 /// Settings of an HTTP destination.
 #[derive(Clone, Debug)]
@@ -94,6 +139,26 @@ impl HttpSettings {
             timeout,
             flespi: compat.is_some_and(|given| given.value),
         })
+    }
+}
+
+impl DestinationSettings for HttpSettings {
+    fn kind(&self) -> &'static Kind {
+        &KIND
+    }
+
+    fn address(&self) -> String {
+        let mut url = self.url.clone();
+        url.set_query(None);
+        url.to_string()
+    }
+
+    fn tls(&self) -> Option<&TlsSettings> {
+        Some(&self.tls)
+    }
+
+    fn build(&self) -> Arc<dyn Destination> {
+        Arc::new(HttpDestination::new(self.clone()))
     }
 }
 

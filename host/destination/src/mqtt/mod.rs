@@ -19,7 +19,9 @@ use async_trait::async_trait;
 use self::client::{Client, Event};
 use super::{Connection, Delivery, DeliveryId, Destination, Fault, Verdict};
 
-pub use settings::{MqttAccess, MqttSettings, read_access, tls_use};
+pub use settings::{
+    CA, CERT, IN_FLIGHT, KEEP_ALIVE, KEY, KIND, MqttAccess, MqttSettings, TIMEOUT, read_access, tls_use,
+};
 
 /// User property that is equal for equal deliveries, however often they are sent.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";

@@ -1,14 +1,76 @@
 //! What `[destination] type = "mqtt"` may say, checked.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use settings_reader::section::{Plain, Section, TlsUse};
 use settings_reader::units::parse_mqtt_url;
 use settings_reader::{MqttUrl, Secret, SecretError, TlsSettings};
 
+use super::MqttDestination;
 use super::rules::check_topic;
-use crate::Lanes;
+use crate::{Destination, DestinationSettings, InFlight, Key, Kind, Lanes, MAX_LANES, StreamFacts};
+
+/// The row of the table of kinds.
+pub static KIND: Kind = Kind {
+    name: "mqtt",
+    adapter: ADAPTER,
+    max_lanes: MAX_LANES,
+    in_flight: InFlight::Settable { default: IN_FLIGHT, max: 65_535 },
+    keys: &[
+        Key {
+            name: "url",
+            default: "required",
+            meaning: "the MQTT 5 broker, `mqtt://host:1883` or `mqtts://host:8883`",
+        },
+        Key {
+            name: "topic",
+            default: "",
+            meaning: "where deliveries without a target go; `mqtt-json` needs it, or a template in `[script.settings] topic`",
+        },
+        Key {
+            name: "client_id",
+            default: "`<bus client_id>-<stream>`",
+            meaning: "the number of the lane is appended",
+        },
+        Key { name: "username", default: "", meaning: "text, or a reference to a secret" },
+        Key { name: "password", default: "", meaning: "a reference to a secret" },
+        CA,
+        CERT,
+        KEY,
+        KEEP_ALIVE,
+        TIMEOUT,
+    ],
+    decode: None,
+    read: |section, lanes| Some(Arc::new(MqttSettings::read(section, lanes)?)),
+};
+
+/// `ca` of every kind over MQTT.
+pub const CA: Key = Key {
+    name: "ca",
+    default: "the system's",
+    meaning: "certificates that the server's must descend from, a PEM file",
+};
+/// `cert` of every kind over MQTT.
+pub const CERT: Key = Key { name: "cert", default: "", meaning: "the gateway's certificate, a PEM file" };
+/// `key` of every kind over MQTT.
+pub const KEY: Key = Key { name: "key", default: "", meaning: "the key of `cert`, a PEM file" };
+/// `keep_alive` of every kind over MQTT.
+pub const KEEP_ALIVE: Key =
+    Key { name: "keep_alive", default: "30s", meaning: "time between pings, 5 s to 20 min" };
+/// `timeout` of every kind over MQTT.
+pub const TIMEOUT: Key = Key {
+    name: "timeout",
+    default: "30s",
+    meaning: "longest wait for the login and for each PUBACK, 100 ms to 10 min",
+};
+
+/// Default of `[delivery] in_flight` for kinds over MQTT.
+pub const IN_FLIGHT: usize = 64;
+
+/// The official adapter.
+const ADAPTER: &str = "mqtt-json";
 
 /// How to reach and enter an MQTT broker; shared by the three destinations
 /// that speak MQTT.
@@ -91,6 +153,59 @@ impl MqttSettings {
             access.client_id = given.value;
         }
         Some(Self { access, topic: topic.map(|given| given.value) })
+    }
+}
+
+impl DestinationSettings for MqttSettings {
+    fn kind(&self) -> &'static Kind {
+        &KIND
+    }
+
+    fn address(&self) -> String {
+        self.access.url.to_string()
+    }
+
+    fn tls(&self) -> Option<&TlsSettings> {
+        Some(&self.access.tls)
+    }
+
+    fn check(&self, section: &Section<'_>, stream: &StreamFacts<'_>) {
+        let span = section.value_span("topic");
+        match &self.topic {
+            Some(topic) => self.check_loop(section, topic, stream),
+            // An unusable topic has been reported.
+            None if span.is_none() => check_topic_given(section, stream),
+            None => {}
+        }
+    }
+
+    fn build(&self) -> Arc<dyn Destination> {
+        Arc::new(MqttDestination::new(self.clone()))
+    }
+}
+
+impl MqttSettings {
+    /// A stream that reads its own publishes would never come to rest.
+    fn check_loop(&self, section: &Section<'_>, topic: &str, stream: &StreamFacts<'_>) {
+        let same = (stream.is_bus)(&self.access.url);
+        if let Some(filter) = stream.topics.iter().find(|filter| same && filter.matches(topic)) {
+            section.doc().error(
+                section.value_span("topic"),
+                format!("the stream subscribes to `{filter}`, and so to what it publishes on `{topic}`"),
+                "another topic or another broker: messages would go round for ever",
+            );
+        }
+    }
+}
+
+/// The official adapter publishes nowhere without a topic.
+fn check_topic_given(section: &Section<'_>, stream: &StreamFacts<'_>) {
+    if stream.adapter == Some(ADAPTER) && stream.script_settings.get("topic").is_none() {
+        section.doc().error(
+            section.span(),
+            "no topic to publish to",
+            "`topic` in [destination], or a template `topic` in [script.settings]",
+        );
     }
 }
 

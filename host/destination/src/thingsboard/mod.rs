@@ -19,7 +19,7 @@ use self::devices::{Admission, Devices};
 use super::mqtt::client::{self, Client, Event};
 use super::{Connection, Delivery, DeliveryId, Destination, Fault, Reply, Verdict};
 
-pub use settings::ThingsBoardSettings;
+pub use settings::{KIND, ThingsBoardSettings};
 
 /// Publishes as a ThingsBoard gateway.
 pub struct ThingsBoardDestination {

@@ -1,10 +1,37 @@
 //! What `[destination] type = "thingsboard"` may say, checked.
 
+use std::sync::Arc;
+
+use settings_reader::TlsSettings;
 use settings_reader::section::{Plain, Section};
 use settings_reader::units::parse_mqtt_url;
 
-use crate::Lanes;
-use crate::mqtt::{MqttAccess, read_access, tls_use};
+use super::ThingsBoardDestination;
+use crate::mqtt::{self, MqttAccess, read_access, tls_use};
+use crate::{Destination, DestinationSettings, InFlight, Key, Kind, Lanes, MAX_LANES};
+
+/// The row of the table of kinds.
+pub static KIND: Kind = Kind {
+    name: "thingsboard",
+    adapter: "thingsboard-gateway",
+    max_lanes: MAX_LANES,
+    in_flight: InFlight::Settable { default: mqtt::IN_FLIGHT, max: 65_535 },
+    keys: &[
+        Key { name: "url", default: DEMO, meaning: "ThingsBoard, `mqtt://host:1883` or `mqtts://host:8883`" },
+        Key {
+            name: "access_token",
+            default: "required without `cert`",
+            meaning: "the token of the gateway device, a reference to a secret",
+        },
+        mqtt::CA,
+        mqtt::CERT,
+        mqtt::KEY,
+        mqtt::KEEP_ALIVE,
+        mqtt::TIMEOUT,
+    ],
+    decode: None,
+    read: |section, lanes| Some(Arc::new(ThingsBoardSettings::read(section, lanes)?)),
+};
 
 /// Settings of a ThingsBoard destination.
 #[derive(Clone, Debug)]
@@ -14,7 +41,7 @@ pub struct ThingsBoardSettings {
     pub access: MqttAccess,
 }
 
-/// The platform that anybody can try.
+/// The public platform for trying out.
 const DEMO: &str = "mqtt://demo.thingsboard.io:1883";
 
 impl ThingsBoardSettings {
@@ -32,5 +59,23 @@ impl ThingsBoardSettings {
         let mut access = read_access(section, url, usage, lanes)?;
         access.username = token;
         Some(Self { access })
+    }
+}
+
+impl DestinationSettings for ThingsBoardSettings {
+    fn kind(&self) -> &'static Kind {
+        &KIND
+    }
+
+    fn address(&self) -> String {
+        self.access.url.to_string()
+    }
+
+    fn tls(&self) -> Option<&TlsSettings> {
+        Some(&self.access.tls)
+    }
+
+    fn build(&self) -> Arc<dyn Destination> {
+        Arc::new(ThingsBoardDestination::new(self.clone()))
     }
 }

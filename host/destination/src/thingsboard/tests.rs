@@ -53,7 +53,7 @@ async fn a_device_is_announced_before_its_data_and_does_not_hold_up_others() {
     assert!(peer.nothing_more());
 
     peer.puback(&b, PubAckReason::Success).await;
-    assert!(futures_util::poll!(Box::pin(connection.next())).is_pending());
+    assert!(futures_util::FutureExt::now_or_never(connection.next()).is_none());
     let ((), b1) = tokio::join!(async { delivered(&mut connection, 3).await }, async {
         let b1 = expect(&mut peer, "v1/gateway/telemetry", "b1").await;
         peer.puback(&b1, PubAckReason::Success).await;

@@ -5,4 +5,4 @@ pub mod decode;
 mod settings;
 
 pub use client::WialonDestination;
-pub use settings::WialonSettings;
+pub use settings::{KIND, WialonSettings};
