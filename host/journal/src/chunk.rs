@@ -79,7 +79,7 @@ fn target(delivery: &StoredDelivery) -> Vec<u8> {
 pub(crate) fn decode(chunk: u64, bytes: &Bytes) -> Result<Vec<Item>, Damage> {
     let mut rest = Cursor { bytes, at: 0 };
     if rest.take(4)?.as_ref() != MAGIC {
-        return Err(Damage("it does not begin with the mark of a chunk".to_owned()));
+        return Err(Damage("it does not begin like a chunk".to_owned()));
     }
     let number = rest.u64()?;
     if number != chunk {

@@ -1,5 +1,5 @@
-//! The few things that the journal asks of a file system, so that tests can
-//! put one in its place that loses power, tears writes and returns errors.
+//! The few operations that the journal needs of a file system. Tests put a disk
+//! in its place that loses power, tears writes and returns errors.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -11,27 +11,28 @@ use std::sync::Arc;
 pub(crate) trait Disk: Send + Sync {
     /// Opens a file for reading and writing.
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
-    /// Makes an empty file, or empties it; `"a/b"` makes the folder as well.
+    /// Creates a file, or empties it; `"a/b"` creates the folder as well.
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
     /// The names of the files in it.
     fn list(&self) -> io::Result<Vec<String>>;
     fn remove(&self, name: &str) -> io::Result<()>;
-    /// Bytes of a file; 0 if it is not there.
+    /// Bytes of a file; 0 if it does not exist.
     fn size(&self, name: &str) -> u64;
-    /// Renames a file; `"a/b"` makes the folder as well.
+    /// Renames a file; `"a/b"` creates the folder as well.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
-    /// Makes durable which files there are.
+    /// Makes the names of the files durable.
     fn sync(&self) -> io::Result<()>;
-    /// The folder and a name in it, for people.
+    /// The path of a name, for messages.
     fn path(&self, name: &str) -> String;
-    /// Opens or makes the database of that name.
+    /// Opens or creates the database of that name.
     fn database(&self, builder: redb::Builder, name: &str) -> Result<redb::Database, redb::DatabaseError>;
 }
 
-/// A file. Offsets are given: there is no current position.
+/// A file. It has no current position.
 pub(crate) trait DiskFile: Send + Sync {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
-    /// Fills `bytes`; an error of kind `UnexpectedEof` where the file ends.
+    /// Fills `bytes`; an error of kind `UnexpectedEof` if the file is too
+    /// short.
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()>;
     fn sync(&self) -> io::Result<()>;
 }
@@ -39,10 +40,8 @@ pub(crate) trait DiskFile: Send + Sync {
 /// A folder of the file system.
 pub(crate) struct Folder(PathBuf);
 
-// === impl Folder ===
-
 impl Folder {
-    /// The folder, made if it is not there.
+    /// The folder; creates it if necessary.
     pub(crate) fn make(path: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&path)?;
         Ok(Self(path))

@@ -1,18 +1,16 @@
-//! Which messages of a chunk a stream has not settled: one bit each.
+//! Pending bits: which messages of a chunk a stream has not settled.
 
 /// A set of message numbers of one chunk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Row {
-    /// Bytes that each of them counts for: the mean of those that it began with.
+    /// Bytes that each message counts as: the mean of the first ones.
     pub mean: u32,
-    /// Bit `i % 8` of byte `i / 8` is message `i`; no zero byte at the end.
+    /// Bit `i % 8` of byte `i / 8` is message `i`; the last byte is not zero.
     bytes: Vec<u8>,
 }
 
-// === impl Row ===
-
 impl Row {
-    /// Reads what [`Row::to_bytes`] gave.
+    /// Reads the output of [`Row::to_bytes`].
     pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
         let (mean, bits) = bytes.split_first_chunk::<4>().unwrap_or((&[0; 4], &[]));
         let mut row = Self { mean: u32::from_le_bytes(*mean), bytes: bits.to_vec() };
@@ -20,12 +18,12 @@ impl Row {
         row
     }
 
-    /// How many are in what [`Row::to_bytes`] gave.
+    /// The number of bits in the output of [`Row::to_bytes`].
     pub(crate) fn count(bytes: &[u8]) -> u64 {
         bytes.iter().skip(4).map(|bits| u64::from(bits.count_ones())).sum()
     }
 
-    /// As it is stored: the mean, little endian, and the bits.
+    /// Its stored form: the mean, little endian, and the bits.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(4 + self.bytes.len());
         bytes.extend_from_slice(&self.mean.to_le_bytes());
@@ -33,7 +31,7 @@ impl Row {
         bytes
     }
 
-    /// `bytes` are of all its messages together.
+    /// Sets the mean; `bytes` are those of all its messages together.
     pub(crate) fn weigh(&mut self, bytes: usize) {
         let messages = (self.len() as usize).max(1);
         self.mean = u32::try_from(bytes.div_ceil(messages)).unwrap_or(u32::MAX);
@@ -49,7 +47,7 @@ impl Row {
         }
     }
 
-    /// Whether it was in.
+    /// True: the bit was set.
     pub(crate) fn remove(&mut self, index: u32) -> bool {
         let (byte, bit) = place(index);
         let Some(bits) = self.bytes.get_mut(byte) else { return false };
@@ -99,7 +97,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_row_is_a_set(steps in prop::collection::vec((any::<bool>(), 0u32..40), 0..60)) {
+        fn row_is_a_set(steps in prop::collection::vec((any::<bool>(), 0u32..40), 0..60)) {
             let mut row = Row::default();
             let mut model = BTreeSet::new();
             for (insert, index) in steps {

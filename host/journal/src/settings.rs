@@ -11,35 +11,35 @@ use settings_reader::units::show_size;
 pub struct JournalSettings {
     /// Its folder (default `journal` in the data folder).
     pub path: PathBuf,
-    /// Bytes of its files at most (default 10 GiB); room for several of the
+    /// Maximum bytes of its files (default 10 GiB); room for several of the
     /// largest packets.
     pub max_size: u64,
-    /// How long messages are kept that every stream has settled, for rewind
-    /// and shadow runs (default 1 h).
+    /// How long settled messages are kept, for rewinds and shadow runs (default
+    /// 1 h).
     pub keep: Duration,
-    /// When it is durable (default [`SyncMode::Always`]).
+    /// When appends are synced (default [`SyncMode::Always`]).
     pub sync: SyncMode,
-    /// Bytes of dead letters at most (default 256 MiB, or half of `max_size`);
-    /// no more than half of `max_size`, of which they take their room.
+    /// Maximum bytes of dead letters (default 256 MiB, or half of `max_size`).
+    /// They are part of the journal: at most half of `max_size`.
     pub dead_letters_max_size: u64,
 }
 
-/// When what was appended is synced to the disk.
+/// When appends are synced to the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SyncMode {
     /// Before the bus is acknowledged.
     #[default]
     Always,
-    /// Once a second: a crash of the machine loses what came since.
+    /// Once per second: a crash of the machine loses the messages since then.
     None,
 }
 
 /// Room for a list of 100,000 messages, and for the index.
 const SMALLEST: u64 = 32 << 20;
-/// Bytes of dead letters where nobody says how many.
-const USUAL_LETTERS: u64 = 256 << 20;
-/// How many of the largest packets must fit: one that never does would keep the
-/// bus waiting for ever.
+/// Default for the bytes of dead letters.
+const DEFAULT_LETTERS: u64 = 256 << 20;
+/// How many of the largest packets must fit: a packet that does not fit would
+/// block the bus for ever.
 const PACKETS: u64 = 4;
 
 impl JournalSettings {
@@ -61,8 +61,8 @@ impl JournalSettings {
         });
         let max_size = journal.size("max_size", SMALLEST..=1 << 44).unwrap_or(10 << 30);
         let letters = dead_letters.size("max_size", 64 << 10..=1 << 40);
-        // They leave only when somebody says so: the bus must not wait for that.
-        let most = max_size / 2;
+        // Only the operator removes them, and the bus must not wait for that.
+        let max_letters = max_size / 2;
         let settings = Self {
             path: path.map_or_else(|| data.join("journal"), |given| given.value),
             max_size,
@@ -70,9 +70,9 @@ impl JournalSettings {
                 .duration("keep", Duration::ZERO..=Duration::from_secs(365 * 86_400))
                 .unwrap_or(Duration::from_secs(3600)),
             sync: sync.map(|given| given.value).unwrap_or_default(),
-            dead_letters_max_size: letters.unwrap_or(USUAL_LETTERS.min(most)),
+            dead_letters_max_size: letters.unwrap_or(DEFAULT_LETTERS.min(max_letters)),
         };
-        if settings.dead_letters_max_size > most {
+        if settings.dead_letters_max_size > max_letters {
             dead_letters.doc().error(
                 dead_letters.value_span("max_size"),
                 format!(
@@ -80,7 +80,7 @@ impl JournalSettings {
                     show_size(settings.dead_letters_max_size),
                     show_size(settings.max_size)
                 ),
-                format!("at most half of the journal: {}", show_size(most)),
+                format!("at most half of the journal: {}", show_size(max_letters)),
             );
         }
         let least = PACKETS * u64::from(max_packet);

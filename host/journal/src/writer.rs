@@ -219,7 +219,7 @@ impl Writer {
     fn open_again(&mut self, front: &Front, error: StoreError, settlements: Vec<(StreamIndex, Settlement)>) {
         event::JournalBroken { reason: &error }.emit();
         let mut full = error.is_full();
-        let before = self.store.take().map(Store::into_memory);
+        let before = self.store.take().map(Store::into_given);
         loop {
             match Store::open(self.disk.clone(), self.options.clone(), &front.reopen_for()) {
                 Ok(mut store) => {

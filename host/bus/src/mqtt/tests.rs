@@ -341,10 +341,12 @@ async fn what_was_queued_for_a_subscription_that_is_gone_goes_to_all_that_match(
     };
     let gone = id(&before, "a/+");
     gateway.routes.replace(Router::new(vec![stream(0, &["a/1"]), stream(1, &["a/1", "b"])]));
+    gateway.hold_commits();
     peer.publish(1, "a/1", "queued before", &[gone]).await;
-    let both = [gateway.text(0).await, gateway.text(1).await];
     assert_eq!(peer.subscribes(1).await[0].0, "a/1");
     assert_eq!(peer.unsubscribe().await, ["a/+"]);
+    gateway.commit();
+    let both = [gateway.text(0).await, gateway.text(1).await];
     for (stream, (text, pending)) in (0..).zip(both) {
         assert_eq!(text, "queued before");
         gateway.settle(stream, &pending);

@@ -1,4 +1,4 @@
-//! One commit: messages in, settlements through, one transaction.
+//! One commit: new messages, settlements and quotas in one transaction.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -14,7 +14,7 @@ use crate::policy::{ENOUGH_BYTES, ENOUGH_MESSAGES};
 use crate::rows::Row;
 use crate::types::{DeadLetter, OnFull, Position, Settlement, StreamIndex};
 
-/// A chunk that lies in its segment and is not named yet.
+/// A chunk that is in its segment and not in the index yet.
 struct Laid {
     chunk: u64,
     place: Place,
@@ -25,9 +25,9 @@ struct Laid {
 }
 
 impl Store {
-    /// Makes all of `work` durable (with `durable` false: at the next commit
-    /// where it is true), and returns the messages that readers get at once.
-    /// After an error nothing is known: the store has to be opened again.
+    /// Makes all of `work` durable (with `durable` false: at the next durable
+    /// commit) and returns the messages that readers get at once. After an
+    /// error the outcome is unknown and the store has to be opened again.
     pub(crate) fn commit(&mut self, work: &Work, durable: bool) -> Result<Vec<ReadyBatch>> {
         let started = Instant::now();
         let laid = self.lay_down(&work.batches)?;
@@ -38,7 +38,7 @@ impl Store {
         let index = self.index.clone();
         index.write(durability, |tables| {
             for laid in &laid {
-                self.name(tables, laid)?;
+                self.enter(tables, laid)?;
             }
             for (stream, settlement) in &work.settlements {
                 self.settle(tables, *stream, settlement)?;
@@ -53,7 +53,7 @@ impl Store {
         Ok(laid.iter().flat_map(|laid| self.hand_out(laid)).collect())
     }
 
-    /// Writes the messages behind the end of the current segment.
+    /// Writes the messages to the end of the current segment.
     fn lay_down(&mut self, batches: &[Batch]) -> Result<Vec<Laid>> {
         let mut laid = Vec::new();
         let mut batches = batches.iter().filter(|b| !b.items.is_empty()).peekable();
@@ -82,7 +82,7 @@ impl Store {
             }) {
                 sum = add(next);
             }
-            // A stream that is not known (any more) wants nothing.
+            // Unknown streams get nothing.
             rows.retain(|stream, _| self.streams.contains_key(stream));
             let weighed = rows.into_iter().map(|(stream, (mut row, bytes))| {
                 row.weigh(bytes);
@@ -108,8 +108,8 @@ impl Store {
         Ok(laid)
     }
 
-    /// Puts a chunk and its rows into the index.
-    fn name(&mut self, tables: &mut Writes<'_>, laid: &Laid) -> index::Result<()> {
+    /// Writes a chunk and its rows into the index.
+    fn enter(&mut self, tables: &mut Writes<'_>, laid: &Laid) -> index::Result<()> {
         let Laid { chunk, place, rows, .. } = laid;
         tables.set_place(*chunk, place)?;
         self.chunk_added(*chunk, place, laid.newest);
@@ -142,7 +142,7 @@ impl Store {
             }
         }
         buried.sort_unstable();
-        // A letter whose message had ended before is of no use to anybody.
+        // A letter is useless if its message had ended before.
         for letter in &settlement.dead_letters {
             if buried.binary_search(&letter.position).is_ok() {
                 self.keep_letter(tables, index, letter)?;
@@ -157,8 +157,8 @@ impl Store {
         Ok(())
     }
 
-    /// Clears the mark of a message, in whichever queue it is. False: it had
-    /// none (any more).
+    /// Clears the pending bit of a message in either queue. False: it was not
+    /// pending.
     fn clear(
         &mut self,
         tables: &mut Writes<'_>,
@@ -191,7 +191,7 @@ impl Store {
         Ok(false)
     }
 
-    /// Writes a row back; an empty one is removed, and its chunk released.
+    /// Writes a row back. An empty row is removed and its chunk released.
     pub(super) fn put_row(
         &mut self,
         tables: &mut Writes<'_>,
@@ -208,8 +208,8 @@ impl Store {
         }
     }
 
-    /// Where a stream has more queued than it may, its oldest messages that
-    /// nobody works on expire: first those that a rewind asked for, which were
+    /// Expires the oldest messages of streams that exceed their quota, except
+    /// those that were handed out. Messages of a rewind go first: they were
     /// delivered once.
     fn enforce_quotas(&mut self, tables: &mut Writes<'_>) -> index::Result<()> {
         let over: Vec<StreamIndex> = self
@@ -238,8 +238,8 @@ impl Store {
         loop {
             let Some(stream) = self.streams.get_mut(&index) else { return Ok(()) };
             let limit = stream.options.as_ref().map_or(u64::MAX, |o| o.quota.max_backlog);
-            // What was handed out is as good as on its way; the rest waits on
-            // the disk from `next` on, or is of this commit.
+            // Handed out messages are on their way. The rest waits on the disk
+            // from `next` on, or is of this commit.
             let oldest = tables.rows_from(queue, index, stream.rows(queue).next, 16)?;
             stream.rows(queue).waiting_since = match oldest.first() {
                 Some((chunk, _)) => tables.place(*chunk)?.map(|p| p.received),
@@ -267,7 +267,7 @@ impl Store {
         }
     }
 
-    /// Writes what has changed in memory since the last commit.
+    /// Writes everything that has changed in memory since the last commit.
     pub(super) fn write_back(&mut self, tables: &mut Writes<'_>) -> index::Result<()> {
         for (queue, index, chunk) in std::mem::take(&mut self.dirty_rows) {
             let Some(stream) = self.streams.get_mut(&index) else { continue };
@@ -294,14 +294,14 @@ impl Store {
         Ok(())
     }
 
-    /// What of a new chunk goes to readers without a way over the disk.
+    /// The messages of a new chunk that go to readers directly.
     fn hand_out(&mut self, laid: &Laid) -> Vec<ReadyBatch> {
         let mut ready = Vec::new();
         for (index, row) in &laid.rows {
             let has_room = self.has_room(*index, Queue::Live, 1);
             let Some(stream) = self.streams.get_mut(index) else { continue };
             let live_first = stream.options.as_ref().is_some_and(|o| o.live_first);
-            // Expired at once, where the quota is that small.
+            // A very small quota has expired it at once.
             if laid.chunk < stream.live.next {
                 continue;
             }
@@ -316,7 +316,7 @@ impl Store {
             if !stream.live.behind {
                 stream.live.next = laid.chunk + 1;
             }
-            // Most of them will be superseded, and the rest stays.
+            // Most messages will be superseded; the rest stays in memory.
             let few = stream.conflates();
             let messages = pending(laid.chunk, row, &laid.items, Queue::Live, few);
             ready.push(ReadyBatch { stream: *index, source: Source::Live, messages });
@@ -324,7 +324,7 @@ impl Store {
         ready
     }
 
-    /// A letter for every message that a settlement buries.
+    /// Stores a dead letter.
     pub(super) fn keep_letter(
         &mut self,
         tables: &mut Writes<'_>,

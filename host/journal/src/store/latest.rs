@@ -1,27 +1,25 @@
-//! Looking at the newest messages, whatever has become of them.
+//! Finding the newest messages, pending or settled.
 
 use message::Message;
 
 use super::{Result, Store};
 use crate::types::Amount;
 
-/// Chunks that are looked at in one go.
+/// Chunks that are searched together.
 const CHUNKS: usize = 32;
 
 /// A search that goes back from the end of the journal.
 #[derive(Debug)]
 pub(crate) struct Latest {
-    /// Chunks from this one on have been looked at.
+    /// Chunks from this one on have been searched.
     before: u64,
     messages: usize,
     bytes: usize,
     /// Bytes of chunks that may still be read.
     look_back: u64,
-    /// The newest first.
+    /// Newest first.
     found: Vec<Message>,
 }
-
-// === impl Latest ===
 
 impl Latest {
     pub(crate) fn new(Amount { messages, bytes }: Amount, look_back: u64) -> Self {
@@ -32,13 +30,13 @@ impl Latest {
         self.messages == 0 || self.bytes == 0 || self.look_back == 0
     }
 
-    /// The oldest first.
+    /// Oldest first.
     pub(crate) fn into_messages(mut self) -> Vec<Message> {
         self.found.reverse();
         self.found
     }
 
-    /// A message that is wanted; false: one too many.
+    /// Takes a wanted message; false: it exceeds the amount.
     fn take(&mut self, message: &Message) -> bool {
         if self.messages == 0 || message.size() > self.bytes {
             self.messages = 0;
@@ -46,17 +44,15 @@ impl Latest {
         }
         self.messages -= 1;
         self.bytes -= message.size();
-        // A chunk must not stay in memory for the sake of one message in it.
+        // The payload must not keep its whole chunk in memory.
         let payload = bytes::Bytes::copy_from_slice(&message.payload);
         self.found.push(Message { payload, ..message.clone() });
         true
     }
 }
 
-// === impl Store ===
-
 impl Store {
-    /// Goes back a bit further.
+    /// Searches some more chunks.
     pub(crate) fn latest_slice(
         &mut self,
         search: &mut Latest,
@@ -71,7 +67,7 @@ impl Store {
             search.before = chunk;
             search.look_back = search.look_back.saturating_sub(place.length.into());
             let Some((_, items)) = self.chunk_or_damage(&snapshot, chunk)? else { continue };
-            // What was replayed has its first reading before it.
+            // The first reading of a replayed message is further back.
             for item in items.iter().rev().filter(|item| !item.reread && item.as_is.is_none()) {
                 if wanted(&item.message) && !search.take(&item.message) {
                     return Ok(());

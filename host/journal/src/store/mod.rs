@@ -1,7 +1,7 @@
-//! The journal on the disk: what its one writer thread does, step by step and
-//! without threads of its own, so that tests can stop it anywhere.
+//! The journal on the disk: the steps of its one writer thread. It has no
+//! threads of its own, so that tests can stop it anywhere.
 //!
-//! A commit writes the messages to a segment file and syncs it, then one
+//! A commit writes the messages to a segment file and syncs it. Then one
 //! transaction of the index names them and carries all settlements.
 
 mod commit;
@@ -39,30 +39,29 @@ pub(crate) use rewind::check;
 #[cfg(any(test, feature = "test-support"))]
 pub use sim::Simulated;
 
-/// Bytes that all streams together may have handed out and not settled.
+/// Maximum bytes that all streams together have in memory: handed out and not
+/// settled.
 const LOADED_BYTES_OF_ALL: u64 = 256 * 1024 * 1024;
-/// What a rewind may have handed out is so small a part of that.
+/// A rewind may use one part in so many of that.
 const PART_OF_REWIND: u64 = 4;
-/// The part that waiting messages may take where live ones go first.
+/// Where live messages go first, the backlog may use one part in so many.
 const PART_OF_WAITING: u64 = 2;
-/// So many times as much may be handed out to a stream that conflates: what
-/// stays with it is the newest message of each key, and older ones are found
-/// superseded only by reading on.
+/// A stream that conflates may have so many times as much: it keeps the newest
+/// message of each key, and finds superseded ones only by reading on.
 const SHARE_OF_CONFLATING: u64 = 16;
 
-/// How the journal is kept.
+/// The limits of the store.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
-    /// Most bytes on the disk.
+    /// Maximum bytes on the disk.
     pub max_size: u64,
-    /// How long what has settled can be read again.
+    /// How long settled messages can be read again.
     pub keep: Duration,
-    /// Most bytes of dead letters.
+    /// Maximum bytes of dead letters.
     pub max_dead_letters: u64,
-    /// Bytes after which a new segment is begun.
+    /// Size at which a new segment begins.
     pub segment: u64,
-    /// Messages, and bytes of them, that one stream may have handed out and
-    /// not settled.
+    /// Maximum messages, and bytes of them, that one stream has in memory.
     pub loaded_messages: u64,
     pub loaded_bytes: u64,
 }
@@ -71,13 +70,13 @@ pub(crate) struct Options {
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     pub items: Vec<(Item, Vec<StreamIndex>)>,
-    /// They were read before.
+    /// The stream reads them again.
     pub reread: bool,
-    /// Which appends it comes after.
+    /// The appends that it belongs to.
     pub sequence: Sequence,
 }
 
-/// What one commit makes durable.
+/// The content of one commit.
 #[derive(Debug, Default)]
 pub(crate) struct Work {
     pub batches: Vec<Batch>,
@@ -110,7 +109,7 @@ pub(crate) struct ReadyBatch {
     pub messages: Vec<Pending>,
 }
 
-/// Why the store cannot go on; it has to be opened again.
+/// Why the store cannot continue; it has to be opened again.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
     #[error("{path}: {source}")]
@@ -120,7 +119,7 @@ pub(crate) enum StoreError {
 }
 
 impl StoreError {
-    /// The disk has no more room for us.
+    /// Whether the disk is full.
     pub(crate) fn is_full(&self) -> bool {
         let (Self::File { source, .. } | Self::Index(redb::Error::Io(source))) = self else { return false };
         matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
@@ -145,11 +144,10 @@ pub(crate) struct Store {
     next_letter: u64,
     next_segment: u32,
     next_stream: u32,
-    /// What the streams with a file have of [`LOADED_BYTES_OF_ALL`]: the sum of
-    /// [`Stream::share`].
+    /// The sum of [`Stream::share`] of the streams with a file.
     shares: u64,
     letter_bytes: u64,
-    /// Loaded rows that are to be written.
+    /// Loaded rows that have to be written.
     dirty_rows: Vec<(Queue, StreamIndex, u64)>,
     cache: Cache,
 }
@@ -158,20 +156,20 @@ struct Stream {
     name: String,
     record: StreamRecord,
     counts: Counts,
-    /// Counted with every mark that is set or cleared.
+    /// Counted with each pending bit that is set or cleared.
     queued: u64,
     /// None: it has no file.
     options: Option<StreamQuota>,
     live: Rows,
     rewind: Rows,
-    /// `counts` are to be written.
+    /// `counts` have to be written.
     dirty: bool,
 }
 
-/// A stream's rows in one of its queues.
+/// The rows of a stream in one of its queues.
 #[derive(Default)]
 struct Rows {
-    /// Those whose messages were handed out.
+    /// The rows whose messages were handed out.
     loaded: BTreeMap<u64, Loaded>,
     loaded_messages: u64,
     loaded_bytes: u64,
@@ -196,8 +194,6 @@ struct Segment {
     damaged: bool,
 }
 
-// === impl Store ===
-
 impl Store {
     pub(crate) fn id(&self) -> [u8; 16] {
         self.id
@@ -211,12 +207,12 @@ impl Store {
         &self.options
     }
 
-    /// Streams that have a file: name and number.
+    /// The streams that have a file: name and number.
     pub(crate) fn running(&self) -> impl Iterator<Item = (&str, StreamIndex)> {
         self.streams.iter().filter(|(_, s)| s.options.is_some()).map(|(i, s)| (s.name.as_str(), *i))
     }
 
-    /// Streams that have none: name, and since when.
+    /// The detached streams: name, number, and since when.
     pub(crate) fn detached(&self) -> impl Iterator<Item = (&str, StreamIndex, u64)> {
         self.streams.iter().filter_map(|(i, s)| Some((s.name.as_str(), *i, s.record.detached_since?)))
     }
@@ -229,7 +225,7 @@ impl Store {
         self.streams.get(&stream)?.options.as_ref().map(|o| o.quota)
     }
 
-    /// The counters as they are durable, and the bytes of what is queued.
+    /// The durable counters, and the bytes in the queue.
     pub(crate) fn counters(&self, stream: StreamIndex) -> (Counters, u64) {
         let Some(stream) = self.streams.get(&stream) else { return (Counters::default(), 0) };
         let first = |rows: &Rows| {
@@ -244,16 +240,16 @@ impl Store {
         self.letter_bytes
     }
 
-    /// Bytes that a stream may have handed out: a share of what all may.
+    /// Maximum bytes that a stream has in memory, for its share.
     fn room_of_one(&self, share: u64) -> u64 {
-        let most = self.options.loaded_bytes * share;
-        (LOADED_BYTES_OF_ALL * share / self.shares.max(1)).clamp(most.min(256 * 1024), most)
+        let max = self.options.loaded_bytes * share;
+        (LOADED_BYTES_OF_ALL * share / self.shares.max(1)).clamp(max.min(256 * 1024), max)
     }
 
-    /// Whether a stream may be ready more of a queue than it has; with `part`
-    /// above 1 only so small a part of what it may have in all. What a rewind
-    /// asks for counts apart, so that live messages never wait for it, however
-    /// slowly it goes.
+    /// Whether a stream may be handed more messages of a queue; with `part`
+    /// above 1, whether it has used less than that part of its limit. A rewind
+    /// has a limit of its own, so that live messages never wait for a slow
+    /// rewind.
     fn has_room(&self, index: StreamIndex, queue: Queue, part: u64) -> bool {
         let Some(stream) = self.streams.get(&index) else { return false };
         let (rows, part) = match queue {
@@ -262,7 +258,7 @@ impl Store {
         };
         let share = stream.share();
         let bytes = self.room_of_one(share);
-        // Little enough that a small quota still has something to expire.
+        // So that a small quota still has messages to expire.
         let bytes = stream.options.as_ref().map_or(bytes, |o| bytes.min(o.quota.max_backlog / 4));
         rows.loaded_messages == 0
             || (rows.loaded_messages < self.options.loaded_messages * share / part
@@ -274,8 +270,6 @@ impl Store {
         move |source| StoreError::File { path, source }
     }
 }
-
-// === impl Stream ===
 
 impl Stream {
     fn conflates(&self) -> bool {
@@ -309,14 +303,14 @@ impl Stream {
         counters::take(&mut rows.loaded_bytes, mean.into(), "loaded bytes");
     }
 
-    /// `messages` of a chunk are queued no more.
+    /// `messages` of a chunk leave the queue.
     fn ended(&mut self, messages: u64, mean: u32) {
         counters::take(&mut self.queued, messages, "queued");
         counters::take(&mut self.counts.backlog, messages * u64::from(mean), "backlog bytes");
         self.dirty = true;
     }
 
-    /// `messages` of a chunk are queued.
+    /// `messages` of a chunk enter the queue.
     fn begun(&mut self, messages: u64, mean: u32, reread: bool) {
         self.queued += messages;
         self.counts.begin(messages, reread);
@@ -325,8 +319,8 @@ impl Stream {
     }
 }
 
-/// The messages of a row. Those that are `few` do not keep the whole chunk in
-/// memory, which payloads share.
+/// The messages of a row. With `few` their payloads are copied, so that they do
+/// not keep the whole chunk in memory.
 fn pending(chunk: u64, row: &Row, items: &[Item], queue: Queue, few: bool) -> Vec<Pending> {
     let few = few || (row.len() as usize) * 4 < items.len();
     row.iter()

@@ -1,4 +1,4 @@
-//! Opening: what the index names is there, or is said to be damaged.
+//! Opening: everything that the index names exists, or is reported as damaged.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -15,19 +15,19 @@ use crate::rows::Row;
 use crate::types::{Position, Settlement, StreamIndex, StreamQuota};
 
 const INDEX: &str = "index.redb";
-/// What redb may keep of its file in memory.
+/// Given that redb may use as a cache.
 const INDEX_CACHE: usize = 32 * 1024 * 1024;
 
-/// Why there is no journal.
+/// Why the journal cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Somebody else has it open.
-    #[error("{path} is in use by another process: one gateway has a data folder for itself")]
+    /// Another process has it open.
+    #[error("{path} is in use by another process: each gateway needs its own data folder")]
     InUse {
         /// The index.
         path: String,
     },
-    /// A later version of the gateway has written it.
+    /// A newer version of the gateway has written it.
     #[error(
         "{path} has format {found}, which is newer than this version knows ({FORMAT}): use the version that wrote it"
     )]
@@ -37,15 +37,15 @@ pub enum OpenError {
         /// Its format.
         found: u64,
     },
-    /// The disk does not let us.
+    /// The disk has failed.
     #[error("the journal cannot be opened: {0}")]
     Failed(String),
 }
 
-/// What readers had been given when a store was closed.
+/// The messages that readers had when a store was closed.
 #[derive(Debug)]
-pub(crate) struct Memory {
-    /// For each stream the rows of its two queues.
+pub(crate) struct Given {
+    /// The rows of both queues of each stream.
     given: HashMap<StreamIndex, [BTreeMap<u64, Row>; 2]>,
     next_chunk: u64,
     next_letter: u64,
@@ -64,7 +64,7 @@ impl From<redb::Error> for OpenError {
 }
 
 impl Store {
-    /// Opens the journal in a folder for these streams, or makes it.
+    /// Opens or creates the journal for these streams.
     pub(crate) fn open(
         disk: Arc<dyn Disk>,
         options: Options,
@@ -77,7 +77,7 @@ impl Store {
             return Err(OpenError::Newer { path: disk.path(INDEX), found });
         }
         if found.is_none() && disk.list().map_err(|e| io_failed(&*disk, e))?.iter().any(|n| is_segment(n)) {
-            quarantine(&*disk, &"it was not there", is_segment)?;
+            quarantine(&*disk, &"it does not exist", is_segment)?;
         }
         let number = |word| Ok::<u64, OpenError>(snapshot.number(word)?.unwrap_or(0));
         let id = match snapshot.meta.get("id").map_err(redb::Error::from)? {
@@ -106,44 +106,44 @@ impl Store {
         store.load(&snapshot)?;
         drop(snapshot);
         store.set_streams(streams)?;
-        store.tell_of_detached();
+        store.log_detached();
         store.forget_detached(unix_millis())?;
         store.clear_leftovers()?;
         store.find_damage()?;
         Ok(store)
     }
 
-    /// Lets go of the files; what is left says what readers have.
-    pub(crate) fn into_memory(self) -> Memory {
+    /// Closes the files. The rest tells which messages readers have.
+    pub(crate) fn into_given(self) -> Given {
         let rows = |rows: Rows| rows.loaded.into_iter().map(|(c, l)| (c, l.row)).collect();
-        Memory {
+        Given {
             given: self.streams.into_iter().map(|(i, s)| (i, [rows(s.live), rows(s.rewind)])).collect(),
             next_chunk: self.next_chunk,
             next_letter: self.next_letter,
         }
     }
 
-    /// Goes on where the store that was closed had stopped, without giving
-    /// readers again what they have. `unsettled` is what the index may not
-    /// have; it is committed again by the caller. What is pending again,
-    /// because a commit was lost, is handed out again, here or by reading on:
-    /// how far the readers were says nothing about rows that have come back.
+    /// Continues where the closed store had stopped: readers do not get again
+    /// the messages that they have. `unsettled` may be missing in the index;
+    /// the caller commits it again. Messages that are pending again because a
+    /// commit was lost are handed out again, here or later by reading on; the
+    /// position of a reader says nothing about rows that have come back.
     pub(crate) fn resume(
         &mut self,
-        memory: &Memory,
+        memory: &Given,
         unsettled: &[(StreamIndex, Settlement)],
     ) -> Result<Vec<ReadyBatch>> {
         let ended: HashSet<(StreamIndex, Position)> =
             unsettled.iter().flat_map(|(i, s)| s.ended.iter().map(|(p, _)| (*i, *p))).collect();
         let snapshot = self.index.read()?;
         let mut ready = Vec::new();
-        // A number that a lost commit had used is never used again: readers may
-        // still settle what they were given under it.
+        // The numbers of a lost commit are not reused: readers may still settle
+        // messages under them.
         self.next_chunk = self.next_chunk.max(memory.next_chunk);
         self.next_letter = self.next_letter.max(memory.next_letter);
         for (&index, queues) in &memory.given {
             if self.streams.get(&index).is_none_or(|s| s.options.is_none()) {
-                // Its file has gone meanwhile, and with it its reader.
+                // Its file is gone, and with it its reader.
                 continue;
             }
             for (queue, loaded) in [Queue::Live, Queue::Rewind].into_iter().zip(queues) {
@@ -171,13 +171,13 @@ impl Store {
         Ok(ready)
     }
 
-    /// Reads what the index has of streams and segments.
+    /// Reads streams and segments from the index.
     fn load(&mut self, snapshot: &Snapshot) -> Result<(), OpenError> {
         for (segment, record) in snapshot.segments()? {
             self.segments.insert(segment, Segment { record, dirty: false, damaged: false });
         }
-        // Not what the counters leave: whether the two agree is what they are
-        // compared for. 0.1 s for a million rows.
+        // Counted from the bits, not computed from the counters, because the
+        // check compares the two. 0.1 s for a million rows.
         let mut queued: HashMap<StreamIndex, u64> = HashMap::new();
         for queue in [Queue::Live, Queue::Rewind] {
             snapshot.each_row(queue, |stream, _, bits| {
@@ -201,8 +201,8 @@ impl Store {
         Ok(())
     }
 
-    /// Removes segment files that the index does not name: they were begun by
-    /// a commit that did not come to its end.
+    /// Removes segment files that the index does not name: an unfinished commit
+    /// has left them.
     fn clear_leftovers(&mut self) -> Result<()> {
         let names = self.disk.list().map_err(self.file_error(""))?;
         for name in names {
@@ -217,7 +217,7 @@ impl Store {
         Ok(())
     }
 
-    /// Looks whether every segment is there, as long as it has to be.
+    /// Checks that each segment exists and is long enough.
     fn find_damage(&mut self) -> Result<()> {
         let short: Vec<u32> = self
             .segments
@@ -233,7 +233,7 @@ impl Store {
                 file = self.disk.path(&name),
                 bytes = there,
                 expected = segment.record.length,
-                "a segment of the journal is missing or has been cut off"
+                "a segment of the journal is missing or cut off"
             );
             let index = self.index.clone();
             let places = index.write(Durability::Immediate, |t| t.places_in(number, &segment.record))?;
@@ -243,12 +243,12 @@ impl Store {
                 }
             }
             if let Some(segment) = self.segments.get_mut(&number) {
-                // Nothing is written behind what is damaged.
+                // Nothing is written behind a damaged end.
                 segment.record.length = there;
                 segment.dirty = true;
             }
             if there == 0 {
-                // Its file is looked for no more.
+                // Its file does not exist.
                 self.forget_segment(number)?;
             }
         }
@@ -260,9 +260,9 @@ pub(super) fn segment_name(segment: u32) -> String {
     format!("{segment:08}.seg")
 }
 
-/// Opens the index. One that is damaged or gone is put aside together with the
-/// segments, since without it nobody knows what of them is still wanted; the
-/// gateway goes on with an empty journal and says so.
+/// Opens the index. A damaged one is quarantined together with the segments:
+/// without it no segment can be used. The gateway continues with an empty
+/// journal and logs an error.
 fn open_index(disk: &dyn Disk) -> Result<Index, OpenError> {
     match try_index(disk) {
         Err(redb::Error::DatabaseAlreadyOpen) => Err(OpenError::InUse { path: disk.path(INDEX) }),
@@ -316,7 +316,7 @@ fn quarantine(
         %damage,
         segments,
         aside = disk.path(&folder),
-        "the index of the journal is damaged: what there is of it and the segments are put aside, the gateway goes on without what was queued"
+        "the index of the journal is damaged: index and segments are quarantined, and the gateway continues without the queued messages"
     );
     metrics::counter!("sluicegate_journal_damaged_total").increment(1);
     Ok(())

@@ -1,4 +1,4 @@
-//! From the disk to the readers; what cannot be read is put aside.
+//! From the disk to the readers; damaged chunks are quarantined.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -16,34 +16,34 @@ use crate::index::{Place, Queue, Snapshot};
 use crate::rows::Row;
 use crate::types::{DeadLetter, Position, StreamIndex};
 
-/// Rows that are looked at together, and messages after which it is enough.
+/// Rows that are read together, and messages that are enough.
 const ROWS: usize = 64;
 const MESSAGES: u64 = 1024;
-/// Bytes of decoded chunks that are kept for the other streams.
+/// Bytes of decoded chunks that are cached for other streams.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
-/// What a decoded message takes beside its bytes.
+/// Given of a decoded message in addition to its bytes.
 const ITEM_BYTES: usize = 128;
 
-/// The chunks that were read last.
+/// The chunks that were read most recently.
 #[derive(Default)]
 pub(super) struct Cache {
     chunks: HashMap<u64, (usize, Arc<[Item]>)>,
-    /// Their numbers, the one that was read first in front.
+    /// Their numbers, in the order of reading.
     order: VecDeque<u64>,
     bytes: usize,
 }
 
 enum ReadError {
-    /// These are not the bytes that were written.
+    /// The bytes are damaged.
     Damaged(String),
-    /// The disk may give them another time.
+    /// Reading failed and may work later.
     Failed(StoreError),
 }
 
 impl Store {
-    /// Reads on for streams that are behind and have room: a few rows of each,
-    /// so that no commit waits for long and streams that are equally far behind
-    /// find each other's chunks in the cache.
+    /// Reads on for streams that are behind and have room. Only a few rows of
+    /// each: commits do not wait for long, and streams that are equally far
+    /// behind find each other's chunks in the cache.
     pub(crate) fn read_on(&mut self) -> Result<Vec<ReadyBatch>> {
         let hungry: Vec<_> =
             self.streams.keys().filter_map(|index| Some((*index, self.hunger(*index)?))).collect();
@@ -54,13 +54,12 @@ impl Store {
         Ok(ready)
     }
 
-    /// Whether there is something to read on for.
+    /// Whether a stream is behind and has room.
     pub(crate) fn is_hungry(&self) -> bool {
         self.streams.keys().any(|index| self.hunger(*index).is_some())
     }
 
-    /// What a stream is to be given more of. What a rewind asks for goes behind
-    /// everything else.
+    /// The queue from which a stream is handed more. A rewind comes last.
     fn hunger(&self, index: StreamIndex) -> Option<Queue> {
         let stream = self.streams.get(&index).filter(|s| s.options.is_some())?;
         let queue = match (stream.live.behind, stream.rewind.behind) {
@@ -68,12 +67,12 @@ impl Store {
             (false, true) => Queue::Rewind,
             (false, false) => return None,
         };
-        // Not for every message that settles.
+        // Not after each settled message.
         self.has_room(index, queue, 2 * self.part(index, queue)).then_some(queue)
     }
 
-    /// What waits may take so small a part of the stream's room, where live
-    /// messages go first.
+    /// Where live messages go first, the part of the stream's room that its
+    /// backlog may use.
     fn part(&self, index: StreamIndex, queue: Queue) -> u64 {
         let live_first =
             self.streams.get(&index).and_then(|s| s.options.as_ref()).is_some_and(|o| o.live_first);
@@ -124,8 +123,7 @@ impl Store {
         Ok((!messages.is_empty()).then_some(ReadyBatch { stream: index, source, messages }))
     }
 
-    /// The messages of a chunk; none where they are damaged, which has then
-    /// been dealt with.
+    /// The messages of a chunk; none if it was damaged, which is handled here.
     pub(super) fn chunk_or_damage(
         &mut self,
         snapshot: &Snapshot,
@@ -174,9 +172,9 @@ impl Store {
         })
     }
 
-    /// A chunk whose bytes are not what was written: what is there is put
-    /// aside, and each stream's messages of it end as dead letters, one entry
-    /// for all of them, since nobody knows any more what they said.
+    /// Handles a damaged chunk: quarantines its bytes and ends its messages as
+    /// dead letters. Each stream gets one letter for all of them, because their
+    /// content is lost.
     pub(super) fn damaged(&mut self, chunk: u64, place: &Place, reason: &str) -> Result<()> {
         let name = segment_name(place.segment);
         let aside = format!("quarantine/chunk-{chunk}");
@@ -186,9 +184,9 @@ impl Store {
                 file.write_at(0, &bytes)?;
                 file.sync()
             });
-            // A full disk must not keep the rest from being served.
+            // A full disk must not stop the rest.
             if let Err(error) = copied.map_err(failed) {
-                error!(chunk, %error, "what is left of a damaged chunk could not be put aside");
+                error!(chunk, %error, "cannot quarantine a damaged chunk");
             }
         }
         let file = self.disk.path(&name);
@@ -202,7 +200,7 @@ impl Store {
         );
         metrics::counter!("sluicegate_journal_damaged_total").increment(1);
         let reason = format!(
-            "the journal is damaged: chunk {chunk} in {file} at {} ({} bytes): {reason}; what is left of it is in {}",
+            "the journal is damaged: chunk {chunk} in {file} at {} ({} bytes): {reason}; its remains are in {}",
             place.offset,
             place.length,
             self.disk.path(&aside)
@@ -214,7 +212,7 @@ impl Store {
                 for queue in [Queue::Live, Queue::Rewind] {
                     let Some(bits) = tables.row(queue, number, chunk)? else { continue };
                     let Some(stream) = self.streams.get_mut(&number) else { continue };
-                    // Those that were handed out before live in the lanes.
+                    // The lanes have the messages that were handed out.
                     if stream.rows(queue).loaded.contains_key(&chunk) {
                         continue;
                     }
@@ -244,8 +242,6 @@ impl Store {
         Ok(())
     }
 }
-
-// === impl Cache ===
 
 impl Cache {
     fn get(&self, chunk: u64) -> Option<Arc<[Item]>> {

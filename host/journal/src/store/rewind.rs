@@ -1,4 +1,4 @@
-//! Reading again what has settled, and checking the counters.
+//! Reading settled messages again, and checking the counters.
 
 use std::collections::BTreeMap;
 
@@ -9,13 +9,13 @@ use crate::index::{self, Index, Queue};
 use crate::rows::Row;
 use crate::types::{Rewind, Rewound, StreamIndex};
 
-/// Chunks that are looked at between two commits.
+/// Chunks that are searched between two commits.
 const CHUNKS: usize = 64;
 
 /// A part of a rewind.
 #[derive(Debug)]
 pub(crate) struct Slice {
-    /// Where the next part begins; none: that was all.
+    /// Where the next part begins; none: this was the last.
     pub next: Option<u64>,
     pub found: Rewound,
     pub ready: Vec<ReadyBatch>,
@@ -29,7 +29,7 @@ pub struct Difference {
 }
 
 impl Store {
-    /// Notes the beginning of a rewind.
+    /// Stores the beginning of a rewind.
     pub(crate) fn begin_rewind(&mut self, rewind: &Rewind) -> Result<()> {
         let index = self.durable_index()?;
         let Some(stream) = self.streams.get_mut(&rewind.stream) else { return Ok(()) };
@@ -42,7 +42,7 @@ impl Store {
         })?)
     }
 
-    /// Marks the wanted messages of some chunks as pending again.
+    /// Sets the pending bits of the wanted messages of some chunks.
     pub(crate) fn rewind_slice(
         &mut self,
         rewind: &Rewind,
@@ -58,8 +58,8 @@ impl Store {
         }
         let mut rows: BTreeMap<u64, (Row, std::sync::Arc<[crate::chunk::Item]>)> = BTreeMap::new();
         for (chunk, place) in places {
-            // A chunk says when its first message was received. While the
-            // journal was full its others may have waited for hours to join it.
+            // A chunk tells when its first message was received. In a full
+            // journal the others may have waited for hours to join it.
             let newest = self.segments.get(&place.segment).map_or(u64::MAX, |s| s.record.newest);
             if place.received >= rewind.until || newest < rewind.from {
                 continue;
@@ -71,7 +71,7 @@ impl Store {
                 let message = &item.message;
                 let in_time = (rewind.from..rewind.until).contains(&message.received_at);
                 if !in_time
-                    // What was replayed has its first reading before it.
+                    // The first reading of a replayed message is further back.
                     || item.reread
                     || item.as_is.is_some()
                     || !wanted(message)
@@ -131,12 +131,12 @@ impl Store {
                 let before = tables.row(Queue::Rewind, stream, chunk)?;
                 let is_new = before.is_none();
                 let Some(known) = self.streams.get_mut(&stream) else { continue };
-                // One mean a row: what is added to one counts as the others do.
+                // A row has one mean: added messages count like the others.
                 let mean = before.as_ref().map_or(row.mean, |bits| Row::from_bytes(bits).mean);
                 known.begun(row.len().into(), mean, true);
                 let few = known.conflates();
                 if let Some(loaded) = known.rewind.loaded.get_mut(&chunk) {
-                    // Readers are past this chunk already.
+                    // Readers are already past this chunk.
                     row.iter().for_each(|number| loaded.row.insert(number));
                     let whole = loaded.row.clone();
                     known.rewind.loaded_messages += u64::from(row.len());

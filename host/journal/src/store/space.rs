@@ -1,4 +1,4 @@
-//! Segment files: where the next chunk goes, and when a file goes.
+//! Segment files: where the next chunk goes, and when a file is removed.
 
 use std::io;
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use crate::index::{self, Index, Place, Queue, SegmentRecord, Writes};
 use crate::rows::Row;
 use crate::types::StreamIndex;
 
-/// A segment of which less than one in so many bytes is wanted is rewritten
-/// when space runs short.
+/// When space runs short, a segment is rewritten if less than one in so many of
+/// its bytes is pending.
 const SPARSE: u64 = 2;
 
 impl Store {
@@ -26,15 +26,15 @@ impl Store {
         segments + self.disk.size("index.redb")
     }
 
-    /// Bytes that may still be appended: a reserve is left in which settling,
-    /// which makes room, always fits.
+    /// Bytes that may still be appended. A reserve is left in which settlements
+    /// always fit: they make room.
     pub(crate) fn room(&self) -> u64 {
         let reserve = (self.options.max_size / 20).max(1024 * 1024).min(self.options.max_size / 4);
         self.options.max_size.saturating_sub(reserve).saturating_sub(self.used())
     }
 
-    /// Makes room for so many bytes if that is possible: what is only kept for
-    /// rewinds goes first, then segments that are mostly settled are rewritten.
+    /// Makes room for so many bytes, if possible: first removes segments that
+    /// are only kept for rewinds, then rewrites mostly settled ones.
     pub(crate) fn make_room(&mut self, wanted: u64) -> Result<()> {
         if self.room() < wanted {
             self.remove_settled(u64::MAX, wanted)?;
@@ -50,8 +50,8 @@ impl Store {
         Ok(())
     }
 
-    /// Removes segments of which nothing is pending and that are older than
-    /// `keep`, and forgets what was given 24 hours.
+    /// Removes settled segments that are older than `keep`, and streams that
+    /// were detached for too long.
     pub(crate) fn sweep(&mut self) -> Result<()> {
         let keep = u64::try_from(self.options.keep.as_millis()).unwrap_or(u64::MAX);
         let now = unix_millis();
@@ -68,7 +68,7 @@ impl Store {
     }
 
     /// Removes settled segments whose messages are all older than `before`,
-    /// the oldest first, until there is room for `wanted` bytes.
+    /// oldest first, until there is room for `wanted` bytes.
     fn remove_settled(&mut self, before: u64, wanted: u64) -> Result<()> {
         for number in self.settled(before) {
             if self.room() >= wanted {
@@ -79,8 +79,8 @@ impl Store {
         Ok(())
     }
 
-    /// Makes room on a disk that has none left, however much `max_size` allows:
-    /// the older half of what is only kept for rewinds goes.
+    /// Makes room on a full disk, whatever `max_size` allows: removes the older
+    /// half of the segments that are only kept for rewinds.
     pub(crate) fn evict_half(&mut self) -> Result<()> {
         let settled = self.settled(u64::MAX);
         let going = settled.len().div_ceil(2);
@@ -93,7 +93,7 @@ impl Store {
         Ok(())
     }
 
-    /// Settled segments whose messages are all older than `before`, the oldest
+    /// Settled segments whose messages are all older than `before`, oldest
     /// first.
     fn settled(&self, before: u64) -> Vec<u32> {
         let settled = self.segments.iter().filter(|(number, s)| {
@@ -113,7 +113,7 @@ impl Store {
             tables.forget_segment(number)?;
             self.write_back(tables)
         })?;
-        // Only now that nothing names it any more.
+        // Only now: the index does not name it any more.
         self.files.remove(&number);
         if self.current == Some(number) {
             self.current = None;
@@ -125,7 +125,7 @@ impl Store {
         }
     }
 
-    /// Moves what is still wanted of a segment to the current one.
+    /// Moves the pending chunks of a segment to the current one.
     fn rewrite(&mut self, number: u32) -> Result<()> {
         let Some(segment) = self.segments.get(&number).copied() else { return Ok(()) };
         let index = self.durable_index()?;
@@ -137,8 +137,8 @@ impl Store {
             let name = segment_name(number);
             let read = self.file(number).and_then(|file| file.read_at(place.offset, &mut bytes));
             if read.is_err() || crc32fast::hash(&bytes) != place.checksum {
-                self.damaged(chunk, &place, "found while a segment was rewritten")?;
-                // Readers may have its messages in memory: their rows keep it.
+                self.damaged(chunk, &place, "found while rewriting a segment")?;
+                // Readers may have its messages in memory: the rows stay.
                 damaged = true;
                 continue;
             }
@@ -154,11 +154,7 @@ impl Store {
             }
             self.write_back(tables)
         })?;
-        info!(
-            segment = number,
-            chunks = moved.len(),
-            "a mostly settled segment of the journal was rewritten"
-        );
+        info!(segment = number, chunks = moved.len(), "rewrote a mostly settled segment of the journal");
         if damaged {
             if let Some(segment) = self.segments.get_mut(&number) {
                 segment.damaged = true;
@@ -168,7 +164,7 @@ impl Store {
         self.forget_segment(number)
     }
 
-    /// Writes behind the end of the current segment, or of a new one.
+    /// Writes to the end of the current segment, or to a new one.
     pub(super) fn write_segment(&mut self, bytes: &[u8]) -> Result<(u32, u64)> {
         let full =
             |s: &Segment| s.record.length > 0 && s.record.length + bytes.len() as u64 > self.options.segment;
@@ -181,7 +177,7 @@ impl Store {
         let file = self.file(number).map_err(|e| self.file_error(&name)(e))?;
         let failed = self.file_error(&name);
         let Some(segment) = self.segments.get_mut(&number) else {
-            return Err(failed(io::Error::other("it is not one of the journal's segments")));
+            return Err(failed(io::Error::other("not a segment of the journal")));
         };
         let offset = segment.record.length;
         file.write_at(offset, bytes).map_err(failed)?;
@@ -192,7 +188,7 @@ impl Store {
     }
 
     fn new_segment(&mut self) -> Result<u32> {
-        // What is in the one before must not wait for a sync that never comes.
+        // Nothing would sync the one before later.
         self.sync_segments()?;
         let number = self.next_segment;
         self.next_segment += 1;
@@ -205,8 +201,8 @@ impl Store {
         Ok(number)
     }
 
-    /// The index, for a commit that is durable: it makes durable, too, what was
-    /// committed before without a sync, so that what that names goes first.
+    /// The index, for a durable commit. Such a commit also makes earlier ones
+    /// durable, so their segments are synced first.
     pub(super) fn durable_index(&mut self) -> Result<Arc<Index>> {
         self.sync_segments()?;
         Ok(self.index.clone())
@@ -226,7 +222,7 @@ impl Store {
         if let Some(file) = self.files.get(&number) {
             return Ok(file.clone());
         }
-        // A few at a time: a backlog has hundreds of segments.
+        // Only a few files are open: a backlog has hundreds of segments.
         if self.files.len() >= 8 {
             self.files.retain(|n, _| Some(*n) == self.current);
         }
@@ -235,7 +231,7 @@ impl Store {
         Ok(file)
     }
 
-    /// Notes a chunk in the record of its segment.
+    /// Adds a chunk to the record of its segment.
     pub(super) fn chunk_added(&mut self, chunk: u64, place: &Place, newest: u64) {
         let Some(segment) = self.segments.get_mut(&place.segment) else { return };
         let record = &mut segment.record;
@@ -250,7 +246,7 @@ impl Store {
         segment.dirty = true;
     }
 
-    /// One row less names the chunk.
+    /// One row stops naming the chunk.
     pub(super) fn release(&mut self, tables: &mut Writes<'_>, chunk: u64) -> index::Result<()> {
         let Some(mut place) = tables.place(chunk)? else { return Ok(()) };
         let mut rows = u64::from(place.rows);
@@ -269,7 +265,7 @@ impl Store {
         Ok(())
     }
 
-    /// One row more names the chunk.
+    /// One more row names the chunk.
     pub(super) fn retain(
         &mut self,
         tables: &mut Writes<'_>,
@@ -288,8 +284,8 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets a stream without a file, with all that it has. False: it has one
-    /// (again), or is not known (any more).
+    /// Deletes a detached stream and everything that it has. False: it has a
+    /// file, or does not exist.
     pub(crate) fn forget(&mut self, stream: StreamIndex) -> Result<bool> {
         let detached = self.streams.get(&stream).filter(|s| s.options.is_none());
         let Some(name) = detached.map(|s| s.name.clone()) else { return Ok(false) };
@@ -316,12 +312,12 @@ impl Store {
             self.write_back(tables)
         })?;
         if let Some(gone) = self.streams.remove(&stream) {
-            warn!(stream = name, queued = gone.queued, "a stream was forgotten with all that it had");
+            warn!(stream = name, queued = gone.queued, "deleted a stream and everything that it had");
         }
         Ok(true)
     }
 
-    /// Forgets what a stream's scripts have left.
+    /// Deletes the state that the scripts of a stream have written.
     pub(crate) fn forget_state(&mut self, stream: StreamIndex) -> Result<()> {
         let index = self.durable_index()?;
         Ok(index.write(Durability::Immediate, |tables| self.clear_state(tables, stream))?)

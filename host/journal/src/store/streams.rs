@@ -1,4 +1,4 @@
-//! Which streams have a file: when the journal is opened, and later.
+//! The streams that have a file: at the start, and later changes.
 
 use message::unix_millis;
 use redb::Durability;
@@ -8,13 +8,13 @@ use super::{Result, Rows, Store, Stream};
 use crate::index::{FORMAT, StreamRecord};
 use crate::types::{StreamIndex, StreamQuota};
 
-/// How long the rows of a stream without a file are kept.
+/// How long a detached stream is kept, in milliseconds.
 const DETACHED_FOR: u64 = 24 * 60 * 60 * 1000;
 
 impl Store {
-    /// Gives every stream with a file its number and its rules; the others are
-    /// detached. What a detached stream was ready waits on the disk again, so that a
-    /// stream that comes back goes on where it was.
+    /// Gives each stream with a file its number and its rules, and detaches the
+    /// others. The messages that a detached stream was handed wait on the disk
+    /// again, so that it can come back.
     pub(crate) fn set_streams(&mut self, wanted: &[StreamQuota]) -> Result<()> {
         let index = self.durable_index()?;
         for options in wanted {
@@ -53,7 +53,7 @@ impl Store {
                 info!(
                     stream = stream.name,
                     queued = stream.queued,
-                    "the stream has no file any more: what the journal has of it is kept 24 h"
+                    "the stream has no file any more: the journal keeps its messages for 24 h"
                 );
             }
         }
@@ -69,28 +69,28 @@ impl Store {
         Ok(())
     }
 
-    /// What a stream was ready and has not settled waits on the disk again:
-    /// its reader has gone, the next one begins with it. Nothing is written
-    /// for that, because what was handed out is marked as pending anyway.
+    /// All messages that a stream was handed and has not settled wait on the
+    /// disk again, for its next reader. Nothing is written: they are pending
+    /// anyway.
     pub(crate) fn take_back(&mut self, stream: StreamIndex) {
         if let Some(stream) = self.streams.get_mut(&stream) {
             stream.take_back();
         }
     }
 
-    /// Says which streams have rows here and no file.
-    pub(super) fn tell_of_detached(&self) {
+    /// Logs which streams are detached.
+    pub(super) fn log_detached(&self) {
         for (name, index, since) in self.detached() {
             warn!(
                 stream = name,
                 queued = self.streams.get(&index).map_or(0, |s| s.queued),
                 since,
-                "the journal has messages of a stream that has no file any more: they are kept 24 h"
+                "the journal has messages of a detached stream and keeps them for 24 h"
             );
         }
     }
 
-    /// Forgets streams that have had no file for too long.
+    /// Deletes streams that were detached for too long.
     pub(super) fn forget_detached(&mut self, now: u64) -> Result<()> {
         let expired: Vec<_> = self
             .detached()
@@ -98,7 +98,7 @@ impl Store {
             .map(|(name, index, _)| (name.to_owned(), index))
             .collect();
         for (name, index) in expired {
-            info!(stream = name, "forgotten: it has had no file for 24 h");
+            info!(stream = name, "deleting a stream that was detached for 24 h");
             self.forget(index)?;
         }
         Ok(())
@@ -113,7 +113,7 @@ impl Stream {
 }
 
 impl Rows {
-    /// Rows of which nobody was ready anything.
+    /// Rows of which no message was handed out.
     pub(super) fn on_the_disk() -> Self {
         Self { behind: true, ..Self::default() }
     }

@@ -1,6 +1,5 @@
-//! The power is cut, or the disk fails, at every step: what was acknowledged
-//! is there, what is there is right, and nothing that was settled and made
-//! durable comes back.
+//! The power is cut or the disk fails at any step: acknowledged messages exist,
+//! their content is right, and no durably settled message comes back.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,29 +10,29 @@ use crate::types::{DeadLetterFilter, Rewind};
 
 type Texts = BTreeSet<(u32, String)>;
 
-/// What the world outside knows, by stream and text.
+/// The knowledge of the world outside, by stream and text.
 #[derive(Default)]
 struct World {
-    /// Everything that was ever given to an append.
+    /// All messages that were ever appended.
     sent: Texts,
-    /// Those whose commit is durable for certain.
+    /// Messages whose commit is certainly durable.
     acknowledged: Texts,
-    /// Those whose settlement is durable for certain, and those for which it
+    /// Messages whose settlement is certainly durable, and those for which it
     /// may be.
     settled: Texts,
     perhaps: Texts,
-    /// Those that were read again: they may be pending twice.
+    /// Messages that were read again: they may be pending twice.
     rewind: Texts,
-    /// Dead letters for certain, unless they were replayed: then queued.
+    /// Certain dead letters; replayed ones are queued instead.
     buried: Texts,
-    /// Of commits without a sync since the last one that was durable.
+    /// Commits without a sync since the last durable one.
     later: Vec<Commit>,
-    /// What the first stream may be found to be: paused or not.
+    /// Whether the first stream may be found paused, or not.
     paused: BTreeSet<bool>,
     forgotten: bool,
 }
 
-/// What one commit is about.
+/// The content of one commit.
 #[derive(Default)]
 struct Commit {
     sent: Texts,
@@ -48,12 +47,12 @@ enum Step {
         both: bool,
         size: u16,
     },
-    /// Settles some of what was given.
+    /// Settles some messages that readers have.
     Settle {
         share: u8,
         dead: bool,
     },
-    /// Either, committed without a sync.
+    /// One of these, committed without a sync.
     Unsynced(Box<Step>),
     Rewind(u32),
     Replay {
@@ -63,7 +62,7 @@ enum Step {
     Forget,
     /// Only these of the three streams have a file.
     Streams([bool; 3]),
-    /// The reader of one of them goes, and another one comes.
+    /// One stream gets a new reader.
     TakeBack(u32),
     Sweep,
     MakeRoom,
@@ -91,9 +90,9 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// `a` keeps up, `b` has a small quota, and new messages of `c` go first. Few
-/// messages are handed out, so that all are behind at times. The number 3 is
-/// of a stream that has no file any more.
+/// `a` keeps up, `b` has a small quota, and `c` reads live messages first. Few
+/// messages are handed out, so that all are behind at times. Number 3 is a
+/// detached stream.
 fn open_three(disk: &SimDisk) -> Store {
     let options = Options { loaded_messages: 6, ..options() };
     Store::open(Arc::new(disk.clone()), options, &three()).unwrap()
@@ -131,13 +130,13 @@ impl Run {
     fn new() -> Self {
         let disk = SimDisk::new();
         let mut bench = Bench { store: open(&disk, &["a", "b", "c", "gone"]), disk, given: Vec::new() };
-        bench.append(&["nobody reads it"], &[3]);
+        bench.append(&["without a reader"], &[3]);
         let disk = bench.disk.crash(|| false);
         let world = World { paused: [false].into(), ..World::default() };
         Self { bench: Bench { store: open_three(&disk), disk, given: Vec::new() }, world, number: 0 }
     }
 
-    /// False: the disk has failed meanwhile.
+    /// False: the disk has failed.
     fn step(&mut self, step: &Step) -> bool {
         self.store_step(step, true).is_ok()
     }
@@ -252,7 +251,7 @@ impl Run {
         Ok(())
     }
 
-    /// After everything: what is on this disk.
+    /// Checks the content of this disk at the end.
     fn judge(&self, disk: &SimDisk) {
         let world = &self.world;
         let mut bench = Bench { disk: disk.clone(), store: open_three(disk), given: Vec::new() };
@@ -280,7 +279,7 @@ impl Run {
             }
             bench.commit(work);
         }
-        assert!(there.is_subset(&world.sent), "nobody sent: {:?}", there.difference(&world.sent));
+        assert!(there.is_subset(&world.sent), "never sent: {:?}", there.difference(&world.sent));
         let owed = world.acknowledged.difference(&world.perhaps).chain(&world.buried);
         let lost: Vec<_> = owed.filter(|text| !there.contains(text) && !dead.contains(text)).collect();
         let expired = lost.iter().filter(|(stream, _)| *stream == 1).count();
@@ -291,12 +290,12 @@ impl Run {
         for stream in NAMES {
             assert_eq!(bench.counters(stream).queued, 0);
         }
-        bench.append(&["goes on"], &[0, 1]);
-        assert_eq!(bench.texts(0), ["goes on"]);
+        bench.append(&["continues"], &[0, 1]);
+        assert_eq!(bench.texts(0), ["continues"]);
     }
 }
 
-/// A chance that is the same in every run of a seed.
+/// Random choices that depend only on the seed.
 fn coin(seed: u64) -> impl FnMut() -> bool {
     let mut random = fastrand::Rng::with_seed(seed);
     move || random.bool()
@@ -307,7 +306,7 @@ proptest! {
 
     /// The power is cut between two commits.
     #[test]
-    fn a_crash_loses_nothing(steps in prop::collection::vec(step(), 1..25), seed in any::<u64>()) {
+    fn crash_loses_nothing(steps in prop::collection::vec(step(), 1..25), seed in any::<u64>()) {
         let mut run = Run::new();
         for step in &steps {
             prop_assert!(run.step(step));
@@ -319,7 +318,7 @@ proptest! {
     /// The disk fails at some operation inside a step, then the power is cut,
     /// with unsynced sectors kept or lost at random.
     #[test]
-    fn a_failure_at_any_operation_loses_nothing(
+    fn failure_at_any_operation_loses_nothing(
         steps in prop::collection::vec(step(), 1..14), at in any::<prop::sample::Index>(), seed in any::<u64>(),
     ) {
         let mut whole = Run::new();
@@ -335,7 +334,7 @@ proptest! {
                 break;
             }
         }
-        // What a process finds that opens the same disk again without a crash.
+        // Then another process opens the same disk without a crash.
         let Run { bench: Bench { disk, store, given }, world, number } = run;
         drop(store);
         disk.repair();
@@ -347,10 +346,11 @@ proptest! {
     }
 }
 
-/// Every operation of one small run fails once, the store is opened again on
-/// the same disk as the writer does, and goes on with what its readers have.
+/// Each operation of a small run fails once. The store is opened again on the
+/// same disk, as the writer does, and continues with the messages of its
+/// readers.
 #[test]
-fn opening_again_after_a_failure_goes_on_without_repeats_and_gaps() {
+fn reopened_store_continues_without_repeats_and_gaps() {
     for at in 0.. {
         let mut run = Run::new();
         let steps = [
@@ -375,7 +375,7 @@ fn opening_again_after_a_failure_goes_on_without_repeats_and_gaps() {
                 .map(|(s, p)| (StreamIndex(*s), ended(p.position, Outcome::Delivered)))
                 .collect();
             let Bench { disk, store, given } = run.bench;
-            let memory = store.into_memory();
+            let memory = store.into_given();
             disk.repair();
             let mut store = open_three(&disk);
             let ready = store.resume(&memory, &unsettled).unwrap();
@@ -384,7 +384,7 @@ fn opening_again_after_a_failure_goes_on_without_repeats_and_gaps() {
             bench.commit(Work { settlements: unsettled, ..Work::default() });
             run.bench = bench;
         }
-        // Whatever is queued was given exactly once.
+        // Each queued message was handed out exactly once.
         for stream in NAMES {
             let texts = run.bench.texts(stream);
             let distinct: BTreeSet<_> = texts.iter().collect();
@@ -400,13 +400,13 @@ fn opening_again_after_a_failure_goes_on_without_repeats_and_gaps() {
 }
 
 #[test]
-fn a_full_disk_refuses_appends_and_lets_settlements_through_once_there_is_space() {
+fn full_disk_refuses_appends_until_there_is_space() {
     let mut run = Run::new();
     assert!(run.step(&Step::Append { messages: 5, both: true, size: 10 }));
     run.bench.disk.set_full(true);
     assert!(!run.step(&Step::Append { messages: 5, both: true, size: 900 }));
     let Run { bench: Bench { disk, store, given }, world, number } = run;
-    let memory = store.into_memory();
+    let memory = store.into_given();
     disk.repair();
     let mut store = open_three(&disk);
     assert!(store.resume(&memory, &[]).unwrap().is_empty());

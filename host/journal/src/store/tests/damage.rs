@@ -1,4 +1,4 @@
-//! A disk that has lost or changed what was on it.
+//! A disk that has lost or changed data.
 
 use super::*;
 use crate::types::DeadLetterFilter;
@@ -33,7 +33,7 @@ fn first_words(bench: &Bench) -> Vec<String> {
 }
 
 #[test]
-fn a_flipped_bit_costs_its_chunk_alone() {
+fn flipped_bit_damages_only_its_chunk() {
     let bench = three();
     bench.disk.damage("00000001.seg", |bytes| bytes[1000] ^= 4);
     let bench = reopen(bench);
@@ -52,7 +52,7 @@ fn a_flipped_bit_costs_its_chunk_alone() {
 }
 
 #[test]
-fn a_truncated_segment_costs_what_was_behind_its_end() {
+fn truncated_segment_loses_its_end() {
     let bench = three();
     bench.disk.damage("00000002.seg", |bytes| bytes.truncate(100));
     let mut bench = reopen(bench);
@@ -64,7 +64,7 @@ fn a_truncated_segment_costs_what_was_behind_its_end() {
 }
 
 #[test]
-fn a_missing_segment_costs_its_chunks_and_is_forgotten() {
+fn missing_segment_loses_its_chunks() {
     let bench = three();
     bench.disk.remove("00000000.seg").unwrap();
     let bench = reopen(bench);
@@ -75,7 +75,7 @@ fn a_missing_segment_costs_its_chunks_and_is_forgotten() {
 }
 
 #[test]
-fn a_damaged_index_is_put_aside_and_the_gateway_goes_on() {
+fn damaged_index_is_quarantined() {
     let bench = three();
     let Bench { disk, store, .. } = bench;
     drop(store);
@@ -89,7 +89,7 @@ fn a_damaged_index_is_put_aside_and_the_gateway_goes_on() {
 }
 
 #[test]
-fn segments_whose_index_is_gone_are_put_aside_and_not_removed() {
+fn segments_without_an_index_are_quarantined() {
     let Bench { disk, store, .. } = three();
     drop(store);
     disk.remove("index.redb").unwrap();

@@ -1,9 +1,9 @@
-//! What readers are given while much waits, and after a failure.
+//! Handing out while there is a large backlog, and after a failure.
 
 use super::*;
 use crate::types::Rewind;
 
-/// A store whose streams may have eight messages handed out.
+/// A store whose streams have at most eight messages in memory.
 fn small(names: &[&str], change: impl Fn(&mut StreamQuota)) -> Bench {
     let disk = SimDisk::new();
     let options = Options { loaded_messages: 8, ..options() };
@@ -46,11 +46,11 @@ fn rewind_all(bench: &mut Bench) {
     bench.read_on();
 }
 
-/// Fails as the writer sees it: the files are let go of and opened anew.
+/// A failure as the writer handles it: closes the files and opens them again.
 fn fail_and_resume(bench: Bench, names: &[&str]) -> Bench {
     let Bench { disk, store, given } = bench;
     disk.fail_at(0);
-    let memory = store.into_memory();
+    let memory = store.into_given();
     disk.repair();
     let mut store = open(&disk, names);
     let ready = store.resume(&memory, &[]).unwrap();
@@ -71,31 +71,31 @@ fn live_messages_do_not_wait_for_a_slow_rewind() {
     for n in 0..5 {
         let text = format!("live {n}");
         bench.append(&[&text], &[0]);
-        assert_eq!(bench.texts(0), [text], "although nobody reads what the rewind has handed out");
+        assert_eq!(bench.texts(0), [text], "the unread rewind must not block it");
         bench.given.clear();
     }
 }
 
 #[test]
-fn where_live_goes_first_what_waits_leaves_room_for_it() {
+fn backlog_leaves_room_where_live_goes_first() {
     let mut bench = small(&["a"], |o| o.live_first = true);
     append_each(&mut bench, &numbers(40));
     bench.restart_small();
     assert!(!bench.given.is_empty());
     bench.given.clear();
     bench.append(&["live"], &[0]);
-    assert_eq!(bench.texts(0), ["live"], "although nobody reads what has waited");
+    assert_eq!(bench.texts(0), ["live"], "the unread backlog must not block it");
 }
 
 #[test]
-fn a_rewind_larger_than_the_quota_costs_no_message_that_was_not_sent() {
+fn rewind_larger_than_the_quota_expires_no_unsent_message() {
     let quota = Quota { max_backlog: 3000, on_full: OnFull::ExpireOldest };
     let mut bench = small(&["a"], |o| o.quota = quota);
     for text in numbers(40) {
         bench.append(&[&text], &[0]);
         settle_everything(&mut bench);
     }
-    // Nobody settles these: most of them wait on the disk.
+    // They are not settled: most of them wait on the disk.
     append_each(&mut bench, &(0..20).map(|n| format!("new {n}")).collect::<Vec<_>>());
     rewind_all(&mut bench);
     bench.append(&["last"], &[0]);
@@ -111,7 +111,7 @@ fn a_rewind_larger_than_the_quota_costs_no_message_that_was_not_sent() {
 }
 
 #[test]
-fn a_stream_that_conflates_is_handed_more_and_still_not_all() {
+fn conflating_stream_is_handed_more_but_not_all() {
     let mut bench = small(&["a"], |o| o.conflates = true);
     append_each(&mut bench, &numbers(200));
     assert_eq!(bench.given.len(), 8 * 16);
@@ -120,7 +120,7 @@ fn a_stream_that_conflates_is_handed_more_and_still_not_all() {
 }
 
 #[test]
-fn many_streams_share_what_may_be_in_memory() {
+fn many_streams_share_the_memory_limit() {
     let names: Vec<String> = (0..200).map(|n| format!("stream {n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let rooms = |conflating: &[&str]| {
@@ -136,7 +136,7 @@ fn many_streams_share_what_may_be_in_memory() {
 }
 
 #[test]
-fn what_a_lost_commit_had_settled_is_given_again_and_its_numbers_are_not_used_again() {
+fn lost_settlement_is_handed_out_again_under_new_numbers() {
     let mut bench = Bench::new(&["a"]);
     bench.append(&["1", "2"], &[0]);
     let ended = std::mem::take(&mut bench.given).into_iter().map(|(_, p)| (p.position, Outcome::Delivered));
@@ -158,13 +158,14 @@ fn what_a_lost_commit_had_settled_is_given_again_and_its_numbers_are_not_used_ag
 }
 
 #[test]
-fn what_a_failed_commit_would_have_expired_is_given() {
+fn messages_of_a_failed_expiry_are_handed_out() {
     let mut bench = small(&["a"], |_| ());
     append_each(&mut bench, &numbers(20));
     let quota = Quota { max_backlog: 1200, on_full: OnFull::ExpireOldest };
     bench.store.streams.get_mut(&StreamIndex(0)).unwrap().options.as_mut().unwrap().quota = quota;
     let work = Work { batches: vec![for_streams(&["refused"], &[0])], ..Work::default() };
-    // The segment's write, then the index: what has expired is known by then.
+    // The segment's write, then the index: the expired messages are known by
+    // then.
     let mut store_fails = false;
     for at in 1..40 {
         bench.disk.fail_at(at);

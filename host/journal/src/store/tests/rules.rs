@@ -1,11 +1,11 @@
-//! What the store promises while all is well.
+//! The promises of the store while the disk works.
 
 use super::*;
 use crate::index::Writes;
 use crate::types::{DeadLetterFilter, Rewind, StoredDelivery};
 
 #[test]
-fn what_was_appended_is_given_once_and_again_after_a_restart() {
+fn message_is_handed_out_once_per_run() {
     let mut bench = Bench::new(&["a", "b"]);
     bench.append(&["1", "2", "3"], &[0, 1]);
     bench.append(&["4"], &[1]);
@@ -27,7 +27,7 @@ fn what_was_appended_is_given_once_and_again_after_a_restart() {
 }
 
 #[test]
-fn a_stream_that_is_behind_reads_from_the_disk_in_order() {
+fn stream_behind_reads_from_the_disk_in_order() {
     let mut bench = Bench::new(&["a"]);
     let texts: Vec<String> = (0..20_000).map(|n| n.to_string()).collect();
     for part in texts.chunks(50) {
@@ -49,7 +49,7 @@ fn a_stream_that_is_behind_reads_from_the_disk_in_order() {
 }
 
 #[test]
-fn settled_segments_are_removed_after_keep_and_when_space_is_short() {
+fn settled_segments_are_removed_after_keep_or_for_space() {
     let mut bench = Bench::new(&["a"]);
     let large = "x".repeat(3000);
     for _ in 0..5 {
@@ -62,7 +62,7 @@ fn settled_segments_are_removed_after_keep_and_when_space_is_short() {
     assert_eq!(segments(&bench), 5, "kept for a rewind");
     bench.store.make_room(u64::MAX).unwrap();
     assert_eq!(segments(&bench), 1, "evicted");
-    // The newest message is as old as that in a moment.
+    // The newest message is that old in a moment.
     bench.store.options.keep = Duration::ZERO;
     let now = message::unix_millis();
     while message::unix_millis() <= now {
@@ -74,7 +74,7 @@ fn settled_segments_are_removed_after_keep_and_when_space_is_short() {
 }
 
 #[test]
-fn a_mostly_settled_segment_is_rewritten_when_space_is_short() {
+fn mostly_settled_segment_is_rewritten_for_space() {
     let mut bench = Bench::new(&["a"]);
     let large = "x".repeat(1200);
     for _ in 0..6 {
@@ -94,7 +94,7 @@ fn a_mostly_settled_segment_is_rewritten_when_space_is_short() {
 }
 
 #[test]
-fn a_full_quota_expires_the_oldest_that_wait_on_the_disk() {
+fn full_quota_expires_the_oldest_on_the_disk() {
     let mut bench = Bench::new(&["a", "b"]);
     let quota = Quota { max_backlog: 4000, on_full: OnFull::ExpireOldest };
     bench.store.streams.get_mut(&StreamIndex(0)).unwrap().options.as_mut().unwrap().quota = quota;
@@ -119,7 +119,7 @@ fn a_full_quota_expires_the_oldest_that_wait_on_the_disk() {
 }
 
 #[test]
-fn a_rewind_gives_again_what_was_settled_and_leaves_alone_what_is_queued() {
+fn rewind_repeats_settled_messages_only() {
     let mut bench = Bench::new(&["a", "b"]);
     bench.append(&["1", "2", "3"], &[0, 1]);
     bench.append(&["4", "5"], &[0]);
@@ -161,11 +161,11 @@ fn a_rewind_gives_again_what_was_settled_and_leaves_alone_what_is_queued() {
 }
 
 #[test]
-fn a_rewind_finds_what_shares_a_chunk_with_a_message_of_hours_before() {
+fn rewind_finds_messages_in_a_chunk_of_hours() {
     let mut bench = Bench::new(&["a"]);
     const HOUR: u64 = 3_600_000;
     let start = message::unix_millis() - 5 * HOUR;
-    // While the journal is full, what comes in hours goes into one chunk.
+    // In a full journal the messages of hours share a chunk.
     let mut batch = for_streams(&["early", "late"], &[0]);
     batch.items[0].0.message.received_at = start;
     batch.items[1].0.message.received_at = start + 3 * HOUR;
@@ -225,7 +225,7 @@ fn dead_letters_are_kept_found_replayed_and_dropped() {
 }
 
 #[test]
-fn a_stream_without_a_file_is_detached_until_it_is_forgotten() {
+fn stream_without_a_file_is_detached_until_it_is_forgotten() {
     let mut bench = Bench::new(&["a", "b"]);
     bench.append(&["1"], &[0, 1]);
     let position = bench.given[0].1.position;
@@ -259,7 +259,7 @@ fn state_is_committed_with_the_settlement() {
 }
 
 #[test]
-fn a_paused_stream_is_paused_after_a_restart() {
+fn paused_stream_stays_paused_after_a_restart() {
     let mut bench = Bench::new(&["a"]);
     bench.store.pause(StreamIndex(0), true).unwrap();
     bench.restart(&["a"]);
@@ -348,7 +348,7 @@ fn stream_counts_only_its_own_bytes() {
 }
 
 #[test]
-fn a_stream_that_goes_and_comes_back_goes_on_where_it_was() {
+fn returning_stream_continues_where_it_was() {
     let mut bench = Bench::new(&["a", "b"]);
     bench.append(&["1", "2", "3"], &[0, 1]);
     let first = bench.given[0].1.position;
@@ -357,16 +357,16 @@ fn a_stream_that_goes_and_comes_back_goes_on_where_it_was() {
     bench.given.retain(|(stream, _)| *stream != 0);
     assert_eq!(bench.store.detached().map(|(name, _, _)| name).collect::<Vec<_>>(), ["a"]);
     assert!(bench.store.running().eq([("b", StreamIndex(1)), ("c", StreamIndex(2))]));
-    // What is still routed to it waits with the rest.
+    // Messages that are still routed to it wait with the rest.
     bench.append(&["4"], &[0, 1, 2]);
     assert_eq!((bench.texts(0).len(), bench.texts(2)), (0, vec!["4".to_owned()]));
-    // A settlement that its lanes left behind still counts.
+    // A late settlement of its lanes still counts.
     bench.settle(0, ended(Position { index: 1, ..first }, Outcome::Filtered));
     bench.store.set_streams(&streams(&["a", "b", "c"])).unwrap();
     assert_eq!(bench.store.detached().count(), 0);
     bench.read_on();
     assert_eq!(bench.texts(0), ["3", "4"]);
-    assert_eq!(bench.texts(1), ["1", "2", "3", "4"], "nobody else gets anything again");
+    assert_eq!(bench.texts(1), ["1", "2", "3", "4"], "no other stream gets a message again");
     let counters = bench.counters(0);
     assert_eq!((counters.read, counters.delivered, counters.filtered, counters.queued), (4, 1, 1, 2));
     bench.restart(&["a", "b"]);
@@ -375,7 +375,7 @@ fn a_stream_that_goes_and_comes_back_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_stream_that_was_gone_for_too_long_is_a_new_one() {
+fn stream_that_returns_too_late_is_new() {
     let mut bench = Bench::new(&["a", "b"]);
     bench.append(&["1"], &[0, 1]);
     bench.store.set_streams(&streams(&["b"])).unwrap();
@@ -390,7 +390,7 @@ fn a_stream_that_was_gone_for_too_long_is_a_new_one() {
 }
 
 #[test]
-fn what_a_reader_left_is_given_to_the_next_in_order() {
+fn next_reader_gets_unsettled_messages_in_order() {
     let mut bench = Bench::new(&["a", "b"]);
     bench.append(&["1", "2", "3"], &[0, 1]);
     let second = bench.given[1].1.position;
@@ -405,7 +405,7 @@ fn what_a_reader_left_is_given_to_the_next_in_order() {
 }
 
 #[test]
-fn a_quota_may_change_while_the_store_is_open() {
+fn quota_changes_while_the_store_is_open() {
     let mut bench = Bench::new(&["a"]);
     bench.append(&[&"x".repeat(500)], &[0]);
     let mut small = streams(&["a"]);
