@@ -2,9 +2,9 @@
 
 mod connection;
 pub mod embedded;
+mod credentials;
 mod intake;
 mod mqtt;
-mod renew;
 mod route;
 mod routes;
 mod session;

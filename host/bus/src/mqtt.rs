@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::watch::Watch;
+use ::watch::credentials::{self, CredentialReload, Refused};
 use journal::Journal;
 use message::Backoff;
 use rumqttc::{
@@ -12,6 +13,7 @@ use rumqttc::{
     SubscribeReasonCode,
 };
 use settings_reader::MqttUrl;
+use telemetry::event;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -19,12 +21,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{self, End, Link, Login, explain};
 use super::intake::{self, Intake};
-use super::renew;
 use super::route::Router;
 use super::routes::{Changes, Routes};
 use super::session::{Arrival, Session};
 use super::status::BusStatus;
 use crate::{BusSettings, BusSource};
+
+/// The name of the bus in logs and metrics, beside the streams.
+const BUS: &str = "bus";
 
 /// Publishes between the connection and the journal beside those that the
 /// journal itself holds.
@@ -60,6 +64,16 @@ pub struct Stop {
     pub settling: CancellationToken,
 }
 
+/// Keeps the credentials of the bus up to date, for ever.
+async fn keep_credentials(reload: CredentialReload<BusSettings>, status: Arc<BusStatus>) {
+    let reloaded = || event::Renewed { of: BUS }.emit();
+    let refused = |why: &Refused| {
+        status.set_last_error(format!("credentials not reloaded: {}", why.reason));
+        event::RenewalRefused { of: BUS, reason: &why.reason }.emit();
+    };
+    reload.run(reloaded, refused).await;
+}
+
 /// Whether address, TLS and credentials of the bus are right; publishes and
 /// subscribes nothing and leaves the gateway's session alone. The broker
 /// inside needs no check.
@@ -84,7 +98,7 @@ pub async fn run(
     stop: Stop,
     watch: Watch,
 ) {
-    let (current, renewal) = renew::begin(settings.clone(), &watch, status.clone()).await;
+    let (current, reload) = credentials::begin(settings.clone(), &watch).await;
     let url = match &settings.source {
         BusSource::Mqtt(url) => url.clone(),
         BusSource::Embedded { listen } => {
@@ -126,10 +140,10 @@ pub async fn run(
         connections: 0,
         last_told: None,
     };
-    let renewal = renewal.map(|renewal| tokio::spawn(renewal.run()));
+    let reload = reload.map(|reload| tokio::spawn(keep_credentials(reload, status.clone())));
     let last = supervisor.supervise(&stop.reading).await;
-    if let Some(renewal) = renewal {
-        renewal.abort();
+    if let Some(reload) = reload {
+        reload.abort();
     }
 
     // The feeder ends at once, and with it the queue of the acknowledger.
