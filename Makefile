@@ -4,6 +4,7 @@
 CARGO ?= cargo
 FOR ?=
 SEED ?=
+NAME ?=
 DEMO_FLAGS = $(if $(FOR),--for $(FOR))
 RELEASE = target/release/sluicegate
 # Every test program is ended after a time limit (TEST_LIMIT seconds).
@@ -18,7 +19,7 @@ help: ## Show this list
 	@echo "make chaos [FOR=10m]  break everything at random, fail if anything is lost (SEED=7 repeats a run)"
 	@echo "make fuzz [FOR=60s]   give each parser random input for that long"
 	@echo "make build            leave the release binary at $(RELEASE)"
-	@echo "make bench            print the figures of the README"
+	@echo "make bench [NAME=..]  print the figures of the README, or of one benchmark"
 	@echo "make adapters         build the official scripts to target/adapters"
 	@echo "make lint             check format and lints only"
 	@echo "make deny             check licences and advisories of the dependencies (needs cargo-deny)"
@@ -41,9 +42,10 @@ chaos: setup adapters
 lint: adapters
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	sh tests/lean.sh
 
 bench: setup build
-	$(CARGO) bench --profile release --locked -p sluicegate-tests
+	$(CARGO) bench --profile release --locked -p sluicegate-tests --bench benches -- $(NAME)
 
 adapters: setup-compiler
 	@sh scripts/build.sh

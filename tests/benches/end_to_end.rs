@@ -5,16 +5,15 @@
 //! the journal still writes everything, but waits for the disk once a second
 //! only: the difference is what waiting for it costs.
 
-mod common;
-
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{DEVICES, PAYLOAD, median, payload, range, topic};
 use sluicegate_tests::broker::Broker;
 use sluicegate_tests::gateway::{Folder, Gateway};
 use sluicegate_tests::publisher::Publisher;
 use sluicegate_tests::scripts;
+
+use crate::common::{self, DEVICES, PAYLOAD, median, payload, range, topic};
 
 const MESSAGES: usize = 100_000;
 const ROUNDS: usize = 3;
@@ -43,7 +42,8 @@ struct Case {
     rate: Vec<f64>,
 }
 
-fn main() {
+/// Measures and prints the table.
+pub fn run() {
     let disk = common::disk_folder();
     let disk = disk.path();
     common::print_head(

@@ -6,20 +6,19 @@
 //! the tickets in order, with so many messages unacknowledged at most, and a
 //! stream that reads batches and settles each as delivered.
 
-mod common;
-
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::{DEVICES, PAYLOAD, median, process_cpu, range};
 use journal::{Append, Journal, Outcome, ReadRules, Settlement, StreamIndex, SyncMode, Ticket};
 use message::Message;
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::interval;
+
+use crate::common::{self, DEVICES, PAYLOAD, median, process_cpu, range};
 
 const ROUNDS: usize = 3;
 /// What the bus appends at once under load, and how many messages it leaves
@@ -59,7 +58,8 @@ struct Figures {
     rate: Vec<f64>,
 }
 
-fn main() {
+/// Measures and prints the table.
+pub fn run() {
     let disk = common::disk_folder();
     common::print_head(
         "The journal: CPU time of the process per message, appended, read and settled",
@@ -182,7 +182,7 @@ async fn through_channel(load: &Load, source: &Source) {
         let mut read = 0;
         while let Some((batch, ticket)) = arriving.recv().await {
             read += black_box(batch).len();
-            ticket.send(()).expect("somebody waits for the ticket");
+            ticket.send(()).expect("a task waits for the ticket");
         }
         read
     });

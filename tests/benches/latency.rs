@@ -2,16 +2,15 @@
 //! request, from a backlog in the journal: many lanes against one, which is
 //! stop-and-wait.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::{median, range};
 use sluicegate_tests::broker::Broker;
 use sluicegate_tests::gateway::Folder;
 use sluicegate_tests::publisher::Publisher;
 use standins::http::{HttpStandin, Mode};
 use standins::{Inbox, Received};
+
+use crate::common::{self, median, range};
 
 const LATENCY: Duration = Duration::from_millis(200);
 const LANES: [usize; 2] = [1, 32];
@@ -26,7 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(40);
 const LOOK: Duration = Duration::from_millis(5);
 const TARGET: f64 = 20.0;
 
-fn main() {
+/// Measures and prints the table.
+pub fn run() {
     common::print_head(
         "A far destination: requests a second from a backlog, each answered after 200 ms",
         &[

@@ -6,15 +6,12 @@
 //! times. `SLUICEGATE_BENCH_BACKLOG=2GiB` sets the size; without it 10 GiB, or
 //! as much as the disk allows when 5 GiB of it are to stay free.
 
-mod common;
-
 use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{PAYLOAD, median, range};
 use journal::{Append, Journal, Outcome, ReadRules, Settlement, SyncMode};
 use message::Message;
 use sluicegate_tests::broker::Broker;
@@ -22,8 +19,10 @@ use sluicegate_tests::gateway::{Folder, Gateway, resident};
 use sluicegate_tests::receiver::dead_end;
 use tokio::sync::mpsc;
 
+use crate::common::{self, PAYLOAD, median, range};
+
 const STREAM: &str = "backlog";
-const FILL: &str = "--fill";
+pub const FILL: &str = "--fill";
 const BACKLOG: u64 = 10 << 30;
 /// What is left free on the disk.
 const LEFT_FREE: u64 = 5 << 30;
@@ -37,14 +36,20 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(20);
 const MIB: f64 = 1024.0 * 1024.0;
 
-fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
+/// Fills a journal until it is killed: the child process of [`Filler`].
+///
+/// # Panics
+/// Without a folder and the journal's size.
+pub fn fill_in_child(arguments: &[String]) {
+    let [folder, max_size] = arguments else { panic!("{FILL} needs a folder and a size") };
+    let max_size = max_size.parse().expect("the journal's size");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    if let Some(at) = arguments.iter().position(|argument| argument == FILL) {
-        let folder = arguments.get(at + 1).expect("the folder to fill");
-        let max_size = arguments.get(at + 2).and_then(|size| size.parse().ok()).expect("the journal's size");
-        return runtime.block_on(fill(Path::new(folder), max_size));
-    }
+    runtime.block_on(fill(Path::new(folder), max_size));
+}
+
+/// Measures and prints the table.
+pub fn run() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let disk = common::disk_folder();
     let size = backlog(disk.path());
     // Room for the reserve, and for what is appended until the kill.

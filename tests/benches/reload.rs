@@ -2,17 +2,16 @@
 //! wants to map a batch to the moment it may, with an instance of the new
 //! version. The gateway measures it itself, and logs it for each lane.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{median, range};
 use sluicegate_tests::broker::Broker;
 use sluicegate_tests::fleet::Fleet;
 use sluicegate_tests::gateway::Folder;
 use sluicegate_tests::traffic::Traffic;
 use standins::Inbox;
 use standins::mqtt::MqttStandin;
+
+use crate::common::{self, median, range};
 
 const RELOADS: usize = 50;
 const LANES: usize = 4;
@@ -21,9 +20,10 @@ const EVERY: Duration = Duration::from_millis(5);
 /// Milliseconds, of 99 pauses in 100.
 const TARGET: f64 = 1.0;
 /// What the gateway logs of a lane.
-const TAKEN_UP: &str = "a lane maps with another version";
+const TAKEN_UP: &str = "lane switched to another script version";
 
-fn main() {
+/// Measures and prints the table.
+pub fn run() {
     common::print_head(
         "Script swap: how long a batch waits because its script is replaced",
         &[

@@ -4,18 +4,17 @@
 //!
 //! Each adapter takes turns with the others, round by round.
 
-mod common;
-
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{median, range};
 use message::Message;
 use script::compile::{Bounds, Child, Compilation};
 use script::{Engine, Mapper, Recipe, Script, State};
 use sluicegate_tests::gateway::{program, resident};
 use tokio::runtime::Runtime;
+
+use crate::common::{self, median, range};
 
 const ROUNDS: usize = 9;
 const STREAMS: usize = 1_000;
@@ -28,7 +27,8 @@ const KEPT_TARGET: f64 = 1.0;
 /// A script of this size has these targets; larger ones in proportion.
 const SIZE: f64 = 60_000.0;
 
-fn main() {
+/// Measures and prints the table.
+pub fn run() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     common::print_head(
         "Script load: time until a script is compiled, linked, started and configured",

@@ -6,19 +6,18 @@
 //! does meets both sides alike: the ratios are the figures to trust. Before
 //! anything is timed both sides must make the same deliveries, byte for byte.
 
-mod common;
-
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{median, range, thread_cpu};
 use message::Message;
 use script::{Engine, Mapper, Recipe, Script, State};
 use serde_json::{Value, json};
 use sluicegate_sdk::{BatchScript, Instance, RawMessage};
 use tokio::runtime::Runtime;
+
+use crate::common::{self, median, range, thread_cpu};
 
 const BATCHES: [usize; 3] = [1, 10, 100];
 /// Messages that each side maps in each round.
@@ -32,7 +31,8 @@ const DEVICES: u64 = 20;
 const TARGET: f64 = 2.0;
 const TARGET_BATCH: usize = 100;
 
-fn main() {
+/// Measures and prints the table.
+pub fn run() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let engine = Engine::new(32).expect("the engine");
     let shadow = Case::<aws_shadow::AwsShadow>::all("aws-shadow", &json!({}), &engine, &runtime);
@@ -51,7 +51,7 @@ fn main() {
         [shadow, gateway, wialon, http, mqtt].into_iter().flatten().collect();
 
     // `cargo bench --bench script_step -- mqtt-json` measures one adapter.
-    let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let wanted = crate::arguments().nth(1);
     cases.retain(|case| wanted.as_ref().is_none_or(|wanted| case.name() == wanted));
 
     let size = Fleet::default().next_payload().len();
@@ -182,7 +182,7 @@ impl<S: BatchScript> Measure for Case<S> {
 
     fn round(&mut self, round: usize, runtime: &Runtime) {
         let (raw, messages) = self.fleet.batches(self.batch, MESSAGES);
-        // Whoever comes second finds the caches full of the other's things.
+        // The second one finds the caches filled by the first.
         let (native, wasm) = if round.is_multiple_of(2) {
             let native = self.time_native(&raw);
             (native, self.time_wasm(&messages, runtime))

@@ -1,18 +1,17 @@
 //! Lookup tables: how long a file takes to read, what a row costs in memory,
 //! and what a lookup costs, in the gateway and from a template of a script.
 
-mod common;
-
 use std::fmt::Write as _;
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{median, range, thread_cpu};
 use message::Message;
 use script::{Engine, Mapper, Recipe, Script, State, Table, Tables};
 use serde_json::json;
 use tokio::runtime::Runtime;
+
+use crate::common::{self, median, range, thread_cpu};
 
 const ROWS: [usize; 2] = [20_000, 1_000_000];
 /// Lookups, and messages that are mapped, in each round.
@@ -23,7 +22,8 @@ const ROUNDS: usize = 15;
 /// Not counted: caches fill.
 const WARM_UP_ROUNDS: usize = 2;
 
-fn main() {
+/// Measures and prints the table.
+pub fn run() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let engine = Engine::new(8).expect("the engine");
     common::print_head(

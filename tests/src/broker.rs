@@ -177,7 +177,7 @@ impl Drop for Broker {
     }
 }
 
-/// Debian puts it into a folder that is not in everybody's PATH.
+/// Debian puts it into a folder that is not in every PATH.
 fn program() -> PathBuf {
     let mut folders: Vec<PathBuf> =
         std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();

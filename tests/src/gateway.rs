@@ -15,7 +15,8 @@ use crate::http::{get, post};
 use crate::ports::free_port;
 use crate::{LOOK, PATIENCE};
 
-/// One stream as `/streams` shows it.
+/// One stream of `/streams`. Read independently of the crate `admin-api`, which
+/// the server uses: a JSON name that changes there by mistake fails here.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "the names are those of the admin listener")]
@@ -294,7 +295,7 @@ impl Gateway {
     /// A page of the admin listener: status and body.
     ///
     /// # Panics
-    /// When nobody answers.
+    /// When there is no answer.
     pub async fn get(&self, path: &str) -> (u16, bytes::Bytes) {
         match get(self.folder.admin, path).await {
             Ok((status, body)) => (status.as_u16(), body),
@@ -305,7 +306,7 @@ impl Gateway {
     /// A call of the admin listener that has no body: status and answer.
     ///
     /// # Panics
-    /// When nobody answers.
+    /// When there is no answer.
     pub async fn post(&self, path: &str) -> (u16, String) {
         let token = std::fs::read_to_string(self.folder.path().join("data/admin.token")).expect("the token");
         match post(self.folder.admin, path, token.trim()).await {

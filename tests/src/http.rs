@@ -9,7 +9,7 @@ use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-/// Status and body of a page; an error while nobody answers.
+/// Status and body of a page; an error while there is no answer.
 pub async fn get(port: u16, path: &str) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error>> {
     ask(port, Request::get(path)).await
 }

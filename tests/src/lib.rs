@@ -2,7 +2,7 @@
 //! as a child process, publishers and receivers that count, and hostile
 //! scripts. The destinations are the strict stand-ins of the gateway's demo.
 //!
-//! Nothing here waits for luck: whoever waits names a condition, and panics
+//! Nothing here waits for a fixed time: each wait names a condition, and panics
 //! with what it saw last when the condition does not hold in time.
 
 pub mod broker;
@@ -26,5 +26,5 @@ use std::time::Duration;
 /// time where something is broken: several tests share two busy cores.
 pub const PATIENCE: Duration = Duration::from_secs(40);
 
-/// How often a condition that nobody announces is looked at.
+/// How often a condition without a notification is checked.
 pub const LOOK: Duration = Duration::from_millis(25);

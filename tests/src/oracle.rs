@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn all_arrived_or_dead_is_clean() {
+    fn complete_result_has_no_problem() {
         let all: Vec<Received> = [0, 1, 2, 3, 0, 1, 4].map(publish).into();
         let report = judged(&all, &[(5, "no JSON")]);
         assert!(report.is_clean(), "{report}");
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_logged_as_a_dead_letter_and_is_not_kept_is_missing() {
+    fn logged_but_lost_dead_letter_is_missing() {
         let judged = |kept: &[u64]| {
             let mut tally = Tally::new(FLEET, |_| true);
             [0, 1, 2, 3].map(publish).iter().for_each(|received| tally.received(received));
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_changed_or_never_sent_is_wrong() {
+    fn changed_or_invented_message_is_wrong() {
         let altered = |change: fn(&mut Arrival)| {
             let content = Content::Object(FLEET.message(1));
             let mut arrival = Arrival { device: "unit-1".to_owned(), number: 1, content };
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_message_still_has_its_number() {
+    fn broken_message_keeps_its_number() {
         assert_eq!(Fleet::number_of(&FLEET.payload(5)), Some(5));
         assert!(serde_json::from_str::<serde_json::Value>(&FLEET.payload(5)).is_err());
     }

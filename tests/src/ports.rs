@@ -3,14 +3,14 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// Below the range from which the system hands out ports by itself, so that no
+/// Below the range from which the system hands out ports, so that no
 /// connection takes the port between this look and the start of the program.
 const FIRST: u16 = 12_000;
 const COUNT: u16 = 18_000;
 
 static NEXT: AtomicU16 = AtomicU16::new(0);
 
-/// A port of 127.0.0.1 that nobody listens on and no other test of this
+/// A port of 127.0.0.1 without a listener, which no other test of this
 /// process is given.
 pub fn free_port() -> u16 {
     // Test programs that run at the same time begin at different places.

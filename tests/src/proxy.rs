@@ -36,7 +36,7 @@ pub enum Flow {
     /// a network that lost its route for a while.
     Held,
     /// They are taken and never come out. A connection that lost some is cut
-    /// when the link is whole again: it could not go on.
+    /// when the link is whole again: it could not continue.
     Swallowed,
     /// So many bytes a second pass.
     Slow(u32),
@@ -49,11 +49,11 @@ pub enum Flow {
 /// How the link is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Link {
-    /// From whoever connected to the target.
+    /// From the client to the target.
     pub to_target: Flow,
     /// The answers.
     pub to_client: Flow,
-    /// Nobody listens: connecting fails at once. Open connections stay.
+    /// No listener: connecting fails at once. Open connections stay.
     pub refuses: bool,
 }
 
@@ -137,7 +137,7 @@ impl Proxy {
         self.end(End::Reset);
     }
 
-    /// Says this to whoever connected, out of turn, and closes every connection.
+    /// Says this to each client, out of turn, and closes every connection.
     pub fn garble(&self, garbage: impl Into<Bytes>) {
         self.end(End::Garbage(garbage.into()));
     }
@@ -180,13 +180,13 @@ async fn serve(
                 open.spawn(connection(accepted, target, link.clone(), ends.subscribe()));
             }
             Some(_) = open.join_next() => {}
-            // Somebody else has the port for the moment.
+            // Another process has the port for the moment.
             () = sleep(LOOK), if listener.is_none() && !refuses => {}
         }
     }
 }
 
-/// The next connection; for ever pending while nobody listens.
+/// The next connection; pending for ever while there is no listener.
 async fn accept(listener: Option<&TcpListener>) -> TcpStream {
     let Some(listener) = listener else { return std::future::pending().await };
     loop {
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_end_of_one_side_reaches_the_other() {
+    async fn close_of_one_side_reaches_the_other() {
         let (proxy, _echo) = before_echo().await;
         let mut stream = connected(&proxy).await;
         stream.write_all(b"bye").await.unwrap();
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_held_comes_later_and_what_is_swallowed_never() {
+    async fn held_bytes_arrive_later_and_swallowed_ones_never() {
         let (proxy, _echo) = before_echo().await;
         for held in [
             Link { to_target: Flow::Held, ..Link::default() },
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_ends_after_so_many_bytes() {
+    async fn connection_ends_after_limit_of_bytes() {
         let (proxy, _echo) = before_echo().await;
         proxy.set(Link { to_client: Flow::CutAfter(7), ..Link::default() }).await;
         let mut stream = connected(&proxy).await;
@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusing_link_comes_back_on_the_same_port() {
+    async fn refusing_link_returns_on_same_port() {
         let (proxy, _echo) = before_echo().await;
         let mut stream = connected(&proxy).await;
         proxy.set(Link { refuses: true, ..Link::default() }).await;

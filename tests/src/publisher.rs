@@ -43,7 +43,7 @@ impl Publisher {
             }
             for notice in notices {
                 match notice.wait_completion_async().await {
-                    // Nobody has to have subscribed.
+                    // No subscriber is needed.
                     Ok(_) | Err(PublishNoticeError::V5PubAck(PubAckReason::NoMatchingSubscribers)) => {}
                     Err(error) => panic!("the broker did not take a publish: {error}"),
                 }
@@ -74,7 +74,7 @@ impl Drop for Publisher {
     }
 }
 
-/// A client id that nobody else has.
+/// A unique client id.
 pub(crate) fn client_id() -> String {
     use std::sync::atomic::{AtomicU32, Ordering};
     static NEXT: AtomicU32 = AtomicU32::new(1);

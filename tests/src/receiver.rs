@@ -353,7 +353,7 @@ impl PickyWialon {
     }
 }
 
-/// The address of a port where nobody listens and nobody will.
+/// The address of a port that never has a listener.
 pub fn dead_end() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 9))
 }

@@ -193,7 +193,7 @@ pub fn contract_breakers() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     ]
 }
 
-/// Passes every payload through to the topic `mark`, by which whoever gets it
+/// Passes every payload through to the topic `mark`, by which the receiver
 /// knows the version.
 pub fn marking(mark: &str) -> Vec<u8> {
     parse(&marked_module(mark, "", ""))

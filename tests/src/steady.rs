@@ -1,4 +1,4 @@
-//! A publisher that goes on, whatever becomes of the broker, and knows at the
+//! A publisher that continues whatever happens to the broker, and knows at the
 //! end which messages the broker has taken over.
 
 use std::collections::VecDeque;
@@ -19,7 +19,7 @@ use crate::subscriber::plain_connection;
 /// Publishes the messages of a fleet one after the other at a steady rate and
 /// QoS 1, on one connection after another. It ends with this value.
 ///
-/// A message counts as taken over when its PUBACK says that somebody has
+/// A message counts as taken over when its PUBACK says that a client has
 /// subscribed (before that the broker throws it away), and it is published
 /// again until then. At most one message of each device is under way, so that
 /// publishing again changes no device's order.
@@ -61,7 +61,7 @@ impl Steady {
     /// the time of the file that it left: what was acknowledged later is
     /// published again.
     ///
-    /// The broker is one thread. It serves nobody while it writes the file, so
+    /// The broker is one thread. It serves no client while it writes the file, so
     /// every acknowledgement that arrived here before the file was complete
     /// was given for a message that is in it.
     pub fn broker_died(&self, saved: Option<SystemTime>) {
@@ -180,10 +180,10 @@ mod tests {
     use crate::broker::Broker;
     use crate::subscriber::Subscriber;
 
-    /// The tool itself: what nobody had subscribed to and what a dead broker
+    /// The tool itself: a message without a subscriber and what a dead broker
     /// had not saved is published again, in order.
     #[tokio::test]
-    async fn what_the_broker_did_not_keep_is_published_again() {
+    async fn unpersisted_messages_are_published_again() {
         let broker = Broker::start().await;
         let fleet = Fleet::new(4, u64::MAX);
         let steady = Steady::start(broker.port(), fleet, 200);

@@ -119,7 +119,7 @@ pub(crate) fn connection(broker: &Broker) -> (AsyncClient, EventLoop) {
     AsyncClient::builder(options).capacity(1000).build()
 }
 
-/// A connection of a client of its own to a broker that is open to everybody.
+/// A connection of a client of its own to a broker that needs no login.
 pub(crate) fn plain_connection(port: u16) -> (AsyncClient, EventLoop) {
     AsyncClient::builder(options(port)).capacity(1000).build()
 }
@@ -160,7 +160,7 @@ mod tests {
 
     /// The tools themselves: a test that counts with them must not count wrong.
     #[tokio::test]
-    async fn what_a_publisher_publishes_a_subscriber_gets_also_with_tls_and_login_and_after_a_restart() {
+    async fn subscriber_receives_over_tls_and_after_restart() {
         let options = BrokerOptions { persistence: true, login: Some(("test", "secret")), tls: true };
         let mut broker = Broker::start_with(options).await;
         for _ in 0..2 {
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_subscriber_answers_on_topics_of_aws() {
+    async fn subscriber_answers_on_aws_topics() {
         let broker = Broker::start().await;
         let (updates, answers) = (Inbox::default(), Inbox::default());
         let _listener =

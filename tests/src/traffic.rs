@@ -55,7 +55,7 @@ impl Traffic {
         let wanted = self.count() + count;
         let mut published = self.published.clone();
         let reached = timeout(PATIENCE, published.wait_for(|now| *now >= wanted)).await;
-        *reached.expect("it goes on in time").expect("it goes on")
+        *reached.expect("it continues in time").expect("it continues")
     }
 
     /// How many there were in all.

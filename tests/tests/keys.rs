@@ -50,7 +50,7 @@ proptest! {
 
     /// The topic stands where the field gives no key, and is no value here.
     #[test]
-    fn the_key_is_what_a_template_makes_of_the_field(payload in object(value())) {
+    fn key_equals_template_of_same_field(payload in object(value())) {
         let raw = testing::message(payload);
         let message = Message::parse(0, &raw).unwrap();
         for name in NAMES {

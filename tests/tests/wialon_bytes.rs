@@ -56,7 +56,7 @@ fn seen(value: &Value<'_>) -> decode::Value {
 
 proptest! {
     #[test]
-    fn what_is_encoded_is_what_is_decoded(
+    fn decoder_reverses_encoder(
         uid in "[ -~]{1,40}",
         time in any::<u32>(),
         flags in any::<u32>(),
@@ -84,7 +84,7 @@ proptest! {
     /// Whatever the parameters are: packets within the limit, all of the same
     /// unit, time and position, that hold each parameter once and in order.
     #[test]
-    fn a_message_of_any_size_is_split_without_loss(
+    fn message_of_any_size_is_split_without_loss(
         values in prop::collection::vec(
             prop_oneof![
                 any::<i64>().prop_map(|number| number.to_string()),

@@ -1,5 +1,11 @@
-//! What the admin listener asks and answers, as JSON. Both sides are here, so
-//! that they cannot disagree. Times are Unix milliseconds.
+//! Requests and answers of the admin listener, as JSON. Server and client use
+//! the same types, so they cannot disagree. Times are Unix milliseconds.
+//!
+//! Compatibility: within a version 0.x answers only gain fields, and clients
+//! ignore fields that they do not know; fields that a release adds have a
+//! default, so a newer client can read an older gateway. Requests reject unknown
+//! fields, because an ignored filter would act on too much. Paths and JSON names
+//! stay as they are; a renamed Rust field keeps its old JSON name.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -8,9 +14,9 @@ use message::Message;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Most dead letters of one answer.
+/// Maximum dead letters of one answer.
 pub const MAX_LETTERS: usize = 1_000;
-/// Dead letters of an answer where nobody says how many.
+/// Dead letters of an answer when the request gives no number.
 pub const USUAL_LETTERS: usize = 100;
 /// An answer holds no further dead letter once it has so many bytes of
 /// messages and deliveries.
@@ -58,7 +64,7 @@ pub struct StreamLine {
     pub holds_bus: bool,
     /// The last thing that went wrong, also when all is well again.
     pub last_error: Option<String>,
-    /// What somebody should know of its file, where that is not what runs.
+    /// A note for the operator when the file differs from the running stream.
     pub note: Option<String>,
     /// Why the newest version of its script is not what runs.
     #[serde(default)]
@@ -132,7 +138,7 @@ pub struct RewindRequest {
     /// Only messages of these keys.
     #[serde(default)]
     pub keys: Option<Vec<String>>,
-    /// How many at most in a time: `100/s`.
+    /// Maximum rate: `100/s`.
     #[serde(default)]
     pub rate: Option<String>,
     /// Leave the script's state as it is.
@@ -209,9 +215,9 @@ pub struct PlanLine {
 pub enum Change {
     /// It starts.
     New,
-    /// It goes on with other settings.
+    /// It continues with other settings.
     Changed,
-    /// It goes on as it is.
+    /// It continues without a change.
     Unchanged,
     /// Its file is gone: it stops.
     #[serde(rename = "orphaned")]
@@ -243,7 +249,7 @@ pub struct ScriptChange {
     pub refusal: Option<String>,
     /// Messages that both have mapped; none: they were not compared.
     pub compared: Option<usize>,
-    /// How many of them come out otherwise.
+    /// For how many of them the output differs.
     pub differing: usize,
     /// The first few of those.
     pub differences: Vec<Difference>,
@@ -321,7 +327,7 @@ pub struct LetterFilter {
     /// These.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ids: Option<Vec<u64>>,
-    /// The oldest so many.
+    /// The N oldest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
 }
@@ -407,7 +413,7 @@ pub struct LetterDelivery {
     pub body_base64: Option<String>,
 }
 
-/// Every answer that is no success.
+/// The body of every error answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Refusal {
     /// What is wrong and what was expected.
@@ -454,7 +460,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_plain_text_is_shown_as_text() {
+    fn binary_payload_is_shown_as_base64() {
         for text in ["", "{\"a\":\"ü\"}", "two\n\tlines"] {
             assert_eq!(text_or_base64(text.as_bytes()), (Some(text.to_owned()), None));
         }

@@ -1,4 +1,4 @@
-//! Asks a running gateway.
+//! The client of the admin listener.
 
 use std::error::Error as _;
 use std::net::SocketAddr;
@@ -32,7 +32,7 @@ pub struct Client {
     http: HttpClient<HttpConnector, Full<Bytes>>,
 }
 
-/// Why a running gateway did not do it.
+/// Why a call of the gateway failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// No connection, or it ended.
@@ -48,8 +48,8 @@ pub enum ClientError {
     Token(#[from] TokenError),
     /// The token that was read here is not that gateway's.
     #[error(
-        "the gateway at {address} does not accept the token in {}: another gateway listens there, or its data \
-         folder is another one (check `data` and [admin] `listen` in the configuration)",
+        "the gateway at {address} does not accept the token in {}: another gateway listens there, or it \
+         uses another data folder (check `data` and [admin] `listen` in the configuration)",
         file.display()
     )]
     WrongToken {
@@ -58,11 +58,11 @@ pub enum ClientError {
         /// Where the token was read.
         file: PathBuf,
     },
-    /// The gateway says why not.
+    /// The gateway refused the request.
     #[error("{0}")]
     Refused(String),
     /// Something else listens there, or another version.
-    #[error("what answers at {address} is no gateway of this version: {what}")]
+    #[error("the server at {address} is not a gateway of this version: {what}")]
     Strange {
         /// The address.
         address: SocketAddr,
@@ -77,12 +77,12 @@ impl Client {
         Self { address, data, http: HttpClient::builder(TokioExecutor::new()).build_http() }
     }
 
-    /// What is open to everybody on the machine.
+    /// Reads a path that needs no token.
     pub async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.ask(Method::GET, path, None, Bytes::new()).await
     }
 
-    /// What needs the token.
+    /// Calls a path that needs the token.
     pub async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -134,7 +134,7 @@ impl Client {
         };
         let (status, body) = timeout(PATIENCE, answer)
             .await
-            .unwrap_or_else(|_| Err(self.silent(format!("nothing came for {} s", PATIENCE.as_secs()))))?;
+            .unwrap_or_else(|_| Err(self.silent(format!("no answer for {} s", PATIENCE.as_secs()))))?;
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(|error| self.strange(error.to_string()));
         }

@@ -1,5 +1,4 @@
-//! What the admin listener is asked and answers, the client that asks it, and
-//! the token that it wants.
+//! The admin API: request and answer types, the client, and the access token.
 
 pub mod answer;
 mod client;

@@ -195,7 +195,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_is_read_back(millis in 0u64..253_402_300_800_000) {
+        fn shown_time_parses_back(millis in 0u64..253_402_300_800_000) {
             prop_assert_eq!(parse(&show(millis), NOW), Some(millis));
         }
 

@@ -1,4 +1,4 @@
-//! The token of the admin listener: whoever may read its file may change what
+//! The token of the admin listener: a user who can read its file can change what
 //! the gateway does and see what it carries.
 
 use std::fmt;
@@ -16,7 +16,7 @@ const LENGTH: usize = 64;
 #[derive(Clone)]
 pub struct AdminToken(String);
 
-/// Why there is no token.
+/// Why the token cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The file cannot be read.
@@ -29,13 +29,13 @@ pub enum TokenError {
     },
     /// The file holds something else.
     #[error(
-        "the token file {} holds no token; expected {LENGTH} hexadecimal digits (remove the file and start the \
-         gateway again: it makes a new one)",
+        "the token file {} does not contain a token; expected {LENGTH} hexadecimal digits (remove the file and restart the \
+         gateway: it creates a new one)",
         .0.display()
     )]
     NoToken(PathBuf),
     /// The file cannot be made.
-    #[error("the token file {} cannot be made: {source}", path.display())]
+    #[error("cannot create the token file {}: {source}", path.display())]
     Unmade {
         /// Which file.
         path: PathBuf,

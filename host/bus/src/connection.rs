@@ -26,7 +26,7 @@ use settings_reader::tls::{self, TlsError};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::intake::Intake;
+use super::receive::Intake;
 use super::wire::LateWriter;
 use crate::BusSettings;
 

@@ -1,10 +1,10 @@
 //! Where messages come from.
 
 mod connection;
-pub mod embedded;
 mod credentials;
-mod intake;
+pub mod embedded;
 mod mqtt;
+mod receive;
 mod route;
 mod routes;
 mod session;
@@ -15,7 +15,7 @@ mod status;
 mod testing;
 mod wire;
 
-pub use mqtt::{Stop, run, try_login};
+pub use mqtt::{Bus, Stop, try_login};
 pub use route::{Route, Router, Subscription};
 pub use routes::Routes;
 pub use settings::{BusSettings, BusSource};

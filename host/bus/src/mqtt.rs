@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{self, End, Link, Login, explain};
-use super::intake::{self, Intake};
+use super::receive::{self, Intake};
 use super::route::Router;
 use super::routes::{Changes, Routes};
 use super::session::{Arrival, Session};
@@ -45,7 +45,7 @@ const RETRY_REFUSED: Duration = Duration::from_secs(60);
 /// no longer than the first.
 const GOOD: Duration = Duration::from_secs(10);
 
-/// Two gateways with one client id throw each other out; at least not at full speed.
+/// Two gateways with one client id disconnect each other; this slows the cycle down.
 const AFTER_TAKE_OVER: Duration = Duration::from_secs(10);
 
 /// On a stop, and where a connection is replaced: longest wait for the
@@ -64,16 +64,6 @@ pub struct Stop {
     pub settling: CancellationToken,
 }
 
-/// Keeps the credentials of the bus up to date, for ever.
-async fn keep_credentials(reload: CredentialReload<BusSettings>, status: Arc<BusStatus>) {
-    let reloaded = || event::Renewed { of: BUS }.emit();
-    let refused = |why: &Refused| {
-        status.set_last_error(format!("credentials not reloaded: {}", why.reason));
-        event::RenewalRefused { of: BUS, reason: &why.reason }.emit();
-    };
-    reload.run(reloaded, refused).await;
-}
-
 /// Whether address, TLS and credentials of the bus are right; publishes and
 /// subscribes nothing and leaves the gateway's session alone. The broker
 /// inside needs no check.
@@ -84,77 +74,127 @@ pub async fn try_login(settings: &BusSettings) -> Result<(), String> {
     }
 }
 
-/// Brings messages from the bus to the journal until it is stopped. The broker
-/// inside has to run already. What is subscribed follows `routes`.
-///
-/// `data` is the data folder, for `bus-filters.json`; `watch` notices that
-/// certificates or the password have changed.
-pub async fn run(
-    settings: BusSettings,
-    data: PathBuf,
-    routes: Routes,
-    journal: Journal,
+/// Brings messages from the bus to the journal.
+pub struct Bus {
+    /// The broker and the limits.
+    pub settings: BusSettings,
+    /// The data folder, for `bus-filters.json`.
+    pub data: PathBuf,
+    /// The subscriptions follow it.
+    pub routes: Routes,
+    /// Where the messages go.
+    pub journal: Journal,
+    /// State and counters.
+    pub status: Arc<BusStatus>,
+    /// Stops it.
+    pub stop: Stop,
+    /// Notices that certificates or the password have changed.
+    pub watch: Watch,
+}
+
+impl Bus {
+    /// Runs until it is stopped. An embedded broker has to run already.
+    pub async fn run(self) {
+        let (running, supervisor) = self.start().await;
+        running.run(supervisor).await;
+    }
+
+    /// Starts the tasks between the connection and the journal.
+    async fn start(self) -> (Running, Supervisor) {
+        let Self { settings, data, routes, journal, status, stop, watch } = self;
+        let (current, reload) = credentials::begin(settings.clone(), &watch).await;
+        let url = broker_url(&settings.source);
+        let window = settings.window_messages.saturating_add(READ_AHEAD);
+        let (intake, outlets) = receive::queues(
+            window,
+            settings.window_bytes,
+            settings.receive_maximum,
+            status.clone(),
+            stop.reading.clone(),
+        );
+        let (settling, settled) = outlets.settling;
+        let (arrivals, reading) = (outlets.arrivals, stop.reading.clone());
+        let appender =
+            receive::append_loop(arrivals, settling, routes.clone(), journal, status.clone(), reading);
+        let acknowledger = receive::acknowledge(settled, status.clone(), stop.settling);
+
+        let path = data.join("bus-filters.json");
+        let session = match &settings.source {
+            BusSource::Mqtt(_) => Session::load(&path, &settings.client_id, &url.to_string()).await,
+            // It has just started and has no sessions.
+            BusSource::Embedded { .. } => Session::unknown(&settings.client_id, &url.to_string()),
+        };
+        let running = Running {
+            appender: tokio::spawn(appender),
+            acknowledger: tokio::spawn(acknowledger),
+            reload: reload.map(|reload| tokio::spawn(keep_credentials(reload, status.clone()))),
+            status: status.clone(),
+            stop: stop.reading,
+        };
+        let supervisor = Supervisor {
+            changes: routes.changes(),
+            wanted: Vec::new(),
+            router: 0,
+            settings,
+            current,
+            url,
+            path,
+            session,
+            intake,
+            capacity: receive::requests(window),
+            status,
+            connections: 0,
+            last_told: None,
+        };
+        (running, supervisor)
+    }
+}
+
+/// The tasks between the connection and the journal.
+struct Running {
+    appender: JoinHandle<()>,
+    acknowledger: JoinHandle<()>,
+    reload: Option<JoinHandle<()>>,
     status: Arc<BusStatus>,
-    stop: Stop,
-    watch: Watch,
-) {
-    let (current, reload) = credentials::begin(settings.clone(), &watch).await;
-    let url = match &settings.source {
+    stop: CancellationToken,
+}
+
+impl Running {
+    /// Reads the bus until the stop, then ends the tasks in order.
+    async fn run(mut self, mut supervisor: Supervisor) {
+        let last = supervisor.supervise(&self.stop).await;
+        if let Some(reload) = self.reload {
+            reload.abort();
+        }
+        // The appender ends at once, and with it the queue of the acknowledger.
+        let _ = self.appender.await;
+        if timeout(DRAIN, &mut self.acknowledger).await.is_err() {
+            self.acknowledger.abort();
+        }
+        if let Some(connection) = last {
+            connection.close().await;
+        }
+        self.status.set_disconnected(None);
+    }
+}
+
+/// Keeps the credentials of the bus up to date, for ever.
+async fn keep_credentials(reload: CredentialReload<BusSettings>, status: Arc<BusStatus>) {
+    let reloaded = || event::Renewed { of: BUS }.emit();
+    let refused = |why: &Refused| {
+        status.set_last_error(format!("credentials not reloaded: {}", why.reason));
+        event::RenewalRefused { of: BUS, reason: &why.reason }.emit();
+    };
+    reload.run(reloaded, refused).await;
+}
+
+fn broker_url(source: &BusSource) -> MqttUrl {
+    match source {
         BusSource::Mqtt(url) => url.clone(),
         BusSource::Embedded { listen } => {
             MqttUrl { host: listen.ip().to_string(), port: listen.port(), tls: false }
         }
-    };
-    let window = settings.window_messages.saturating_add(READ_AHEAD);
-    let (intake, outlets) = intake::queues(
-        window,
-        settings.window_bytes,
-        settings.receive_maximum,
-        status.clone(),
-        stop.reading.clone(),
-    );
-    let (settling, settled) = outlets.settling;
-    let (arrivals, reading) = (outlets.arrivals, stop.reading.clone());
-    let feeder = intake::feed(arrivals, settling, routes.clone(), journal, status.clone(), reading);
-    let feeder = tokio::spawn(feeder);
-    let mut acknowledger = tokio::spawn(intake::acknowledge(settled, status.clone(), stop.settling.clone()));
-
-    let path = data.join("bus-filters.json");
-    let session = match &settings.source {
-        BusSource::Mqtt(_) => Session::load(&path, &settings.client_id, &url.to_string()).await,
-        // It has just been started and knows nobody.
-        BusSource::Embedded { .. } => Session::unknown(&settings.client_id, &url.to_string()),
-    };
-    let mut supervisor = Supervisor {
-        changes: routes.changes(),
-        wanted: Vec::new(),
-        router: 0,
-        settings,
-        current,
-        url,
-        path,
-        session,
-        intake,
-        capacity: intake::requests(window),
-        status: status.clone(),
-        connections: 0,
-        last_told: None,
-    };
-    let reload = reload.map(|reload| tokio::spawn(keep_credentials(reload, status.clone())));
-    let last = supervisor.supervise(&stop.reading).await;
-    if let Some(reload) = reload {
-        reload.abort();
     }
-
-    // The feeder ends at once, and with it the queue of the acknowledger.
-    let _ = feeder.await;
-    if timeout(DRAIN, &mut acknowledger).await.is_err() {
-        acknowledger.abort();
-    }
-    if let Some(connection) = last {
-        connection.close().await;
-    }
-    status.set_disconnected(None);
 }
 
 /// Every filter as it is subscribed, with its identifier.
@@ -165,7 +205,7 @@ fn wanted(router: &Router, share: Option<&str>) -> Vec<(String, usize)> {
 
 struct Supervisor {
     settings: BusSettings,
-    /// What to connect with next.
+    /// The settings of the next connection.
     current: watch::Receiver<BusSettings>,
     url: MqttUrl,
     path: PathBuf,
@@ -178,7 +218,7 @@ struct Supervisor {
     capacity: usize,
     status: Arc<BusStatus>,
     connections: u64,
-    /// The last complaint that was logged: said once, not at every attempt.
+    /// The last error that was logged: logged once, not at every attempt.
     last_told: Option<String>,
 }
 
@@ -188,20 +228,21 @@ struct Reading {
     reader: JoinHandle<ConnectionError>,
 }
 
-/// What there is to do while all is well.
+/// The next task while the connection works.
 enum Next {
-    /// The router is another one.
+    /// There is another router.
     Routes,
-    /// What was refused is tried again.
+    /// Refused filters are tried again.
     Refused,
-    /// There is something new to connect with.
+    /// There are new certificates or credentials.
     Renewed,
 }
 
-/// How waiting for something on a connection ended.
-enum Waited<T> {
-    Done(T),
+/// Why waiting for something on a connection was interrupted.
+enum Interrupt {
+    /// The connection has ended.
     Ended(End),
+    /// The bus is being stopped.
     Stopped,
 }
 
@@ -215,12 +256,12 @@ impl Supervisor {
             let began = Instant::now();
             let mut reading = None;
             let end = match self.one_connection(&mut reading, stop).await {
-                Waited::Ended(end) => end,
-                Waited::Done(()) => match self.leave(reading, stop).await {
+                Ok(()) => match self.leave(reading, stop).await {
                     None => continue,
                     reading => return reading,
                 },
-                Waited::Stopped => return reading,
+                Err(Interrupt::Ended(end)) => end,
+                Err(Interrupt::Stopped) => return reading,
             };
             self.tell(&end);
             self.status.set_disconnected(Some(end.text));
@@ -249,35 +290,36 @@ impl Supervisor {
             link.until_acknowledged().await;
         });
         match reading.wait(settled, &self.url, stop).await {
-            Waited::Stopped => Some(reading),
-            Waited::Done(_) => {
+            // Acknowledged, or not within the time.
+            Ok(_) => {
                 reading.close().await;
                 None
             }
-            Waited::Ended(_) => None,
+            Err(Interrupt::Ended(_)) => None,
+            Err(Interrupt::Stopped) => Some(reading),
         }
     }
 
     /// One connection from login to end, or until there is something new to
     /// connect with. `open` holds it meanwhile.
-    async fn one_connection(&mut self, open: &mut Option<Reading>, stop: &CancellationToken) -> Waited<()> {
+    async fn one_connection(
+        &mut self,
+        open: &mut Option<Reading>,
+        stop: &CancellationToken,
+    ) -> Result<(), Interrupt> {
         self.look_at_routes();
         let login = Login { settings: &self.settings, url: &self.url };
-        let (link, eventloop) = match login.open(self.capacity) {
-            Ok(opened) => opened,
-            Err(error) => return Waited::Ended(End { text: error.to_string(), taken_over: false }),
-        };
+        let (link, eventloop) = login
+            .open(self.capacity)
+            .map_err(|error| Interrupt::Ended(End { text: error.to_string(), taken_over: false }))?;
         let (logged_in, connack) = oneshot::channel();
         let read =
             connection::read(eventloop, link.clone(), self.intake.clone(), logged_in, self.wanted.len());
         let reading = open.insert(Reading { link: link.clone(), reader: tokio::spawn(read) });
 
-        let connack = match reading.wait(connack, &self.url, stop).await {
-            Waited::Done(Ok(connack)) => connack,
-            // The sender is gone, so the reader has ended and says why.
-            Waited::Done(Err(_)) => return Waited::Ended(reading.end(&self.url).await),
-            Waited::Ended(end) => return Waited::Ended(end),
-            Waited::Stopped => return Waited::Stopped,
+        // Without a sender the reader has ended and knows the reason.
+        let Ok(connack) = reading.wait(connack, &self.url, stop).await? else {
+            return Err(reading.end(&self.url).await);
         };
         let unwanted = self.arrived(&connack).await;
         let with_ids = connack
@@ -286,19 +328,13 @@ impl Supervisor {
             .is_none_or(|properties| properties.subscription_identifiers_available != Some(0));
 
         let subscribed = subscribe(&link, &self.wanted, with_ids);
-        let mut refused = match reading.wait(subscribed, &self.url, stop).await {
-            Waited::Done(Some(refused)) => refused,
-            Waited::Done(None) => return Waited::Ended(reading.end(&self.url).await),
-            Waited::Ended(end) => return Waited::Ended(end),
-            Waited::Stopped => return Waited::Stopped,
+        let Some(mut refused) = reading.wait(subscribed, &self.url, stop).await? else {
+            return Err(reading.end(&self.url).await);
         };
         self.connected(connack.session_present, &refused);
 
-        match reading.wait(unsubscribe(&link, unwanted), &self.url, stop).await {
-            Waited::Done(removed) => self.removed(&removed).await,
-            Waited::Ended(end) => return Waited::Ended(end),
-            Waited::Stopped => return Waited::Stopped,
-        }
+        let removed = reading.wait(unsubscribe(&link, unwanted), &self.url, stop).await?;
+        self.removed(&removed).await;
 
         loop {
             let next = async {
@@ -308,38 +344,32 @@ impl Supervisor {
                     Ok(()) = self.current.changed() => Next::Renewed,
                 }
             };
-            let filters = match reading.wait(next, &self.url, stop).await {
-                Waited::Done(Next::Routes) => {
+            let filters = match reading.wait(next, &self.url, stop).await? {
+                Next::Routes => {
                     let before = std::mem::take(&mut self.wanted);
                     self.look_at_routes();
                     refused.retain(|r| self.wanted.iter().any(|(f, _)| *f == r.filter));
                     // With its identifier: one that is new is subscribed anew.
                     self.wanted.iter().filter(|w| !before.contains(w)).cloned().collect::<Vec<_>>()
                 }
-                Waited::Done(Next::Refused) => {
+                Next::Refused => {
                     let again = std::mem::take(&mut refused);
                     let again = |filter: &String| again.iter().any(|r| r.filter == *filter);
                     self.wanted.iter().filter(|(f, _)| again(f)).cloned().collect()
                 }
-                Waited::Done(Next::Renewed) => return Waited::Done(()),
-                Waited::Ended(end) => return Waited::Ended(end),
-                Waited::Stopped => return Waited::Stopped,
+                Next::Renewed => return Ok(()),
             };
             // Before SUBSCRIBE, as at a CONNACK.
             let unwanted = self.session.want(&self.filters());
             self.save().await;
-            match reading.wait(subscribe(&link, &filters, with_ids), &self.url, stop).await {
-                Waited::Done(Some(still)) => refused.extend(still),
-                Waited::Done(None) => return Waited::Ended(reading.end(&self.url).await),
-                Waited::Ended(end) => return Waited::Ended(end),
-                Waited::Stopped => return Waited::Stopped,
-            }
+            let subscribed = subscribe(&link, &filters, with_ids);
+            let Some(still) = reading.wait(subscribed, &self.url, stop).await? else {
+                return Err(reading.end(&self.url).await);
+            };
+            refused.extend(still);
             self.status.set_connected(refused.iter().map(Refused::to_string).collect());
-            match reading.wait(unsubscribe(&link, unwanted), &self.url, stop).await {
-                Waited::Done(removed) => self.removed(&removed).await,
-                Waited::Ended(end) => return Waited::Ended(end),
-                Waited::Stopped => return Waited::Stopped,
-            }
+            let removed = reading.wait(unsubscribe(&link, unwanted), &self.url, stop).await?;
+            self.removed(&removed).await;
         }
     }
 
@@ -369,11 +399,11 @@ impl Supervisor {
             tracing::error!(
                 bus = %self.url,
                 client_id = %self.settings.client_id,
-                "the broker has lost our session: what it had queued for us is gone"
+                "the broker has lost the session: messages it had queued for the gateway are lost"
             );
         }
         // Before SUBSCRIBE: what may have been subscribed is written down, so
-        // that a crash leaves no subscription that nobody knows of.
+        // that a crash leaves no unknown subscription.
         self.save().await;
         unwanted
     }
@@ -391,13 +421,16 @@ impl Supervisor {
 
     async fn save(&self) {
         if let Err(error) = self.session.save(&self.path).await {
-            tracing::warn!("{}: {error}; a later run will not know what is subscribed", self.path.display());
+            tracing::warn!(
+                "{}: {error}; after a restart, stale subscriptions cannot be removed",
+                self.path.display()
+            );
         }
     }
 
     fn tell(&mut self, end: &End) {
         if self.last_told.as_ref() != Some(&end.text) {
-            tracing::warn!("bus: {}; trying again", end.text);
+            tracing::warn!("bus: {}; retrying", end.text);
             self.last_told = Some(end.text.clone());
         }
     }
@@ -410,18 +443,18 @@ impl Reading {
         future: impl Future<Output = T>,
         url: &MqttUrl,
         stop: &CancellationToken,
-    ) -> Waited<T> {
+    ) -> Result<T, Interrupt> {
         tokio::select! {
             biased;
-            () = stop.cancelled() => Waited::Stopped,
-            result = &mut self.reader => Waited::Ended(ended(result, url)),
-            done = future => Waited::Done(done),
+            () = stop.cancelled() => Err(Interrupt::Stopped),
+            result = &mut self.reader => Err(Interrupt::Ended(ended(result, url))),
+            done = future => Ok(done),
         }
     }
 
-    /// Why the reader ended; it is known to be about to.
-    async fn end(&mut self, url: &MqttUrl) -> End {
-        ended((&mut self.reader).await, url)
+    /// Why the reader ended; it is known to be about to end.
+    async fn end(&mut self, url: &MqttUrl) -> Interrupt {
+        Interrupt::Ended(ended((&mut self.reader).await, url))
     }
 
     /// Writes out the acknowledgements that were handed over, says goodbye.
@@ -480,12 +513,12 @@ async fn subscribe(link: &Link, filters: &[(String, usize)], with_ids: bool) -> 
             let suback = notice.wait_async().await.ok()?;
             match suback.return_codes.first() {
                 Some(SubscribeReasonCode::Success(QoS::AtMostOnce)) => {
-                    tracing::warn!(%filter, "the broker grants QoS 0 only: messages are lost whenever we are away");
+                    tracing::warn!(%filter, "the broker grants only QoS 0: messages are lost while the gateway is disconnected");
                 }
                 Some(SubscribeReasonCode::Success(_)) => {}
                 code => {
                     let reason = code.map_or("no reason code".to_owned(), |code| format!("{code:?}"));
-                    tracing::error!(%filter, reason, "the broker refuses the subscription");
+                    tracing::error!(%filter, reason, "the broker rejected the subscription");
                     refused.push(Refused { filter: filter.clone(), reason });
                 }
             }
@@ -503,7 +536,7 @@ async fn unsubscribe(link: &Link, filters: Vec<String>) -> Vec<String> {
         let Ok(notice) = link.client.unsubscribe_tracked(filter.clone()).await else { break };
         match notice.wait_completion_async().await {
             Ok(()) => {
-                tracing::info!(%filter, "unsubscribed: no stream wants it any more");
+                tracing::info!(%filter, "unsubscribed: no stream needs this filter");
                 removed.push(filter);
             }
             Err(error) => tracing::warn!(%filter, "cannot unsubscribe: {error}"),

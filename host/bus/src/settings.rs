@@ -84,8 +84,8 @@ impl BusSettings {
             Some(Some(ref url)) => {
                 bus.refuse(
                     "listen",
-                    "`listen` beside the address of a broker",
-                    "`listen` only with url = \"embedded\"",
+                    "`listen` is set, but `url` is the address of a broker",
+                    "`listen` only together with url = \"embedded\"",
                 );
                 BusSource::Mqtt(url.clone())
             }
@@ -93,7 +93,7 @@ impl BusSettings {
                 let listen =
                     bus.parsed("listen", EMBEDDED_LISTEN, |text| match socket_address("listen", text)? {
                         address if address.ip().is_loopback() => Ok(address),
-                        address => Err(format!("`listen` is {address}, which others can reach")),
+                        address => Err(format!("`listen`: {address} is not a loopback address")),
                     });
                 let listen = listen.map_or(SocketAddr::from(([127, 0, 0, 1], 1883)), |given| given.value);
                 BusSource::Embedded { listen }
@@ -102,14 +102,18 @@ impl BusSettings {
         let embedded = url == Some(None);
         if embedded {
             for (key, what) in [
-                ("username", "`username` for the embedded broker"),
-                ("password", "`password` for the embedded broker"),
-                ("ca", "`ca` for the embedded broker"),
-                ("cert", "`cert` for the embedded broker"),
-                ("key", "`key` for the embedded broker"),
-                ("share", "`share` for the embedded broker"),
+                ("username", "`username` does not apply to the embedded broker"),
+                ("password", "`password` does not apply to the embedded broker"),
+                ("ca", "`ca` does not apply to the embedded broker"),
+                ("cert", "`cert` does not apply to the embedded broker"),
+                ("key", "`key` does not apply to the embedded broker"),
+                ("share", "`share` does not apply to the embedded broker"),
             ] {
-                bus.refuse(key, what, "the embedded broker is for trying out: no login, no TLS, no groups");
+                bus.refuse(
+                    key,
+                    what,
+                    "no such key: the embedded broker is for trials and has no login, TLS or shared groups",
+                );
             }
         }
         let (username, password, tls) = if embedded {
@@ -162,7 +166,7 @@ impl BusSettings {
 
 fn client_id(bus: &mut Section<'_>, embedded: bool) -> Option<String> {
     const CLIENT_ID: &str =
-        "a name that no other client of the broker has, such as \"sluicegate-1\": it names the session";
+        "a name that no other client of the broker uses, such as \"sluicegate-1\"; it identifies the session";
     if !embedded && bus.value("client_id").is_none() {
         bus.missing("client_id", CLIENT_ID);
     }

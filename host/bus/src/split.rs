@@ -38,7 +38,7 @@ fn elements(topic: usize, payload: &Bytes) -> Option<Vec<Bytes>> {
     let elements: Vec<&RawValue> = serde_json::from_slice(payload).ok()?;
     let limit = MAX_ELEMENTS.min(MAX_TOPICS / topic.max(1));
     if elements.len() > limit {
-        tracing::warn!(elements = elements.len(), limit, "a list is too long to be split");
+        tracing::warn!(elements = elements.len(), limit, "list not split: too many elements");
         return None;
     }
     Some(elements.into_iter().map(|element| payload.slice_ref(element.get().as_bytes())).collect())

@@ -22,7 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use watch::Watch;
 
-use super::{BusSnapshot, BusStatus, Route, Router, Routes, Stop, run};
+use super::{Bus, BusSnapshot, BusStatus, Route, Router, Routes, Stop};
 use crate::{BusSettings, BusSource};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -213,15 +213,16 @@ impl Gateway {
         let status = Arc::new(BusStatus::default());
         let stop = Stop::default();
         let routes = Routes::new(Router::new(streams));
-        let task = tokio::spawn(run(
+        let bus = Bus {
             settings,
-            data.path().to_owned(),
-            routes.clone(),
-            journal.clone(),
-            status.clone(),
-            stop.clone(),
-            Watch::new(),
-        ));
+            data: data.path().to_owned(),
+            routes: routes.clone(),
+            journal: journal.clone(),
+            status: status.clone(),
+            stop: stop.clone(),
+            watch: Watch::new(),
+        };
+        let task = tokio::spawn(bus.run());
         Self { status, stop, journal, readers, routes, task }
     }
 

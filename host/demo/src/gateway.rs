@@ -4,16 +4,16 @@ use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use admin_api::answer::{ScriptLine, StreamLine};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use serde::Deserialize;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::screen::Row;
+use super::row::Row;
 use super::site::{Error, Site};
 
 /// From start to `/readyz`: five scripts are compiled in it.
@@ -25,7 +25,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(30);
 /// Lines of the log that a failure shows.
 const LOG_TAIL: usize = 15;
 
-/// The gateway, which may have been killed.
+/// The gateway's process; it may have been killed.
 pub struct Gateway {
     child: Option<Child>,
     started: Instant,
@@ -34,7 +34,7 @@ pub struct Gateway {
     client: Client<HttpConnector, Empty<Bytes>>,
 }
 
-/// How the gateway is.
+/// The state of the gateway's process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
     /// Killed, and not started again.
@@ -47,74 +47,33 @@ pub enum Presence {
     Up,
 }
 
-/// One stream of `/streams`, as far as the demo needs it.
-#[derive(Clone, Debug, Deserialize)]
-pub struct StreamLine {
-    name: String,
-    state: String,
-    reason: Option<String>,
-    script: Option<ScriptLine>,
-    read: u64,
-    delivered: u64,
-    filtered: u64,
-    expired: u64,
-    superseded: u64,
-    dead_lettered: u64,
-    queued: u64,
-    lag: f64,
-    last_error: Option<String>,
-    refused: Option<String>,
+/// A stream's line of the screen, without the counters of its receiver.
+pub fn row(line: &StreamLine) -> Row {
+    let script = |script: &ScriptLine| format!("{} {}", script.name, script.version);
+    Row {
+        stream: line.name.clone(),
+        script: line.script.as_ref().map(script).unwrap_or_default(),
+        state: line.state.clone(),
+        reason: line.reason.clone(),
+        last_error: line.last_error.clone(),
+        refused: line.refused.clone(),
+        read: line.read,
+        delivered: line.delivered,
+        filtered: line.filtered,
+        dead: line.dead_lettered,
+        queued: line.queued,
+        lag: line.lag,
+        missing: 0,
+        wrong: 0,
+        repeats: 0,
+    }
 }
 
-#[derive(Clone, Debug, Deserialize)]
-struct ScriptLine {
-    name: String,
-    version: String,
-}
-
-impl StreamLine {
-    /// Its name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Messages that wait or are on their way.
-    pub fn queued(&self) -> u64 {
-        self.queued
-    }
-
-    /// Dead letters.
-    pub fn dead_lettered(&self) -> u64 {
-        self.dead_lettered
-    }
-
-    /// Whether every message that was read is accounted for.
-    pub fn balances(&self) -> bool {
-        let settled = self.delivered + self.filtered + self.expired + self.superseded + self.dead_lettered;
-        self.read == settled + self.queued
-    }
-
-    /// Its line of the screen, without what the receivers' counters say.
-    pub fn row(&self) -> Row {
-        let script = |script: &ScriptLine| format!("{} {}", script.name, script.version);
-        Row {
-            stream: self.name.clone(),
-            script: self.script.as_ref().map(script).unwrap_or_default(),
-            state: self.state.clone(),
-            reason: self.reason.clone(),
-            last_error: self.last_error.clone(),
-            refused: self.refused.clone(),
-            read: self.read,
-            delivered: self.delivered,
-            filtered: self.filtered,
-            dead: self.dead_lettered,
-            queued: self.queued,
-            lag: self.lag,
-            missing: 0,
-            wrong: 0,
-            repeats: 0,
-        }
-    }
+/// Whether every message that was read is accounted for. Summed here, and not
+/// taken from the gateway's own verdict.
+pub fn balances(line: &StreamLine) -> bool {
+    let ended = line.delivered + line.filtered + line.expired + line.superseded + line.dead_lettered;
+    line.read == ended + line.queued
 }
 
 impl Gateway {
@@ -157,12 +116,12 @@ impl Gateway {
         Ok(())
     }
 
-    /// How it is. An error when it has ended by itself, or takes too long to
-    /// start.
+    /// The state of the process. An error when it has exited, or takes too long
+    /// to start.
     pub async fn presence(&mut self) -> Result<Presence, Error> {
         let Some(child) = &mut self.child else { return Ok(Presence::Killed) };
         if let Some(status) = child.try_wait()? {
-            return Err(format!("the gateway ended by itself, with {status}").into());
+            return Err(format!("the gateway exited unexpectedly with {status}").into());
         }
         if self.is_ready {
             return Ok(Presence::Up);
@@ -182,7 +141,7 @@ impl Gateway {
         Ok(Presence::Starting)
     }
 
-    /// What it says of its streams.
+    /// `GET /streams`.
     pub async fn streams(&self) -> Result<Vec<StreamLine>, Error> {
         let (status, body) = self.get("/streams").await?;
         if status != 200 {
@@ -220,8 +179,8 @@ impl Gateway {
     }
 }
 
-/// How many of the latest messages were compared before a stream's script was
-/// replaced last, and how many of them come out otherwise, by the log.
+/// By the log: how many messages were compared before a stream's script was last
+/// replaced, and for how many of them the output differs.
 pub fn comparison(log: &Path, stream: &str) -> Option<(u64, u64)> {
     let text = std::fs::read_to_string(log).ok()?;
     let lines = text.lines().rev().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());

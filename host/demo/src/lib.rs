@@ -1,13 +1,14 @@
 //! `sluicegate demo`: the real gateway as a child process on real sockets,
-//! with a simulated fleet before it and strict stand-ins of the five
-//! destinations behind it. What arrives is compared, field by field, with what
-//! was published; the exit status says whether all of it was right.
+//! with a simulated fleet in front and five strict fake receivers behind. Every
+//! received message is compared, field by field, with the published one; the
+//! exit status reports the result.
 
 pub mod fleet;
 pub mod ledger;
 
 mod gateway;
 mod publisher;
+mod row;
 mod screen;
 mod site;
 mod story;
@@ -16,13 +17,15 @@ mod summary;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use admin_api::answer::StreamLine;
 use bytes::Bytes;
 use fleet::{Fleet, FleetMessage};
-use gateway::{Gateway, Presence, StreamLine};
+use gateway::{Gateway, Presence};
 use ledger::{Ledger, Receiver};
 use message::unix_millis;
 use publisher::Publisher;
-use screen::{Row, Screen, View};
+use row::Row;
+use screen::{Screen, View};
 use site::{Error, REFUSED_TEXT, Site, stream_name};
 use story::{SHORTEST, Step, Story, Tone};
 use summary::Verdict;
@@ -48,30 +51,29 @@ const OVERDUE: Duration = Duration::from_secs(5);
 
 /// Watch a simulated fleet flow through the gateway
 ///
-/// Runs the gateway as a child process between a broker with 25 vehicles that
-/// drive, and strict stand-ins of five destinations: AWS IoT shadows,
-/// ThingsBoard, Wialon Retranslator, HTTP and MQTT. The gateway is killed with
-/// kill -9, a destination unplugged, messages poisoned, a script edited while
-/// it runs. What arrives is compared, field by field, with what was published.
-/// Nothing leaves this machine.
+/// Runs the gateway as a child process between a broker with 25 simulated
+/// vehicles and five strict fake receivers: AWS IoT shadows, ThingsBoard, Wialon
+/// Retranslator, HTTP and MQTT. The demo kills the gateway with kill -9, takes a
+/// receiver offline, publishes messages that cannot be delivered, and edits a
+/// script while it runs. Every received message is compared, field by field,
+/// with the published one. No data leaves this machine.
 ///
-/// Exit status: 0 if every message is where it belongs, 1 if anything is
-/// missing, wrong or unexpected, or something was not to be seen that was
-/// announced.
+/// Exit status: 0 if every message arrived correctly, 1 if a message is
+/// missing, wrong or unexpected, or if an announced event did not happen.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
   sluicegate demo
   sluicegate demo --for 60s --seed 7 --rate 2")]
 pub struct DemoArgs {
-    /// End after this time, for example 60s or 5m; at least 10s, from 30s
-    /// on with the whole story [default: on Ctrl-C]
+    /// Stop after this time, for example 60s or 5m; minimum 10s, all events
+    /// from 30s [default: run until Ctrl-C]
     #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
     length: Option<Duration>,
-    /// Drive other routes; the same number gives the same drives
+    /// Seed of the routes; the same number gives the same routes
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
-    /// Messages a second of each vehicle, 0.1 to 20
+    /// Messages per second and vehicle, 0.1 to 20
     #[arg(long, value_name = "NUMBER", default_value_t = 1.0, value_parser = parse_rate)]
     rate: f64,
 }
@@ -151,12 +153,12 @@ struct Demo<'a> {
     expected_dead: [u64; 5],
     kill: Option<Kill>,
     edit: Option<Edit>,
-    /// What the story has promised and did not show.
+    /// Announced events that did not happen.
     unshown: Vec<String>,
     notice: Option<String>,
 }
 
-/// A kill of the gateway that has not been made good.
+/// A kill of the gateway from which it has not recovered yet.
 struct Kill {
     /// Messages published, and repeats of all receivers, when it was killed.
     published: u64,
@@ -165,12 +167,12 @@ struct Kill {
     back: Option<Instant>,
 }
 
-/// A script that was saved, of which nothing has become yet.
+/// A saved script that was neither loaded nor rejected yet.
 struct Edit {
     at: Instant,
     /// What ran when it was saved.
     script: String,
-    /// It has to be refused.
+    /// The gateway must reject it.
     broken: bool,
 }
 
@@ -233,8 +235,7 @@ impl<'a> Demo<'a> {
         screen: &mut Screen,
         signals: &mut Signals,
     ) -> Result<(), Error> {
-        let opening =
-            format!("{VEHICLES} vehicles drive; five scripts map their messages for five destinations.");
+        let opening = format!("{VEHICLES} vehicles send data; five scripts map it for five destinations.");
         self.story.tell(Duration::ZERO, Tone::Plain, opening);
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -251,8 +252,7 @@ impl<'a> Demo<'a> {
             // On a slow machine what has begun is still shown to its end.
             let latest = if self.is_between_acts() { Duration::ZERO } else { SETTLE };
             if self.total.is_some_and(|total| elapsed >= total + latest) {
-                self.unshown
-                    .extend(self.story.open().map(|act| format!("{act}: this has not come to its end")));
+                self.unshown.extend(self.story.open().map(|act| format!("not finished: {act}")));
                 break;
             }
             self.drive(elapsed).await?;
@@ -268,7 +268,7 @@ impl<'a> Demo<'a> {
         }
         tokio::select! {
             settled = self.settle(gateway, screen) => settled,
-            () = signals.next() => Err("interrupted a second time, while messages were still on their way".into()),
+            () = signals.next() => Err("interrupted a second time while messages were in flight".into()),
         }
     }
 
@@ -347,7 +347,7 @@ impl<'a> Demo<'a> {
                 self.edit = Some(self.edit_of_mqtt(true));
             }
         }
-        let queued = self.streams.iter().map(StreamLine::queued).sum();
+        let queued = self.streams.iter().map(|line| line.queued).sum();
         self.story.explain(self.started.elapsed(), step, queued);
         Ok(())
     }
@@ -379,12 +379,12 @@ impl<'a> Demo<'a> {
             Presence::Up => None,
         };
         if let Some(state) = state {
-            // Its figures are those of the moment before; nobody has newer ones.
+            // The figures are those from before the kill: there are no newer ones.
             for row in &mut self.rows {
                 (row.state, row.reason) = (state.to_owned(), None);
             }
             let waiting = self.kill.as_ref().map_or(0, |kill| self.published - kill.published);
-            self.notice = Some(format!("The gateway is {state}: {waiting} new messages wait in the broker."));
+            self.notice = Some(format!("The gateway is {state}; {waiting} new messages wait in the broker."));
             return Ok(());
         }
         self.notice = None;
@@ -394,9 +394,9 @@ impl<'a> Demo<'a> {
         self.rows.clear();
         for receiver in Receiver::ALL {
             let name = stream_name(receiver);
-            let line = lines.iter().find(|line| line.name() == name);
+            let line = lines.iter().find(|line| line.name == name);
             let line = line.ok_or_else(|| format!("/streams does not list {name}"))?;
-            let mut row = line.row();
+            let mut row = gateway::row(line);
             let book = self.ledger.book(receiver);
             // What waits in the broker or in the gateway is late, not missing.
             let waiting = row.queued + self.published.saturating_sub(row.read);
@@ -412,7 +412,7 @@ impl<'a> Demo<'a> {
         Ok(())
     }
 
-    /// Says what has become of a saved script.
+    /// Tells the result of a saved script.
     fn observe_edit(&mut self, elapsed: Duration) {
         let (Some(edit), Some(row)) = (&self.edit, self.rows.get(Receiver::Mqtt as usize)) else { return };
         match &row.refused {
@@ -449,7 +449,7 @@ impl<'a> Demo<'a> {
             self.send(vehicle).await?;
         }
         self.story.end(self.started.elapsed());
-        let line = "The fleet has parked; what is on its way still has to arrive.";
+        let line = "The fleet has stopped. Waiting for the last messages to arrive.";
         self.story.tell(self.started.elapsed(), Tone::Plain, line);
         let deadline = Instant::now() + SETTLE;
         let mut tick = interval(TICK);
@@ -462,12 +462,12 @@ impl<'a> Demo<'a> {
             }
         }
         if let Some(edit) = &self.edit {
-            let wanted = if edit.broken { "refused" } else { "taken" };
+            let wanted = if edit.broken { "rejected" } else { "loaded" };
             let seconds = edit.at.elapsed().as_secs();
-            self.unshown.push(format!("the script that was saved {seconds} s ago was not {wanted}"));
+            self.unshown.push(format!("the script saved {seconds} s ago was not {wanted}"));
         }
         if self.kill.is_some() {
-            self.unshown.push("what the kill left undone was not made good".to_owned());
+            self.unshown.push("messages published around the kill did not arrive".to_owned());
         }
         for (row, receiver) in self.rows.iter_mut().zip(Receiver::ALL) {
             row.missing = self.ledger.missing(receiver, Instant::now(), Duration::ZERO);
@@ -483,7 +483,7 @@ impl<'a> Demo<'a> {
         let arrived =
             |receiver: &Receiver| self.ledger.missing(*receiver, Instant::now(), Duration::ZERO) == 0;
         let dead =
-            |(line, expected): (&StreamLine, &u64)| line.queued() == 0 && line.dead_lettered() >= *expected;
+            |(line, expected): (&StreamLine, &u64)| line.queued == 0 && line.dead_lettered >= *expected;
         self.kill.is_none()
             && self.edit.is_none()
             && Receiver::ALL.iter().all(arrived)
@@ -512,7 +512,7 @@ impl Signals {
 
 /// A number with `s` or `m`, at least what the story needs.
 fn parse_time(text: &str) -> Result<Duration, String> {
-    let wanted = || format!("\"{text}\" is no time, expected for example \"60s\" or \"5m\"");
+    let wanted = || format!("\"{text}\" is not a duration, expected for example \"60s\" or \"5m\"");
     let unit = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(unit);
     let number: u64 = number.parse().map_err(|_| wanted())?;
@@ -524,7 +524,7 @@ fn parse_time(text: &str) -> Result<Duration, String> {
     let time = Duration::from_secs(seconds);
     if time < SHORTEST {
         return Err(format!(
-            "{text} is too short for any of the story, expected at least {} s",
+            "{text} is too short to show anything, expected at least {} s",
             SHORTEST.as_secs()
         ));
     }
@@ -534,7 +534,7 @@ fn parse_time(text: &str) -> Result<Duration, String> {
 fn parse_rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(rate) if (0.1..=20.0).contains(&rate) => Ok(rate),
-        _ => Err(format!("\"{text}\" is no number from 0.1 to 20")),
+        _ => Err(format!("\"{text}\" is not a number from 0.1 to 20")),
     }
 }
 
@@ -543,7 +543,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_have_a_unit_and_room_for_the_story() {
+    fn duration_needs_unit_and_minimum_length() {
         assert_eq!(parse_time("60s"), Ok(Duration::from_secs(60)));
         assert_eq!(parse_time("5m"), Ok(Duration::from_secs(300)));
         for wrong in ["60", "s", "", "1h", "-5s", "9s", "99999999999999999999s", "999999999999999999m"] {
@@ -552,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_within_reason() {
+    fn rate_has_limits() {
         assert_eq!(parse_rate("2.5"), Ok(2.5));
         for wrong in ["0", "21", "NaN", "x", "-1"] {
             assert!(parse_rate(wrong).is_err(), "{wrong}");

@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_broken_connection_is_an_error() {
+    async fn broken_connection_is_an_error() {
         let broker = MqttStandin::start(Inbox::default(), None).await.unwrap();
         let publisher = Publisher::connect(broker.plug().address()).await.unwrap();
         broker.set_mode(Mode::Reply(Reply::Close));

@@ -1,5 +1,5 @@
 //! The demo's screen: a live table with the story under it, or plain lines
-//! where the output is no terminal.
+//! where the output is not a terminal.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -8,9 +8,14 @@ use crossterm::style::{Attribute, Color, SetAttribute, SetForegroundColor};
 use crossterm::terminal::{Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen};
 use crossterm::{cursor, execute, queue};
 
+use super::row::Row;
 use super::story::{Told, Tone};
 
-/// Seconds between two tables where the output is no terminal.
+/// Columns of the output that is not a terminal: it fits a page of text.
+const PLAIN_COLUMNS: usize = 80;
+/// Columns of them for the time of a story line.
+const PLAIN_INDENT: usize = 7;
+/// Time between two tables where the output is not a terminal.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Everything that is shown at one moment.
@@ -25,45 +30,10 @@ pub struct View<'a> {
     pub published: u64,
     /// One line a stream.
     pub rows: &'a [Row],
-    /// What is to be said of the table now.
+    /// A note under the table.
     pub notice: Option<&'a str>,
-    /// What has happened, oldest first.
+    /// Events, oldest first.
     pub story: &'a [Told],
-}
-
-/// One stream.
-#[derive(Clone, Debug, Default)]
-pub struct Row {
-    /// Its name.
-    pub stream: String,
-    /// Name and version of its script.
-    pub script: String,
-    /// `running`, `retrying`, `blocked`, ...
-    pub state: String,
-    /// Why it is not running.
-    pub reason: Option<String>,
-    /// The last thing that went wrong there; not shown in the table.
-    pub last_error: Option<String>,
-    /// Why the newest version of its script does not run.
-    pub refused: Option<String>,
-    /// Counted by the gateway.
-    pub read: u64,
-    /// Counted by the gateway.
-    pub delivered: u64,
-    /// Counted by the gateway.
-    pub filtered: u64,
-    /// Counted by the gateway.
-    pub dead: u64,
-    /// Counted by the gateway.
-    pub queued: u64,
-    /// Age of the oldest queued message, seconds.
-    pub lag: f64,
-    /// Counted by the receiver's counters: overdue.
-    pub missing: u64,
-    /// Counted by the receiver's counters: with a wrong value, or unexpected.
-    pub wrong: u64,
-    /// Counted by the receiver's counters: came more than once.
-    pub repeats: u64,
 }
 
 /// A piece of a line in one look.
@@ -139,7 +109,10 @@ impl Screen {
                     if *tone == Tone::Title && !*gap {
                         writeln!(out)?;
                     }
-                    writeln!(out, "{}  {text}", clock(*at))?;
+                    for (number, part) in wrap(text, PLAIN_COLUMNS - PLAIN_INDENT).into_iter().enumerate() {
+                        let time = if number == 0 { clock(*at) } else { String::new() };
+                        writeln!(out, "{time:PLAIN_INDENT$}{part}")?;
+                    }
                     *gap = false;
                 }
                 *told = view.story.len();
@@ -151,7 +124,7 @@ impl Screen {
                     if !*gap {
                         writeln!(out)?;
                     }
-                    for line in std::iter::once(title(view)).chain(table(view.rows, usize::MAX)) {
+                    for line in std::iter::once(title(view)).chain(table(view.rows, PLAIN_COLUMNS)) {
                         writeln!(out, "{}", text_of(&line).trim_end())?;
                     }
                     writeln!(out)?;
@@ -166,17 +139,19 @@ impl Screen {
     pub fn close(self, view: &View<'_>) -> io::Result<()> {
         let live = matches!(self, Self::Live);
         drop(self);
-        let columns =
-            if live { crossterm::terminal::size().map_or(80, |(columns, _)| columns) } else { u16::MAX };
+        let columns = match live {
+            true => crossterm::terminal::size().map_or(PLAIN_COLUMNS, |(columns, _)| usize::from(columns)),
+            false => PLAIN_COLUMNS,
+        };
         let mut out = io::stdout().lock();
         writeln!(out)?;
-        for line in std::iter::once(title(view)).chain(table(view.rows, usize::from(columns))) {
+        for line in std::iter::once(title(view)).chain(table(view.rows, columns)) {
             writeln!(out, "{}", text_of(&line).trim_end())?;
         }
         if live {
-            // The plain lines have told it already.
+            // In plain mode the story is already printed.
             writeln!(out)?;
-            for line in story_lines(view.story, usize::from(columns), true) {
+            for line in story_lines(view.story, columns, true) {
                 writeln!(out, "{}", text_of(&line).trim_end())?;
             }
         }
@@ -187,7 +162,7 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         if let Self::Live = self {
-            // The terminal is gone: nobody is left to see it.
+            // An error means that the terminal is gone.
             let _ = execute!(io::stdout(), cursor::Show, LeaveAlternateScreen);
         }
     }
@@ -223,8 +198,8 @@ fn layout(view: &View<'_>, columns: usize, rows: usize) -> Vec<Line> {
     if lines.len() + 2 <= rows {
         lines.push(Vec::new());
         let end = match view.total {
-            Some(_) => "Ctrl-C ends it early, with a summary.",
-            None => "Ctrl-C ends it, with a summary.",
+            Some(_) => "Press Ctrl-C to stop early and print the summary.",
+            None => "Press Ctrl-C to stop and print the summary.",
         };
         lines.push(vec![span(format!(" {end}"), Look::Dim)]);
     }
@@ -256,7 +231,7 @@ fn story_lines(story: &[Told], columns: usize, gaps: bool) -> Vec<Line> {
     lines
 }
 
-/// Marks have the colour, what is to be read is left as it is.
+/// Only the mark is coloured; the text is plain, except in titles.
 fn text_look(look: Look) -> Look {
     if look == Look::Title { look } else { Look::Plain }
 }
@@ -266,7 +241,7 @@ fn title(view: &View<'_>) -> Line {
         Some(total) => format!("{} of {}", clock(view.elapsed.min(total)), clock(total)),
         None => clock(view.elapsed),
     };
-    let rest = format!("  {time}   {} vehicles   messages published: {}", view.vehicles, view.published);
+    let rest = format!("  {time}   {} vehicles   {} messages published", view.vehicles, view.published);
     vec![span(" Sluicegate demo", Look::Bold), span(rest, Look::Plain)]
 }
 
@@ -303,19 +278,19 @@ const COLUMNS: [Column; 12] = [
     Column { left: true, ..column("stream", 0, |row| (row.stream.clone(), Look::Bold)) },
     Column { left: true, ..column("script", 7, |row| (row.script.clone(), Look::Dim)) },
     Column { left: true, ..column("state", 1, |row| (row.state.clone(), state_look(&row.state))) },
-    column("read", 4, |row| plain(row.read)),
+    column("read", 6, |row| plain(row.read)),
     column("delivered", 2, |row| plain(row.delivered)),
     column("filtered", 8, |row| plain(row.filtered)),
     column("dead", 3, |row| plain(row.dead)),
     column("queued", 0, |row| plain(row.queued)),
     column("lag", 5, |row| match row.lag {
         lag if lag < 0.05 => ("-".to_owned(), Look::Dim),
-        lag if lag < 3.0 => (format!("{lag:.1} s"), Look::Plain),
-        lag => (format!("{lag:.1} s"), Look::Warn),
+        lag if lag < 3.0 => (format!("{lag:.1}s"), Look::Plain),
+        lag => (format!("{lag:.1}s"), Look::Warn),
     }),
     column("missing", 0, |row| alarming(row.missing)),
     column("wrong", 0, |row| alarming(row.wrong)),
-    column("repeats", 6, |row| plain(row.repeats)),
+    column("dup", 4, |row| plain(row.repeats)),
 ];
 
 /// Header and one line a stream. Columns go, the most expendable first, until
@@ -443,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wide_table_has_every_column_aligned() {
+    fn wide_table_aligns_all_columns() {
         let lines = texts(&table(&rows(), 140));
         for title in ["STREAM", "SCRIPT", "READ", "FILTERED", "LAG", "MISSING", "WRONG"] {
             assert!(lines[0].contains(title), "{}", lines[0]);
@@ -453,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn narrow_terminals_lose_columns_but_never_missing_and_wrong() {
+    fn narrow_terminal_keeps_missing_and_wrong() {
         for columns in [60, 80, 100, 120] {
             let lines = layout(&view(&rows(), &[]), columns, 24);
             let lines = texts(&lines);
@@ -471,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_lines_of_the_story_stay_in_sight() {
+    fn newest_story_lines_stay_visible() {
         let story: Vec<_> = (0..40)
             .map(|n| Told {
                 at: Duration::from_secs(n),
@@ -486,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn long_lines_of_the_story_break_at_spaces() {
+    fn long_story_lines_break_at_spaces() {
         assert_eq!(wrap("one two three", 8), ["one two", "three"]);
         assert_eq!(wrap("incomprehensible", 5), ["incomprehensible"]);
     }

@@ -1,4 +1,4 @@
-//! What the demo runs against: the broker, the five stand-ins, and a
+//! What the demo runs against: the broker, the five fake receivers, and a
 //! configuration folder like any other for the gateway between them.
 
 use std::io;
@@ -17,7 +17,7 @@ use standins::wialon::WialonStandin;
 
 use super::ledger::Receiver;
 
-/// What can go wrong here; for the person who started the demo.
+/// An error text for the person who started the demo.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Where the adapter for MQTT publishes, before and after it is edited.
@@ -29,7 +29,7 @@ pub const REFUSED_TEXT: &str = "this is the poisoned message";
 /// Longest packet that the broker takes.
 pub const MAX_PACKET: u32 = 1 << 20;
 
-/// The stand-ins and the folder. The folder stays for a look afterwards.
+/// The fake receivers and the folder. The folder stays on disk, for inspection.
 pub struct Site {
     /// Configuration, data and log of the gateway.
     pub folder: PathBuf,
@@ -40,7 +40,7 @@ pub struct Site {
     /// Where the broker listens: in this process, so that it outlives the
     /// gateway.
     pub broker: SocketAddr,
-    /// Where the admin listener is.
+    /// Address of the admin listener.
     pub admin: SocketAddr,
     /// The inbox of each receiver, in the order of [`Receiver::ALL`].
     pub inboxes: [Inbox; 5],
@@ -55,16 +55,16 @@ pub struct Site {
 /// The stream of a receiver.
 pub fn stream_name(receiver: Receiver) -> &'static str {
     match receiver {
-        Receiver::Aws => "fleet-to-aws",
-        Receiver::ThingsBoard => "fleet-to-thingsboard",
-        Receiver::Wialon => "fleet-to-wialon",
-        Receiver::Http => "fleet-to-http",
-        Receiver::Mqtt => "fleet-to-mqtt",
+        Receiver::Aws => "aws",
+        Receiver::ThingsBoard => "thingsboard",
+        Receiver::Wialon => "wialon",
+        Receiver::Http => "http",
+        Receiver::Mqtt => "mqtt",
     }
 }
 
 impl Site {
-    /// Starts the stand-ins and writes the folder.
+    /// Starts the fake receivers and writes the folder.
     pub async fn set_up() -> Result<Self, Error> {
         let inboxes: [Inbox; 5] = Default::default();
         let inbox = |receiver: Receiver| inboxes[receiver as usize].clone();
@@ -193,14 +193,14 @@ fn mqtt_toml(port: u16) -> String {
     )
 }
 
-/// Two ports that nobody uses now. The gateway binds them a moment later.
+/// Two ports that are unused now. The gateway binds them a moment later.
 fn free_addresses() -> io::Result<(SocketAddr, SocketAddr)> {
     let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let second = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     Ok((first.local_addr()?, second.local_addr()?))
 }
 
-/// Keys and tokens are nobody else's, and so is the rest.
+/// Readable only by this user: keys and tokens are among the files.
 fn write_private(path: &Path, text: &str) -> io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;

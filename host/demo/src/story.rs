@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::screen::Row;
+use super::row::Row;
 
 /// How long the gateway is away before it is started again.
 const DEAD: Duration = Duration::from_secs(3);
@@ -52,14 +52,14 @@ struct Act {
 
 const ACTS: [Act; 4] = [
     Act {
-        title: "KILL -9 of the gateway",
+        title: "KILL -9: the gateway process is killed",
         begin: 5,
         steps: [Step::Kill, Step::Start],
         apart: Some(DEAD),
         room: 6,
     },
     Act {
-        title: "UNPLUGGED: one destination is away",
+        title: "OUTAGE: one destination goes offline",
         begin: 18,
         steps: [Step::UnplugWialon, Step::PlugWialon],
         apart: Some(OUTAGE),
@@ -73,7 +73,7 @@ const ACTS: [Act; 4] = [
         room: 2,
     },
     Act {
-        title: "EDITED: a script is saved while it runs, then a broken one",
+        title: "HOT RELOAD: a running script is edited, then broken",
         begin: 48,
         steps: [Step::EditScript, Step::BreakScript],
         apart: None,
@@ -122,8 +122,8 @@ pub struct Story {
 
 impl Story {
     /// The story for a demo of that length (none: endless, told at the usual
-    /// pace). A shorter one is told faster, but nobody starts or recovers
-    /// faster: acts for which there is no time are left out, and it says so.
+    /// pace). A shorter demo has shorter pauses, but starts and recoveries take
+    /// as long as ever: acts that do not fit are skipped, and a line says so.
     pub fn new(total: Option<Duration>) -> Self {
         let mut story = Self {
             total,
@@ -148,7 +148,7 @@ impl Story {
     }
 
     /// What has to be done now. Nothing but the start of the gateway is done
-    /// before `whole`: it runs, has made good what a kill left undone, and has
+    /// before `whole`: it runs, has delivered the backlog of a kill, and has
     /// taken the script that was saved.
     pub fn due(&mut self, elapsed: Duration, whole: bool) -> Option<Step> {
         if let Some((at, step, _)) = self.second {
@@ -198,7 +198,7 @@ impl Story {
     }
 
     fn leave_out(&mut self, elapsed: Duration, act: &Act) {
-        self.tell(elapsed, Tone::Bad, format!("No time for one act, it is left out: {}.", act.title));
+        self.tell(elapsed, Tone::Bad, format!("Skipped for lack of time: {}.", act.title));
     }
 
     /// Adds a line.
@@ -217,34 +217,32 @@ impl Story {
         let (tone, line) = match step {
             Step::Kill => {
                 let busy = match queued {
-                    0 => "in the middle of its work".to_owned(),
-                    _ => format!("with {queued} messages under way"),
+                    0 => "with an empty queue".to_owned(),
+                    _ => format!("with {queued} messages in flight"),
                 };
-                let line = format!("Killed {busy}. The fleet drives on, the broker keeps what it sends.");
+                let line = format!("Killed {busy}. The fleet keeps sending; the broker stores its messages.");
                 return self.tell(elapsed, Tone::Bad, line);
             }
-            Step::Start => (Tone::Plain, "The same command starts it again, in the same folder."),
+            Step::Start => (Tone::Plain, "Restarted with the same command in the same folder."),
             Step::UnplugWialon => (
                 Tone::Bad,
-                "The Wialon receiver is gone for 10 s. Its messages wait, the other four streams go on.",
+                "The Wialon receiver is offline for 10 s. Its messages queue; the other streams continue.",
             ),
             Step::PlugWialon => {
-                (Tone::Plain, "It is plugged in again; the gateway finds it at its next attempt.")
+                (Tone::Plain, "The receiver is back online. The gateway reconnects at its next attempt.")
             }
-            Step::PublishGarbage => (
-                Tone::Bad,
-                "Half a JSON object is published. No script can map it, none may stumble over it.",
-            ),
-            Step::PublishRefused => (
-                Tone::Bad,
-                "A proper message that the HTTP receiver will not have, in a list with good ones.",
-            ),
+            Step::PublishGarbage => {
+                (Tone::Bad, "Published half a JSON object: no script can parse it, and none may crash on it.")
+            }
+            Step::PublishRefused => {
+                (Tone::Bad, "Published a list with one message that the HTTP receiver rejects.")
+            }
             Step::EditScript => (
                 Tone::Plain,
-                "mapper/adapter.toml is saved: its topic is now fleet/v2/{ident}. No command is given.",
+                "Saved mapper/adapter.toml with the topic fleet/v2/{ident}. No command is needed.",
             ),
             Step::BreakScript => {
-                (Tone::Bad, "Half of the mapper's WebAssembly is written over it, as a torn copy does.")
+                (Tone::Bad, "Replaced the mapper's WebAssembly by its first half, like an interrupted copy.")
             }
         };
         self.tell(elapsed, tone, line);
@@ -257,7 +255,7 @@ impl Story {
     /// were published since it was killed.
     pub fn back(&mut self, elapsed: Duration, after: Duration, meanwhile: u64) {
         let line = format!(
-            "It is back: ready {} ms after its start. {meanwhile} messages were published meanwhile.",
+            "The gateway is ready {} ms after its restart; {meanwhile} messages were published meanwhile.",
             after.as_millis()
         );
         self.tell(elapsed, Tone::Plain, line);
@@ -265,17 +263,16 @@ impl Story {
 
     /// Everything that was published before the gateway was back has arrived.
     pub fn whole(&mut self, elapsed: Duration, repeats: u64) {
-        let line = match repeats {
-            0 => "All have arrived, at all five receivers; none came twice.".to_owned(),
-            _ => format!(
-                "All have arrived, at all five receivers. What was not settled came again: {repeats} repeats."
-            ),
+        let duplicates = match repeats {
+            0 => "no duplicates".to_owned(),
+            1 => "1 duplicate".to_owned(),
+            _ => format!("{repeats} duplicates"),
         };
-        self.tell(elapsed, Tone::Good, line);
+        self.tell(elapsed, Tone::Good, format!("All messages arrived at all five receivers ({duplicates})."));
     }
 
     /// The saved script runs, so long after it was saved; `differing` of the
-    /// `compared` latest messages come out otherwise.
+    /// `compared` last messages have another output.
     pub fn swapped(
         &mut self,
         elapsed: Duration,
@@ -285,8 +282,8 @@ impl Story {
         differing: u64,
     ) {
         let line = format!(
-            "{script} has taken over, {:.1} s after it was saved. Both had mapped the {compared} latest messages \
-             before: {differing} come out otherwise.",
+            "{script} took over {:.1} s after the save. Output differs for {differing} of the last \
+             {compared} messages.",
             after.as_secs_f64()
         );
         self.tell(elapsed, Tone::Good, line);
@@ -294,7 +291,7 @@ impl Story {
 
     /// The broken one was refused for this reason.
     pub fn refused(&mut self, elapsed: Duration, script: &str, reason: &str) {
-        self.tell(elapsed, Tone::Good, format!("Refused, {script} goes on: \"{reason}\""));
+        self.tell(elapsed, Tone::Good, format!("Rejected; {script} keeps running. Reason: \"{reason}\""));
     }
 
     /// Looks at the figures for what is worth telling. `wialon` is the row of
@@ -310,7 +307,7 @@ impl Story {
         // A message that has just come is no backlog.
         if row.state == "running" && row.lag < 1.0 {
             let line = format!(
-                "Wialon has caught up {:.1} s after it was plugged in: {most} messages had waited.",
+                "Wialon caught up {:.1} s after its receiver came back; {most} messages were queued.",
                 elapsed.saturating_sub(*since).as_secs_f64()
             );
             self.recovering = None;
@@ -329,7 +326,7 @@ impl Story {
             // The next ones may be there already: the slowest stream decides when.
             self.dead.fill(1);
             let words = rows.first().map(words).unwrap_or_default();
-            let line = format!("A dead letter in all five streams, which go on. The scripts: \"{words}\"");
+            let line = format!("One dead letter in each of the five streams. Reason: \"{words}\"");
             self.tell(elapsed, Tone::Good, line);
         }
         for (index, row) in rows.iter().enumerate() {
@@ -337,16 +334,15 @@ impl Story {
                 self.dead[index] = row.dead;
                 let stream = &row.stream;
                 let words = words(row);
-                let line = format!(
-                    "A dead letter in {stream}, the good ones got through. The receiver: \"{words}\""
-                );
+                let line =
+                    format!("One dead letter in {stream}; the good messages arrived. Reply: \"{words}\"");
                 self.tell(elapsed, Tone::Good, line);
             }
         }
     }
 }
 
-/// The reason of the last dead letter, in the words of whoever gave it.
+/// The reason of the last dead letter, in the words of the script or the receiver.
 fn words(row: &Row) -> String {
     let text = row.last_error.as_deref().unwrap_or_default();
     let reason = match text.strip_prefix("dead letter ").and_then(|rest| rest.split_once(": ")) {
@@ -398,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn acts_come_in_order_and_are_announced() {
+    fn acts_play_in_order_with_their_titles() {
         let mut story = Story::new(Some(seconds(60)));
         let expected = [
             (5, Step::Kill),
@@ -415,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn no_act_begins_before_a_kill_is_made_good() {
+    fn act_waits_for_recovery_from_kill() {
         let mut story = Story::new(Some(seconds(60)));
         let done = play(&mut story, 60, 20);
         assert_eq!(done[2..4], [(28, Step::UnplugWialon), (38, Step::PlugWialon)]);
@@ -423,8 +419,8 @@ mod tests {
     }
 
     #[test]
-    fn what_there_is_no_time_for_is_left_out_and_said() {
-        let left_out = |act: usize| format!("No time for one act, it is left out: {}.", ACTS[act].title);
+    fn short_demo_names_skipped_acts() {
+        let left_out = |act: usize| format!("Skipped for lack of time: {}.", ACTS[act].title);
         let titles = |acts: &[usize]| acts.iter().map(|act| ACTS[*act].title.to_owned()).collect::<Vec<_>>();
         let mut story = Story::new(Some(SHORTEST));
         assert_eq!(play(&mut story, 10, 2).len(), 4);
@@ -439,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_script_waits_until_something_has_become_of_the_first() {
+    fn broken_script_waits_for_result_of_edited_script() {
         let mut story = Story::new(Some(seconds(60)));
         story.acts.drain(..3);
         assert_eq!(
@@ -451,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn catching_up_is_told_once_with_what_had_waited() {
+    fn recovery_is_told_once_with_queue_length() {
         let mut story = Story::new(None);
         story.explain(seconds(20), Step::PlugWialon, 0);
         story.observe(seconds(21), &[row("retrying", 11.0, 0, "")], 0);
@@ -459,11 +455,11 @@ mod tests {
         story.observe(seconds(24), &[row("running", 0.0, 0, "")], 0);
         let told = texts(&story);
         assert_eq!(told.len(), 2, "{told:?}");
-        assert_eq!(told[1], "Wialon has caught up 3.0 s after it was plugged in: 90 messages had waited.");
+        assert_eq!(told[1], "Wialon caught up 3.0 s after its receiver came back; 90 messages were queued.");
     }
 
     #[test]
-    fn dead_letters_are_told_in_the_words_of_who_refused() {
+    fn dead_letters_are_told_with_their_reasons() {
         let mut story = Story::new(None);
         let one = |dead| row("running", 0.0, dead, "dead letter 1/2: not JSON");
         let refused = |dead| row("running", 0.0, dead, "dead letter 3/4: refused by the destination: 400 no");
@@ -475,8 +471,8 @@ mod tests {
         assert_eq!(
             texts(&story),
             [
-                "A dead letter in all five streams, which go on. The scripts: \"not JSON\"",
-                "A dead letter in s, the good ones got through. The receiver: \"400 no\"",
+                "One dead letter in each of the five streams. Reason: \"not JSON\"",
+                "One dead letter in s; the good messages arrived. Reply: \"400 no\"",
             ]
         );
         // A stream that comes late to the first one swallows no other.

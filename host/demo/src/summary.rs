@@ -1,15 +1,17 @@
-//! What the demo says at its end.
+//! The summary at the end of the demo.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use super::gateway::{StreamLine, log_tail};
+use admin_api::answer::StreamLine;
+
+use super::gateway::{balances, log_tail};
 use super::ledger::{Book, Ledger, Receiver};
 use super::site::{Error, Site};
 
-/// The end of the demo: figures, and everything that was not right.
+/// The result of the demo: figures and problems.
 pub struct Verdict {
     published: u64,
     receivers: Vec<(Receiver, Book, u64)>,
@@ -20,7 +22,7 @@ pub struct Verdict {
 
 impl Verdict {
     /// Compares counters, gateway and exit status with what they should be;
-    /// `unshown` is what else was not as it should be.
+    /// `unshown` are further problems.
     pub fn new(
         published: u64,
         ledger: &Ledger,
@@ -41,16 +43,16 @@ impl Verdict {
             .collect();
         for (receiver, _, missing) in &receivers {
             if *missing > 0 {
-                problems.push(format!("{}: {missing} messages have not arrived", receiver.name()));
+                problems.push(format!("{}: {missing} messages did not arrive", receiver.name()));
             }
         }
         for (line, expected) in streams.iter().zip(expected_dead) {
-            if line.dead_lettered() != *expected {
-                let found = line.dead_lettered();
-                problems.push(format!("{}: {found} dead letters, expected {expected}", line.name()));
+            if line.dead_lettered != *expected {
+                let found = line.dead_lettered;
+                problems.push(format!("{}: {found} dead letters, expected {expected}", line.name));
             }
-            if !line.balances() {
-                problems.push(format!("{}: the gateway's counters do not balance", line.name()));
+            if !balances(line) {
+                problems.push(format!("{}: the gateway's counters do not balance", line.name));
             }
         }
         match exit {
@@ -71,30 +73,24 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "\n {:<12} {:>10} {:>8} {:>8} {:>6} {:>11} {:>8}",
-            "RECEIVER", "SHOULD GET", "GOT", "MISSING", "WRONG", "UNEXPECTED", "REPEATS"
+            "\n {:<12} {:>8} {:>8} {:>8} {:>6} {:>11} {:>11}",
+            "RECEIVER", "EXPECTED", "RECEIVED", "MISSING", "WRONG", "UNEXPECTED", "DUPLICATES"
         )?;
         for (receiver, book, missing) in &self.receivers {
             let Book { published, received, repeats, wrong, unexpected } = book;
             writeln!(
                 f,
-                " {:<12} {published:>10} {received:>8} {missing:>8} {wrong:>6} {unexpected:>11} {repeats:>8}",
+                " {:<12} {published:>8} {received:>8} {missing:>8} {wrong:>6} {unexpected:>11} {repeats:>11}",
                 receiver.name()
             )?;
         }
         writeln!(f)?;
         if self.is_good() {
-            writeln!(
-                f,
-                "Good: every message is where it belongs, compared field by field, in the order of its vehicle; nothing"
-            )?;
-            writeln!(
-                f,
-                "unexpected; the gateway stopped in order. Its configuration and log: {}",
-                self.folder.display()
-            )?;
+            writeln!(f, "PASSED: every message arrived, with every field correct, in order per vehicle.")?;
+            writeln!(f, "Nothing unexpected arrived, and the gateway shut down cleanly.")?;
+            writeln!(f, "Its configuration and log: {}", self.folder.display())?;
         } else {
-            writeln!(f, "NOT GOOD:")?;
+            writeln!(f, "FAILED:")?;
             for problem in &self.problems {
                 writeln!(f, "  {problem}")?;
             }
@@ -103,7 +99,7 @@ impl fmt::Display for Verdict {
         let sum = |of: fn(&(Receiver, Book, u64)) -> u64| self.receivers.iter().map(of).sum::<u64>();
         writeln!(
             f,
-            "Sent {}, missing {}, wrong bytes {}, repeats {}.",
+            "Sent {}, missing {}, wrong bytes {}, duplicates {}.",
             self.published,
             sum(|(_, _, missing)| *missing),
             sum(|(_, book, _)| book.wrong + book.unexpected),

@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::fmt;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use message::TopicFilter;
@@ -18,8 +17,8 @@ pub struct Kind {
     pub name: &'static str,
     /// The official adapter that a stream runs unless its file names a script.
     pub adapter: &'static str,
-    /// Lanes that `[delivery] lanes` may ask for.
-    pub lanes: RangeInclusive<u64>,
+    /// Maximum number of lanes of a stream.
+    pub max_lanes: u64,
     /// How many deliveries a lane may have under way.
     pub in_flight: InFlight,
     /// The keys of `[destination]` beside `type`, for the documentation.
@@ -30,6 +29,9 @@ pub struct Kind {
     /// document has the errors then.
     pub read: fn(&mut Section<'_>, &Lanes) -> Option<Arc<dyn DestinationSettings>>,
 }
+
+/// [`Kind::max_lanes`] where nothing but the gateway sets a limit.
+pub const MAX_LANES: u64 = 1024;
 
 /// How many deliveries a lane of a kind may have under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

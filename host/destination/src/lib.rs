@@ -6,6 +6,7 @@
 
 pub mod aws_iot;
 mod contract;
+pub mod file;
 pub mod http;
 mod kind;
 pub mod mqtt;
@@ -16,5 +17,5 @@ pub mod wialon;
 pub use contract::{
     Cause, Connection, Delivery, DeliveryId, Destination, Fault, FaultKind, Identity, Reply, Verdict,
 };
-pub use kind::{DestinationSettings, InFlight, Key, Kind, Lanes, StreamFacts};
+pub use kind::{DestinationSettings, InFlight, Key, Kind, Lanes, MAX_LANES, StreamFacts};
 pub use table::KINDS;

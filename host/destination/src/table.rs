@@ -1,10 +1,11 @@
 //! The table of kinds: a new kind is a folder, and a line here.
 
 use crate::kind::Kind;
-use crate::{aws_iot, http, mqtt, thingsboard, wialon};
+use crate::{aws_iot, file, http, mqtt, thingsboard, wialon};
 
 /// Every kind, in the order in which messages list them.
-pub static KINDS: &[&Kind] = &[&aws_iot::KIND, &thingsboard::KIND, &wialon::KIND, &http::KIND, &mqtt::KIND];
+pub static KINDS: &[&Kind] =
+    &[&aws_iot::KIND, &thingsboard::KIND, &wialon::KIND, &http::KIND, &mqtt::KIND, &file::KIND];
 
 // === impl Kind ===
 

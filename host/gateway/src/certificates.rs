@@ -120,7 +120,7 @@ impl Certificates {
     }
 }
 
-/// A file that cannot be read has no line: whoever needs it says so.
+/// A file that cannot be read has no line: the part that needs it reports it.
 fn read(files: Vec<PathBuf>) -> Seen {
     let expiry = |file: PathBuf| {
         let expiry = Expiry::read(&file).ok().flatten()?;
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn who_starts_late_gets_one_warning_for_all_that_have_passed() {
+    fn late_start_gives_one_warning() {
         let mut warnings = Warnings::default();
         assert_eq!(days(&mut warnings, &expiry(100 * DAY), 97..120), [97, 99, 100]);
         let mut warnings = Warnings::default();
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_named_no_more_is_forgotten() {
+    fn unused_certificate_is_forgotten() {
         let mut warnings = Warnings::default();
         assert!(warnings.due(Path::new("a.pem"), &expiry(10), 20));
         warnings.keep(&Seen::new());
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn the_metric_has_a_line_for_each_file() {
+    fn metric_has_one_line_per_file() {
         let certificates = Certificates::new(vec![]);
         let seen = [("a\"b.pem", 1_000), ("c.pem", 10)];
         *certificates.seen() = seen.iter().map(|(file, at)| (PathBuf::from(file), expiry(*at))).collect();

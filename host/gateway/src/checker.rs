@@ -1,5 +1,5 @@
-//! The counters are compared with the marks, and what nobody needs any more is
-//! forgotten, for as long as the gateway runs.
+//! While the gateway runs: compares the counters with the pending bits, and
+//! deletes data that no stream needs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,7 @@ async fn check(journal: &Journal) {
                 event::CountersDiffer { what: &difference.what }.emit();
             }
         }
-        Err(error) => tracing::warn!(%error, "the counters cannot be checked now"),
+        Err(error) => tracing::warn!(%error, "cannot check the counters now"),
     }
 }
 

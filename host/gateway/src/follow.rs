@@ -20,7 +20,7 @@ pub async fn run(gateway: Arc<Gateway>, watch: Watch) {
         // At once, too: they may have changed since they were read.
         if let Err(wrong) = gateway.take_over().await {
             let reason = reason(&wrong);
-            error!(reason, "the stream files cannot be applied: what runs goes on as it is");
+            error!(reason, "stream files not applied; the running configuration is kept");
         }
         changes.next().await;
     }

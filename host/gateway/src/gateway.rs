@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use admin_api::answer::Plan;
-use bus::{self, BusStatus, Router, Routes, Stop};
+use bus::{Bus, BusStatus, Router, Routes, Stop};
 use journal::{Counters, Journal, OpenError, StreamIndex};
 use script::EngineError;
 use script::compile::Compilation;
@@ -55,7 +55,7 @@ impl Gateway {
     }
 
     /// Takes over the stream files as they are now, all of them or nothing.
-    /// Goes on to its end when the future is dropped.
+    /// Runs to completion even if the future is dropped.
     pub async fn take_over(self: &Arc<Self>) -> Result<Plan, ChangeError> {
         let gateway = self.clone();
         let applying = tokio::spawn(async move {
@@ -92,7 +92,7 @@ pub enum StartError {
     #[error(transparent)]
     Journal(#[from] OpenError),
     /// The folder of the accepted scripts cannot be made.
-    #[error("the accepted scripts cannot be kept: {0}")]
+    #[error("cannot save the accepted scripts: {0}")]
     Scripts(#[from] std::io::Error),
 }
 
@@ -104,7 +104,7 @@ pub async fn start_streams(
     notes: Vec<Note>,
     watch: Watch,
 ) -> Result<Started, StartError> {
-    let engine = Streams::engine(config, Compilation::apart().cached_in(config.data.join("cache")))?;
+    let engine = Streams::engine(config, Compilation::isolated().cached_in(config.data.join("cache")))?;
     let journal = wiring::open_journal(config).await?;
     let scripts = wiring::scripts(config, watch.clone()).await?;
     let versions = scripts.versions.clone();
@@ -113,7 +113,7 @@ pub async fn start_streams(
     // Only now that the data folder is known to be ours.
     let saved = tokio::task::spawn_blocking(move || accepted.save(&data)).await;
     if let Ok(Err(error)) = saved {
-        error!(%error, "what runs now is not kept: the next start may run what was accepted before");
+        error!(%error, "cannot save the accepted configuration; the next start may use the previous one");
     }
     let routes = Routes::new(Router::new(Vec::new()));
     let streams = Streams::start(config.clone(), engine, scripts, journal.clone(), routes.clone(), notes);
@@ -128,21 +128,21 @@ impl Started {
     /// streams settle what is in flight, and acknowledges that.
     pub async fn run(self, config: &Config, stop: CancellationToken) {
         let settling = CancellationToken::new();
-        let bus = bus::run(
-            config.bus.clone(),
-            config.data.clone(),
-            self.routes,
-            self.gateway.journal.clone(),
-            self.gateway.bus.clone(),
-            Stop { reading: stop.clone(), settling: settling.clone() },
-            self.watch,
-        );
+        let bus = Bus {
+            settings: config.bus.clone(),
+            data: config.data.clone(),
+            routes: self.routes,
+            journal: self.gateway.journal.clone(),
+            status: self.gateway.bus.clone(),
+            stop: Stop { reading: stop.clone(), settling: settling.clone() },
+            watch: self.watch,
+        };
         let streams = async {
             stop.cancelled().await;
             self.gateway.streams.shut_down().await;
             settling.cancel();
         };
-        tokio::join!(bus, streams);
+        tokio::join!(bus.run(), streams);
         self.gateway.journal.close().await;
     }
 }

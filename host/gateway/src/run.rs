@@ -29,8 +29,8 @@ pub async fn run(path: Option<&Path>, apply: bool) -> Result<(), RunError> {
     let metrics = Metrics::install()?;
     tokio::fs::create_dir_all(&config.data)
         .await
-        .map_err(|e| format!("the data folder {} cannot be made: {e}", config.data.display()))?;
-    // Whoever cannot be told has to be held up before anything is started.
+        .map_err(|e| format!("cannot create the data folder {}: {e}", config.data.display()))?;
+    // An admin listener that cannot be opened must prevent the start.
     let admin = match &config.admin {
         Some(settings) => {
             Some((admin::bind(settings.listen).await?, AdminToken::read_or_make(&config.data)?))
@@ -41,7 +41,7 @@ pub async fn run(path: Option<&Path>, apply: bool) -> Result<(), RunError> {
         bus::embedded::start(*listen, config.bus.max_packet).await?;
     }
     let accepted = Accepted::load(&config.data).unwrap_or_else(|error| {
-        error!(%error, "it cannot be known what ran last: the stream files are accepted as they are");
+        error!(%error, "cannot read the last accepted configuration; using the stream files as they are");
         Accepted::default()
     });
     let take_over = apply || config.reload.streams == StreamFiles::Watch;
@@ -63,7 +63,7 @@ pub async fn run(path: Option<&Path>, apply: bool) -> Result<(), RunError> {
         async move {
             let signal = terminated().await?;
             stop.cancel();
-            info!(signal, "stopping: no more is read, what is in flight is finished");
+            info!(signal, "shutting down: draining in-flight deliveries");
             std::io::Result::Ok(())
         }
     });
@@ -81,11 +81,11 @@ pub async fn run(path: Option<&Path>, apply: bool) -> Result<(), RunError> {
     sums.abort();
     checker.abort();
     if let Some(admin) = admin {
-        // Whoever has not got his answer by then may be asking for ever.
+        // A client that keeps its connection open must not delay the exit.
         let _ = timeout(LAST_ANSWERS, admin).await;
     }
     let held = gateway.journal.holding().messages;
-    info!(queued = held, "stopped; what is queued is in the journal");
+    info!(queued = held, "stopped; queued messages are in the journal");
     Ok(())
 }
 
@@ -115,17 +115,17 @@ fn report(config: &Config, notes: &[Note]) {
         bus,
         admin = admin.as_deref().unwrap_or("off"),
         streams = ready,
-        "sluicegate starts"
+        "sluicegate starting"
     );
     for entry in &config.streams {
         if let StreamEntry::Unusable { name, errors } = entry {
             for error in errors {
-                warn!(stream = name, "blocked, its file cannot be used while the others run:\n{error}");
+                warn!(stream = name, "stream blocked, its file is invalid; the other streams run:\n{error}");
             }
         }
     }
     for Note { stream, text } in notes {
-        warn!(stream, "runs as it was last accepted: {text}");
+        warn!(stream, "stream runs its last accepted configuration: {text}");
     }
 }
 

@@ -1,5 +1,5 @@
-//! The streams of a running gateway, each by itself: started, stopped, and
-//! started again with other settings while the others go on.
+//! The streams of a running gateway: each is started, stopped and restarted
+//! with other settings without touching the others.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -45,7 +45,7 @@ pub struct Streams {
     /// Stops all of them.
     stop: CancellationToken,
     running: Mutex<BTreeMap<String, Running>>,
-    /// Held by whoever changes which streams there are.
+    /// Locked while the set of streams changes.
     changing: tokio::sync::Mutex<()>,
 }
 
@@ -54,7 +54,7 @@ struct Running {
     /// What it runs with, or why it does not run.
     entry: StreamEntry,
     status: Arc<StreamStatus>,
-    /// What somebody should know of its file.
+    /// A note for the operator about its file.
     note: Option<String>,
     /// None: it does not run.
     lanes: Option<Lanes>,
@@ -74,16 +74,16 @@ pub enum ChangeError {
     #[error(transparent)]
     Config(#[from] ConfigErrors),
     /// What is to be kept cannot be.
-    #[error("nothing was changed: {0}")]
+    #[error("nothing changed: {0}")]
     Accepted(#[from] AcceptedError),
     /// The gateway was told to end before.
-    #[error("nothing was changed: the gateway ends")]
+    #[error("nothing changed: the gateway is shutting down")]
     Ending,
-    /// The change came to an end that nobody foresaw.
-    #[error("the change has failed: {0}")]
+    /// The change ended unexpectedly.
+    #[error("the change failed: {0}")]
     Failed(String),
     /// It was told to end while its journal could not take it.
-    #[error("the gateway ends; the next one starts with what was applied: {0}")]
+    #[error("the gateway is shutting down; the next start uses the applied files: {0}")]
     Ended(#[from] JournalError),
 }
 
@@ -147,7 +147,7 @@ impl Streams {
         self.config.stream_folder()
     }
 
-    /// What somebody should know of a stream's file.
+    /// A note for the operator about a stream's file.
     pub fn note(&self, name: &str) -> Option<String> {
         self.lock().get(name)?.note.clone()
     }
@@ -269,14 +269,10 @@ impl Streams {
         self.route();
         for (name, change) in &plan.0 {
             match change {
-                Change::New => info!(stream = name, "applied: the stream is new"),
-                Change::Gone => info!(stream = name, "applied: the stream is gone"),
+                Change::New => info!(stream = name, "applied: stream added"),
+                Change::Gone => info!(stream = name, "applied: stream removed"),
                 Change::Script(keys) | Change::Other(keys) => {
-                    info!(
-                        stream = name,
-                        keys = keys.join(", "),
-                        "applied: the stream goes on with other settings"
-                    );
+                    info!(stream = name, keys = keys.join(", "), "applied: stream settings changed");
                 }
                 Change::Unchanged => {}
             }
@@ -291,7 +287,7 @@ impl Streams {
     ) -> Result<(), JournalError> {
         loop {
             let Err(error) = ask().await else { return Ok(()) };
-            warn!(%error, "the journal does not take the new set of streams; it is asked again");
+            warn!(%error, "the journal did not accept the new set of streams; retrying");
             if self.stop.run_until_cancelled(sleep(AGAIN)).await.is_none() {
                 return Err(error);
             }

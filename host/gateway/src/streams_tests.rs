@@ -111,10 +111,10 @@ fn words(words: &[(&str, Word)]) -> Vec<(String, Word)> {
     words.iter().map(|(name, word)| ((*name).to_owned(), *word)).collect()
 }
 
-/// A script is written, proven, compared, taken, refused and taken back, as
+/// A script is written, validated, compared, loaded, rejected and rolled back, as
 /// operators do it.
 #[tokio::test]
-async fn the_script_of_a_running_stream_is_changed() {
+async fn running_stream_changes_its_script() {
     let site = Site::start(&["a"]).await;
     site.until("the adapter runs", || site.status("a").script().is_some()).await;
     let (name, version) = site.status("a").script().unwrap();
@@ -170,7 +170,7 @@ fn scripted(site: &Site, settings: &str) -> String {
 /// The new script is refused with the old settings and the old one with the
 /// new: the two are taken together.
 #[tokio::test]
-async fn a_setting_that_a_new_script_wants_brings_it_in() {
+async fn new_setting_lets_new_script_load() {
     let site = Site::start(&["a"]).await;
     let pass = "(call $pass (local.get $batch) (local.get $n))";
     let old = script::testing::transform_for("{\"a\":1}", pass);
@@ -212,20 +212,20 @@ async fn a_setting_that_a_new_script_wants_brings_it_in() {
     site.close().await;
 }
 
-/// A disk that is not there, or somebody who is about to put another folder in
+/// A disk that is not there, or an operator who is about to put another folder in
 /// its place.
 #[tokio::test]
-async fn a_folder_that_is_gone_does_not_end_the_streams_in_it() {
+async fn missing_folder_does_not_stop_its_streams() {
     let site = Site::start(&["a"]).await;
     let folder = site.folder.path().join("streams");
     let aside = site.folder.path().join("aside");
     fs::rename(&folder, &aside).unwrap();
     for error in [
         site.streams.plan().await.unwrap_err().to_string(),
-        site.streams.apply(|| panic!("nothing was changed")).await.unwrap_err().to_string(),
+        site.streams.apply(|| panic!("nothing changed")).await.unwrap_err().to_string(),
     ] {
-        assert!(error.contains("streams: there is no such folder, and there are streams"), "{error}");
-        assert!(error.contains("nothing is changed, what runs goes on as it is"), "{error}");
+        assert!(error.contains("streams: the folder does not exist, but there are streams"), "{error}");
+        assert!(error.contains("no change applied; the running configuration is kept"), "{error}");
     }
     fs::create_dir(&folder).unwrap();
     assert_eq!(site.apply().await, words(&[("a", Word::Detached)]));
@@ -237,7 +237,7 @@ async fn a_folder_that_is_gone_does_not_end_the_streams_in_it() {
 
 /// A stream that gets the name of one that was forgotten is another stream.
 #[tokio::test]
-async fn what_a_forgotten_stream_has_run_is_forgotten_with_it() {
+async fn removed_stream_loses_its_script_versions() {
     let site = Site::start(&["a", "b"]).await;
     let kept = || site.versions.clone().unwrap().of("b").unwrap().len();
     site.until("they run", || kept() == 1).await;
@@ -259,7 +259,7 @@ async fn what_a_forgotten_stream_has_run_is_forgotten_with_it() {
         site.apply().await;
         site.until("it runs", || kept() == 1).await;
     }
-    // Nor does it run what the other one had, should nobody have looked meanwhile.
+    // Nor does it run what the other one had, if no check ran meanwhile.
     fs::remove_file(file(&site.folder, "b")).unwrap();
     site.apply().await;
     assert!(site.journal.forget("b").await.unwrap());
@@ -274,7 +274,7 @@ async fn what_a_forgotten_stream_has_run_is_forgotten_with_it() {
 /// What a stream has read and could not send is not lost when it is started
 /// again, comes in order, and counts once.
 #[tokio::test]
-async fn what_waits_in_the_lanes_of_a_changed_stream_is_read_again() {
+async fn changed_stream_reads_in_flight_messages_again() {
     let site = Site::start(&["changed", "same"]).await;
     site.receiver.plug().unplug().await.unwrap();
     for number in 0..50 {
@@ -299,7 +299,7 @@ async fn what_waits_in_the_lanes_of_a_changed_stream_is_read_again() {
 }
 
 #[tokio::test]
-async fn what_was_counted_of_a_changed_stream_is_counted_on() {
+async fn changed_stream_keeps_its_counters() {
     let site = Site::start(&["a"]).await;
     site.publish(0).await;
     site.until("it is delivered", || site.counters("a").delivered == 1).await;
@@ -334,13 +334,13 @@ async fn nothing_is_routed_to_a_stream_that_is_gone() {
 }
 
 #[tokio::test]
-async fn a_bad_file_changes_nothing_and_is_accepted_by_nobody() {
+async fn bad_file_changes_nothing_and_is_not_accepted() {
     let site = Site::start(&["a"]).await;
     site.write("a", "[delivery]\nlanes = 2\n");
     site.write("b", "[script.limits]\ntime = \"soon\"\n");
-    let error = site.streams.apply(|| panic!("nothing was changed")).await.unwrap_err().to_string();
-    assert!(error.contains("b.toml:8:8: `time` is no duration"), "{error}");
-    assert!(error.ends_with("meanwhile: nothing is changed, what runs goes on as it is"), "{error}");
+    let error = site.streams.apply(|| panic!("nothing changed")).await.unwrap_err().to_string();
+    assert!(error.contains("b.toml:8:8: `time`: "), "{error}");
+    assert!(error.ends_with("meanwhile: no change applied; the running configuration is kept"), "{error}");
     assert!(!site.folder.path().join("data/accepted").exists());
     site.write("b", "");
     fs::write(site.folder.path().join("sluicegate.toml"), "[bus]\n").unwrap();
@@ -361,7 +361,7 @@ async fn more_lanes_than_there_is_room_for_need_a_restart() {
 /// The gateway is told to end while a change is under way: the change comes to
 /// its end first, and nothing runs afterwards.
 #[tokio::test]
-async fn a_stop_waits_for_a_change_that_is_under_way() {
+async fn stop_waits_for_running_change() {
     let site = Arc::new(Site::start(&["a"]).await);
     site.write("b", "");
     let applying = tokio::spawn({

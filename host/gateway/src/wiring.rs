@@ -295,7 +295,7 @@ pub async fn forget_scripts(versions: Option<&Versions>, journal: &Journal) {
     let known = move |name: &str| journal.stream(name).is_some() || journal.detached_stream(name).is_some();
     let kept = tokio::task::spawn_blocking(move || versions.keep_only(known)).await;
     if let Err(error) = kept.unwrap_or_else(|failed| Err(std::io::Error::other(failed))) {
-        tracing::warn!(%error, "accepted scripts of streams that are gone stay on the disk");
+        tracing::warn!(%error, "cannot delete the accepted scripts of removed streams");
     }
 }
 

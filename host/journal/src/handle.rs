@@ -297,6 +297,11 @@ impl Journal {
         self.0.run(move |store| store.forget(stream)).await
     }
 
+    /// The number of a detached stream.
+    pub fn detached_stream(&self, name: &str) -> Option<StreamIndex> {
+        self.0.detached_stream(name)
+    }
+
     /// The detached streams: name, and since when in Unix milliseconds.
     pub fn detached(&self) -> Vec<(String, u64)> {
         self.0.detached().into_iter().map(|(name, _, since)| (name, since)).collect()

@@ -2,7 +2,7 @@
 
 use wasmparser::{ComponentTypeRef, Encoding, Parser, Payload};
 
-use super::load::LoadError;
+use super::error::LoadError;
 use super::package::Package;
 use super::{lift, sections};
 
@@ -22,7 +22,7 @@ pub struct Anatomy {
 }
 
 impl Anatomy {
-    /// Looks into a package; an error if it is no WebAssembly, or none that can
+    /// Looks into a package; an error if it is not WebAssembly, or none that can
     /// be lifted.
     pub fn of(package: &Package) -> Result<Self, LoadError> {
         let wasm = &package.wasm;

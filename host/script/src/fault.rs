@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use message::text as words;
 use wasmtime::{Error, Trap, WasmBacktrace};
 
-use super::instance::Host;
+use super::host::Host;
 use super::limits::CallRefusal;
 use super::state::StateRefusal;
 use super::tables::UnknownTable;
+use super::text::one_line;
 
 /// A call of a script that gave no usable mapping. State that it wrote is
 /// discarded. Each kind says in its text what happened and what the bound is.
@@ -142,26 +142,9 @@ fn place(error: &Error) -> String {
     if names.is_empty() { String::new() } else { format!(" in {}", names.join(", called from ")) }
 }
 
-/// The text without control characters and at most [`TEXT`] bytes long: what
-/// a script says must not break a log line.
-pub fn one_line(text: &str) -> String {
-    words::one_line(text, TEXT)
-}
-
-/// Bytes of a script's text that are kept: a log line, an error, a reason.
-pub(super) const TEXT: usize = 1_024;
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn texts_of_scripts_stay_on_one_line() {
-        assert_eq!(one_line("a\nb\u{1b}[31mc"), "a\\nb\\u{1b}[31mc");
-        let long = one_line(&"ü".repeat(2_000));
-        assert_eq!(long.chars().count(), TEXT / 2 + 1);
-        assert!(long.ends_with("ü…"));
-    }
 
     #[test]
     fn a_fault_says_what_happened_in_one_line() {

@@ -1,96 +1,13 @@
 //! What a script may ask of the gateway: lines in the log, the state, and the
 //! tables.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
 use wasmtime::Error;
 
 use super::bindings::sluicegate::mapper::{log, state, table, types};
-use super::fault::one_line;
-use super::instance::Host;
+use super::host::Host;
+use super::log::LogLevel;
 use super::state::{StateCall, StateRefusal};
-use super::{LogLevel, LogSink};
-
-/// Where the lines of an instance go. Cloning shares the limit, so that it
-/// outlives instances.
-#[derive(Clone)]
-pub(super) struct Log(Option<Arc<Mutex<Limited>>>);
-
-struct Limited {
-    sink: LogSink,
-    gate: Gate,
-}
-
-/// So many lines a second, the rest counted.
-struct Gate {
-    per_second: u32,
-    since: Instant,
-    passed: u32,
-    held: u64,
-}
-
-/// What becomes of a line.
-#[derive(Debug, PartialEq, Eq)]
-enum Passage {
-    Pass,
-    /// It passes, and so many before it did not.
-    PassAfter(u64),
-    Hold,
-}
-
-// ----- impl Log -----
-
-impl Log {
-    pub(super) fn to(sink: LogSink, per_second: u32) -> Self {
-        let gate = Gate { per_second, since: Instant::now(), passed: 0, held: 0 };
-        Self(Some(Arc::new(Mutex::new(Limited { sink, gate }))))
-    }
-
-    /// For calls that only repeat what has been logged already.
-    pub(super) fn silent() -> Self {
-        Self(None)
-    }
-
-    fn write(&self, level: LogLevel, text: &str) {
-        let Some(log) = &self.0 else { return };
-        let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
-        match log.gate.passage(Instant::now()) {
-            Passage::Hold => return,
-            Passage::Pass => {}
-            Passage::PassAfter(held) => {
-                let per_second = log.gate.per_second;
-                (log.sink)(
-                    LogLevel::Warn,
-                    &format!("{held} lines of the script were left out (limit: {per_second} a second)"),
-                );
-            }
-        }
-        (log.sink)(level, &one_line(text));
-    }
-}
-
-// ----- impl Gate -----
-
-impl Gate {
-    fn passage(&mut self, now: Instant) -> Passage {
-        if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
-            self.since = now;
-            self.passed = 0;
-        }
-        if self.passed >= self.per_second {
-            self.held += 1;
-            return Passage::Hold;
-        }
-        self.passed += 1;
-        match std::mem::take(&mut self.held) {
-            0 => Passage::Pass,
-            held => Passage::PassAfter(held),
-        }
-    }
-}
-
-// ----- what the generated bindings call -----
+use super::text::one_line;
 
 impl types::Host for Host {}
 
@@ -161,24 +78,5 @@ impl Host {
             let text = "the state was used in `configure`; it is there for `transform` only";
             Error::from(StateRefusal::Misuse(text.into()))
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn so_many_lines_a_second_pass_and_the_rest_is_counted() {
-        let start = Instant::now();
-        let mut gate = Gate { per_second: 2, since: start, passed: 0, held: 0 };
-        let at = |ms| start + Duration::from_millis(ms);
-        assert_eq!(gate.passage(at(0)), Passage::Pass);
-        assert_eq!(gate.passage(at(1)), Passage::Pass);
-        assert_eq!(gate.passage(at(2)), Passage::Hold);
-        assert_eq!(gate.passage(at(999)), Passage::Hold);
-        assert_eq!(gate.passage(at(1_000)), Passage::PassAfter(2));
-        assert_eq!(gate.passage(at(1_001)), Passage::Pass);
-        assert_eq!(gate.passage(at(1_002)), Passage::Hold);
     }
 }

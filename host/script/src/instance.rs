@@ -4,28 +4,14 @@ use message::Message;
 use wasmtime::{Store, Trap, UpdateDeadline};
 
 use super::bindings::{self, MapperPre};
-use super::fault::{ScriptFault, one_line};
-use super::imports::Log;
+use super::fault::ScriptFault;
+use super::host::Host;
 use super::limits::{Budget, HostCalls, Limits, MemoryGuard};
+use super::log::Log;
+use super::recycling::{RecycleReason, Usage};
 use super::state::StateCall;
 use super::tables::Tables;
-use super::wear::{Wear, Worn};
-
-/// What an instance's imports and guards work on.
-pub(super) struct Host {
-    pub(super) memory: MemoryGuard,
-    pub(super) memory_limit: usize,
-    pub(super) output_limit: usize,
-    pub(super) log: Log,
-    /// There while `transform` runs.
-    pub(super) state: Option<StateCall>,
-    pub(super) calls: HostCalls,
-    pub(super) tables: Tables,
-    /// The latest error that the script logged in this call: an SDK says so
-    /// why it is about to trap.
-    pub(super) last_words: Option<String>,
-    budget: Budget,
-}
+use super::text::one_line;
 
 /// An instance that has been configured. Wasmtime poisons the whole store of
 /// an instance that trapped, so each has a store of its own and is thrown away
@@ -33,7 +19,7 @@ pub(super) struct Host {
 pub(super) struct Instance {
     store: Store<Host>,
     bindings: bindings::Mapper,
-    wear: Wear,
+    usage: Usage,
 }
 
 /// Why there is no instance.
@@ -93,7 +79,7 @@ impl Instance {
         };
         begin(&mut store, limits, 0);
         match bindings.call_configure(&mut store, settings).await {
-            Ok(Ok(())) => Ok(Self { store, bindings, wear: Wear::default() }),
+            Ok(Ok(())) => Ok(Self { store, bindings, usage: Usage::default() }),
             Ok(Err(text)) => Err(StartError::Refused(one_line(&text))),
             Err(error) => Err(StartError::Fault(ScriptFault::of(&error, store.data(), time))),
         }
@@ -126,11 +112,11 @@ impl Instance {
         }
     }
 
-    /// To be asked once after each call: whether the instance should make
-    /// place for a fresh one, and why.
-    pub(super) fn worn(&mut self) -> Option<Worn> {
+    /// Why a fresh instance should replace this one, if it should. Call this
+    /// once after each call.
+    pub(super) fn recycle_reason(&mut self) -> Option<RecycleReason> {
         let host = self.store.data();
-        self.wear.after_call(host.memory.held(), host.memory_limit)
+        self.usage.after_call(host.memory.held(), host.memory_limit)
     }
 }
 

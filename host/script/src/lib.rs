@@ -15,22 +15,29 @@
 
 mod anatomy;
 mod bindings;
+mod case;
 pub mod cases;
 pub mod compile;
+mod config;
 mod engine;
+mod error;
 mod fault;
+mod host;
 mod imports;
 mod instance;
 mod lift;
 mod limits;
 pub mod lines;
 mod load;
+mod log;
 pub mod manifest;
 mod mapper;
 mod mapping;
 pub mod package;
 mod program;
 pub mod purity;
+mod recipe;
+mod recycling;
 pub mod schema;
 mod sections;
 mod state;
@@ -39,71 +46,22 @@ mod tables;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod text;
 mod version;
-mod wear;
-
-use std::sync::Arc;
-
-use bytes::Bytes;
 
 pub use anatomy::Anatomy;
 pub use engine::{Engine, EngineError};
-pub use fault::{ScriptFault, one_line};
-pub use lift::MAX_SIZE;
-pub use limits::Limits;
-pub use load::{LoadError, Recipe, Script};
+pub use error::LoadError;
+pub use fault::ScriptFault;
+pub use limits::{Limits, MAX_SIZE};
+pub use load::Script;
+pub use log::{LogLevel, LogSink};
 pub use manifest::Manifest;
 pub use mapper::Mapper;
+pub use mapping::{MappedDelivery, Mapping};
 pub use package::{Package, PackageError};
+pub use recipe::Recipe;
 pub use state::{BeforeImage, State, Written};
 pub use tables::{Columns, Table, TableError, TableProblem, TableSettings, Tables};
+pub use text::one_line;
 pub use version::Version;
-
-/// Where the lines go that a script logs. They arrive already limited in rate
-/// and length, without control characters. Called from within a mapping, so
-/// it must not block.
-pub type LogSink = Arc<dyn Fn(LogLevel, &str) + Send + Sync>;
-
-/// The weight of a line that a script logs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LogLevel {
-    /// For the author of the script.
-    Debug,
-    /// For whoever reads the log anyway.
-    Info,
-    /// Something is odd; the script goes on.
-    Warn,
-    /// Something is wrong; the script goes on.
-    Error,
-}
-
-/// What a script made of one batch, checked: every message of the batch is in
-/// at least one delivery, rejected or filtered, and in one of the three only.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mapping {
-    /// What to transmit, in the script's order.
-    pub deliveries: Vec<MappedDelivery>,
-    /// Position in the batch and reason of each message that cannot be mapped.
-    pub rejections: Vec<(u32, String)>,
-    /// Positions in the batch of messages that the script leaves out.
-    pub filtered: Vec<u32>,
-    /// The values that the state had, before this call, under the keys that
-    /// this call touched.
-    pub before: BeforeImage,
-    /// What it wrote to the state; nothing for a mapping apart.
-    pub written: Written,
-}
-
-/// One thing to transmit, as the script made it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MappedDelivery {
-    /// Positions in the batch of the messages that it carries; not empty, none
-    /// twice.
-    pub messages: Vec<u32>,
-    /// MQTT topic, or HTTP path and query; none: the stream's own.
-    pub target: Option<String>,
-    /// HTTP headers, MQTT 5 user properties, or what the destination consumes.
-    pub headers: Vec<(String, String)>,
-    /// The bytes to transmit.
-    pub body: Bytes,
-}

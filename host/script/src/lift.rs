@@ -11,10 +11,8 @@ use wasmparser::{Encoding, ExternalKind, FuncType, Parser, Payload, Validator};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
-use super::load::LoadError;
-
-/// Bytes of a script's file at most.
-pub const MAX_SIZE: usize = 32 << 20;
+use super::error::LoadError;
+use super::limits::MAX_SIZE;
 
 /// The contract, as authors have it.
 pub(super) const WIT: &str = include_str!("../../../guest-sdk/wit/mapper.wit");

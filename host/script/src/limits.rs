@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use wasmtime::ResourceLimiter;
 
+/// Maximum size of a script file in bytes.
+pub const MAX_SIZE: usize = 32 << 20;
+
 /// What one script may use. All of it holds for one instance or one call, so
 /// a script that takes too much disturbs nobody but itself.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Value, json};
 
-use super::{MappedDelivery, Mapping};
+use super::mapping::{MappedDelivery, Mapping};
 
 /// Shows a body that is no text to people, as `packet`. What the bytes mean
 /// only the destination knows.

@@ -2,53 +2,18 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::engine::Engine;
-use super::fault::ScriptFault;
-use super::imports::Log;
+use super::error::LoadError;
 use super::instance::{Instance, StartError};
-use super::lift::MAX_SIZE;
-use super::mapper::Mapper;
-use super::program::{Program, chain};
-use super::state::State;
+use super::limits::Limits;
+use super::log::Log;
+use super::program::Program;
+use super::recipe::Recipe;
 use super::tables::Tables;
+use super::text::chain;
 use super::version::Version;
-use super::{Limits, LogSink};
-
-/// Everything that decides what a script makes of messages.
-#[derive(Clone, Debug)]
-pub struct Recipe {
-    /// What the script is called in logs, errors and tables.
-    pub name: String,
-    /// The module or component, as its author's tool wrote it.
-    pub wasm: Bytes,
-    /// `[script.settings]` as a JSON object; null stands for an empty one.
-    pub settings: Value,
-    /// What it may use.
-    pub limits: Limits,
-    /// What it may look up.
-    pub tables: Tables,
-    /// Which form the script's state has: a script of another one begins with an
-    /// empty state.
-    pub state_version: u32,
-}
-
-impl Recipe {
-    /// A script without settings and tables, under the usual limits.
-    pub fn new(name: impl Into<String>, wasm: impl Into<Bytes>) -> Self {
-        Self {
-            name: name.into(),
-            wasm: wasm.into(),
-            settings: Value::Null,
-            limits: Limits::default(),
-            tables: Tables::default(),
-            state_version: 0,
-        }
-    }
-}
 
 /// A script that is compiled, linked and has accepted its settings once.
 /// Cloning is cheap.
@@ -68,69 +33,6 @@ struct Inner {
     state_version: u32,
     /// Name and version, its own and that of its tables.
     label: String,
-}
-
-/// Why a file is no usable script. The caller adds which file.
-///
-/// What the compiler says comes from another process as JSON; what is skipped
-/// there is found out in this one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(rename_all = "snake_case")]
-pub enum LoadError {
-    /// Above the size limit. How much above is not known: no more is read.
-    #[error("it has more than {} MiB, the most that a script may have", MAX_SIZE >> 20)]
-    TooLarge,
-    /// It does not begin as WebAssembly does.
-    #[error(
-        "it is no WebAssembly: it begins with {}, expected `\\0asm` (a .wasm file, not its text form)",
-        if .start.is_empty() { "nothing (the file is empty)".into() } else { format!("{:02x?}", .start) }
-    )]
-    NotWasm {
-        /// The first bytes, at most four.
-        start: Vec<u8>,
-    },
-    /// It is what a compiler has made for one kind of processor.
-    #[error(
-        "it is machine code, compiled already; a script is the .wasm that it was made from, \
-         which the gateway compiles itself and holds to its limits"
-    )]
-    Compiled,
-    /// It begins like WebAssembly, but the rest is broken or uses a feature
-    /// that is switched off.
-    #[error("it is no valid WebAssembly: {0}")]
-    Invalid(String),
-    /// It asks for the outside world.
-    #[error(
-        "it imports {imports}, but a script gets no WASI (no files, clocks, sockets, random numbers). \
-         Build it without: Rust `--target wasm32-unknown-unknown`; \
-         JavaScript componentize-js `disableFeatures: ['stdio', 'random', 'clocks', 'http', 'fetch-event']`, \
-         componentize-qjs `--stub-wasi`; Python componentize-py `--stub-wasi`; Zig `-target wasm32-freestanding`"
-    )]
-    Wasi {
-        /// The imports, with commas.
-        imports: String,
-    },
-    /// Its imports or exports are not those of the world `mapper`.
-    #[error("it does not keep the contract `sluicegate:mapper@0.1.0`: {0}")]
-    Contract(String),
-    /// The compiler met a bound of its own; which one.
-    #[error("compiling it takes more than {0}; it was given up")]
-    TooCostly(String),
-    /// The compiler came to no answer; why.
-    #[error("the compiler failed: {0}")]
-    Compiler(String),
-    /// The gateway could not make an instance of it (no room for one more).
-    #[error("no instance of it could be made: {0}")]
-    #[serde(skip)]
-    Instantiate(String),
-    /// It failed before its first message.
-    #[error("it cannot be started: {0}")]
-    #[serde(skip)]
-    Start(ScriptFault),
-    /// `configure` refused the settings; in the script's words.
-    #[error("it refuses its settings: {0}")]
-    #[serde(skip)]
-    Settings(String),
 }
 
 // ----- impl Script -----
@@ -208,12 +110,6 @@ impl Script {
     /// What it may look up.
     pub fn tables(&self) -> &Tables {
         &self.0.tables
-    }
-
-    /// A mapper for lane number `lane`, which takes part in the stream's
-    /// `state` and logs to `log`. The instance is made with the first batch.
-    pub fn lane(&self, lane: u32, state: &State, log: LogSink) -> Mapper {
-        Mapper::new(self.clone(), lane, state, log)
     }
 
     #[cfg(test)]

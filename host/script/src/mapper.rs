@@ -5,11 +5,11 @@ use message::Message;
 use telemetry::event;
 
 use super::fault::ScriptFault;
-use super::imports::Log;
 use super::instance::{Instance, StartError};
 use super::load::Script;
+use super::log::{Log, LogSink};
+use super::mapping::{self, Mapping};
 use super::state::{BeforeImage, State, StateCall};
-use super::{LogSink, Mapping, mapping};
 
 /// Maps the batches of one lane, one after the other.
 pub struct Mapper {
@@ -18,7 +18,7 @@ pub struct Mapper {
     state: State,
     log: Log,
     /// Absent before the first batch, after [`Mapper::rest`], after a fault
-    /// that may have broken it and when it was worn.
+    /// that may have broken it and after it was recycled.
     instance: Option<Instance>,
 }
 
@@ -48,10 +48,10 @@ impl Mapper {
         let state = StateCall::in_lane(&self.state, self.lane, self.script.limits().state_bytes);
         let outcome = run(&self.script, &mut instance, batch, state).await;
         if outcome.as_ref().err().is_none_or(ScriptFault::spares_the_instance) {
-            match instance.worn() {
+            match instance.recycle_reason() {
                 None => self.instance = Some(instance),
-                Some(worn) => {
-                    event::InstanceRecycled { script: self.script.name(), reason: worn.word() }.emit()
+                Some(reason) => {
+                    event::InstanceRecycled { script: self.script.name(), reason: reason.word() }.emit()
                 }
             }
         }
@@ -73,10 +73,16 @@ impl Mapper {
 }
 
 impl Script {
+    /// A mapper for lane number `lane`, which takes part in the stream's
+    /// `state` and logs to `log`. The instance is made with the first batch.
+    pub fn lane(&self, lane: u32, state: &State, log: LogSink) -> Mapper {
+        Mapper::new(self.clone(), lane, state, log)
+    }
+
     /// Maps a batch in a fresh instance, with the state as `before` has it
     /// and, for other keys, as it is now. Nothing that it writes stays, and
     /// what it logs is dropped: it has been logged by the first mapping.
-    pub async fn transform_apart(
+    pub async fn transform_isolated(
         &self,
         state: &State,
         batch: &[Message],
@@ -86,7 +92,7 @@ impl Script {
             return Ok(Mapping::default());
         }
         let mut instance = start(self, Log::silent()).await?;
-        let state = StateCall::apart(state, self.limits().state_bytes, before);
+        let state = StateCall::isolated(state, self.limits().state_bytes, before);
         run(self, &mut instance, batch, state).await
     }
 }

@@ -4,9 +4,40 @@ use bytes::Bytes;
 
 use super::bindings;
 use super::bindings::sluicegate::mapper::types;
-use super::fault::one_line;
 use super::limits::Limits;
-use super::{BeforeImage, MappedDelivery, Mapping, Written};
+use super::state::{BeforeImage, Written};
+use super::text::one_line;
+
+/// What a script made of one batch, checked: every message of the batch is in
+/// at least one delivery, rejected or filtered, and in one of the three only.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mapping {
+    /// What to transmit, in the script's order.
+    pub deliveries: Vec<MappedDelivery>,
+    /// Position in the batch and reason of each message that cannot be mapped.
+    pub rejections: Vec<(u32, String)>,
+    /// Positions in the batch of messages that the script leaves out.
+    pub filtered: Vec<u32>,
+    /// The values that the state had, before this call, under the keys that
+    /// this call touched.
+    pub before: BeforeImage,
+    /// What it wrote to the state; nothing for an isolated mapping.
+    pub written: Written,
+}
+
+/// One thing to transmit, as the script made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MappedDelivery {
+    /// Positions in the batch of the messages that it carries; not empty, none
+    /// twice.
+    pub messages: Vec<u32>,
+    /// MQTT topic, or HTTP path and query; none: the stream's own.
+    pub target: Option<String>,
+    /// HTTP headers, MQTT 5 user properties, or what the destination consumes.
+    pub headers: Vec<(String, String)>,
+    /// The bytes to transmit.
+    pub body: Bytes,
+}
 
 /// Where a message of the batch has been seen so far.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::cases::{Case, CaseFile};
-use super::lift::{self, MAX_SIZE};
-use super::load::LoadError;
+use super::case::{Case, CaseError, CaseFile};
+use super::error::LoadError;
+use super::lift;
+use super::limits::MAX_SIZE;
 use super::manifest::{Manifest, ManifestError};
 use super::schema::SettingsError;
 use super::sections;
@@ -57,7 +58,7 @@ pub enum PackageError {
         path: PathBuf,
     },
     /// More cases than a package may have.
-    #[error("its manifest and cases have {} KiB in {files} files; they may have {} KiB in {MAX_FILES}", size >> 10, MAX_CASES >> 10)]
+    #[error("its manifest and cases have {} KiB in {files} files; the maximum is {} KiB in {MAX_FILES} files", size >> 10, MAX_CASES >> 10)]
     TooMuch {
         /// Bytes.
         size: usize,
@@ -65,7 +66,7 @@ pub enum PackageError {
         files: usize,
     },
     /// A section with our prefix that this gateway does not know.
-    #[error("its section `{}` is none that this gateway knows", .0.escape_debug())]
+    #[error("its section `{}` is unknown to this gateway", .0.escape_debug())]
     Section(String),
     /// `adapter.toml` is wrong.
     #[error("its adapter.toml: {0}")]
@@ -92,6 +93,12 @@ pub struct Parts {
     /// What `adapter.toml` says.
     pub manifest: Manifest,
     sections: Vec<(String, Vec<u8>)>,
+}
+
+impl From<CaseError> for PackageError {
+    fn from(CaseError { case, problem }: CaseError) -> Self {
+        Self::Case { case, problem }
+    }
 }
 
 // ----- impl Package -----
@@ -292,8 +299,8 @@ mod tests {
         let manifest = MANIFEST.as_bytes();
         let large = vec![b' '; MAX_CASES + 1];
         let table: [(String, &str); 7] = [
-            (sealed(&[("sluicegate:adaptor", b"")]), "its section `sluicegate:adaptor` is none that"),
-            (sealed(&[("sluicegate:cases/a", b"")]), "its section `sluicegate:cases/a` is none that"),
+            (sealed(&[("sluicegate:adaptor", b"")]), "its section `sluicegate:adaptor` is unknown to"),
+            (sealed(&[("sluicegate:cases/a", b"")]), "its section `sluicegate:cases/a` is unknown to"),
             (sealed(&[(sections::MANIFEST, manifest), (sections::MANIFEST, manifest)]), "its section `"),
             (sealed(&[(sections::MANIFEST, b"\xff")]), "its adapter.toml: invalid utf-8"),
             (sealed(&[(sections::MANIFEST, b"name = 1")]), "its adapter.toml: line 1: "),

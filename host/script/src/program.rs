@@ -9,9 +9,9 @@ use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, HasSelf, Linker};
 
 use super::bindings::{self, MapperPre};
-use super::fault::one_line;
-use super::instance::Host;
-use super::load::LoadError;
+use super::error::LoadError;
+use super::host::Host;
+use super::text::chain;
 use super::version::Version;
 
 /// What a script's bytes have become.
@@ -126,9 +126,4 @@ fn link(engine: &wasmtime::Engine, component: &Component) -> Result<MapperPre<Ho
 fn signature_error(error: &wasmtime::Error) -> String {
     let expected: Vec<String> = EXPORTS.iter().map(|(name, ty)| format!("`{name}: {ty}`")).collect();
     format!("{}; expected {}", chain(error), expected.join(" and "))
-}
-
-/// All causes, outermost first, on one line.
-pub(super) fn chain(error: &wasmtime::Error) -> String {
-    one_line(&format!("{error:#}"))
 }

@@ -10,12 +10,13 @@ use std::fmt::Debug;
 
 use message::Message;
 
-use super::fault::one_line;
-use super::imports::Log;
 use super::instance::Instance;
+use super::log::Log;
 use super::mapper::{run, start};
+use super::mapping::Mapping;
 use super::state::StateCall;
-use super::{Mapping, Script, ScriptFault, State};
+use super::text::one_line;
+use super::{Script, ScriptFault, State};
 
 /// What each batch gives, in a fresh instance.
 pub type Outcomes = Vec<Result<Mapping, ScriptFault>>;
@@ -23,7 +24,7 @@ pub type Outcomes = Vec<Result<Mapping, ScriptFault>>;
 /// A used instance made something else of a batch than a fresh one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "batch {batch} gives something else in an instance that has mapped others before: {difference}; \
+    "batch {batch} gives another result in an instance that has mapped others before: {difference}; \
      a script must not remember anything in its globals"
 )]
 pub struct Impurity {

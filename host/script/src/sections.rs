@@ -25,7 +25,7 @@ pub const CASES: &str = "sluicegate:cases/";
 /// The folder of a case with its lookup tables.
 pub const TABLES: &str = "tables";
 
-/// Bytes of a manifest or of a file of a case at most.
+/// Maximum bytes of a manifest or of a file of a case.
 pub const MAX_FILE: u64 = 4 << 20;
 
 /// Magic number and version, of a module as of a component.
@@ -115,10 +115,12 @@ fn read(file: &Path) -> io::Result<Vec<u8>> {
     let failed = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", file.display()));
     match fs::metadata(file).map_err(failed)? {
         // A pipe would keep us waiting.
-        found if !found.is_file() => Err(io::Error::other(format!("{}: it is no file", file.display()))),
+        found if !found.is_file() => {
+            Err(io::Error::other(format!("{}: it is not a regular file", file.display())))
+        }
         found if found.len() > MAX_FILE => {
-            let most = MAX_FILE >> 20;
-            Err(io::Error::other(format!("{}: it has more than {most} MiB", file.display())))
+            let max = MAX_FILE >> 20;
+            Err(io::Error::other(format!("{}: it is larger than {max} MiB", file.display())))
         }
         _ => fs::read(file).map_err(failed),
     }

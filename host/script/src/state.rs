@@ -54,10 +54,10 @@ pub(super) struct StateCall {
     /// The state's epoch when the call began. When that has passed, the state
     /// is not touched any more: what the call does is about values that are gone.
     epoch: u64,
-    /// None: a call apart, which owns nothing and leaves nothing behind.
+    /// None: an isolated call, which owns nothing and leaves nothing behind.
     lane: Option<u32>,
     limit: usize,
-    /// What a call apart sees before it looks at the state itself.
+    /// What an isolated call sees before it looks at the state itself.
     image: BeforeImage,
     /// Value before this call of each key that it touched.
     before: HashMap<Arc<str>, Option<Bytes>>,
@@ -243,8 +243,8 @@ impl StateCall {
         Self::new(state, Some(lane), limit, BeforeImage::default())
     }
 
-    /// A call apart: sees the image, else the state; its writes are dropped.
-    pub(super) fn apart(state: &State, limit: usize, image: &BeforeImage) -> Self {
+    /// An isolated call: sees the image, else the state; its writes are dropped.
+    pub(super) fn isolated(state: &State, limit: usize, image: &BeforeImage) -> Self {
         Self::new(state, None, limit, image.clone())
     }
 
@@ -275,7 +275,7 @@ impl StateCall {
         self.write(key, None)
     }
 
-    /// Keeps what the call has written (not for a call apart) and returns what
+    /// Keeps what the call has written (not for an isolated call) and returns what
     /// was there before it, and that.
     pub(super) fn commit(mut self) -> (BeforeImage, Written) {
         let mut written = Written { epoch: self.epoch, values: Vec::new() };
@@ -309,7 +309,7 @@ impl StateCall {
         let mut table = self.state.lock();
         // Values are at most as long as an instance's memory: no wrap.
         let change = new as isize - old as isize;
-        // A call apart adds nothing to the table; its own sum is bounded alone.
+        // An isolated call adds nothing to the table; its own sum is bounded alone.
         let counts = self.lane.is_some() && table.epoch == self.epoch;
         let fits = match usize::try_from(change) {
             // What takes no more than before always fits.
@@ -569,7 +569,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_apart_sees_the_image_and_leaves_nothing() {
+    fn isolated_call_sees_the_image_and_leaves_nothing() {
         let state = State::new();
         let mut one = call(&state, 0);
         one.set("a", b"1".to_vec()).unwrap();
@@ -579,14 +579,14 @@ mod tests {
         two.set("a", b"2".to_vec()).unwrap();
         let (before, _) = two.commit();
 
-        let mut apart = StateCall::apart(&state, LIMIT, &before);
-        assert_eq!(apart.get("a").unwrap().unwrap(), "1", "as in the image");
-        assert_eq!(apart.get("b").unwrap().unwrap(), "1", "as it is now");
-        apart.set("b", b"3".to_vec()).unwrap();
-        assert_eq!(apart.get("b").unwrap().unwrap(), "3");
-        assert!(matches!(apart.set("c", vec![0; LIMIT + 1]), Err(StateRefusal::Full { .. })));
+        let mut isolated = StateCall::isolated(&state, LIMIT, &before);
+        assert_eq!(isolated.get("a").unwrap().unwrap(), "1", "as in the image");
+        assert_eq!(isolated.get("b").unwrap().unwrap(), "1", "as it is now");
+        isolated.set("b", b"3".to_vec()).unwrap();
+        assert_eq!(isolated.get("b").unwrap().unwrap(), "3");
+        assert!(matches!(isolated.set("c", vec![0; LIMIT + 1]), Err(StateRefusal::Full { .. })));
         let size = state.size();
-        assert_eq!(apart.commit().1.values, []);
+        assert_eq!(isolated.commit().1.values, []);
         assert_eq!((state.get("b").unwrap(), state.size()), ("1".into(), size));
     }
 

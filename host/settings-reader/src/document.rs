@@ -91,11 +91,7 @@ impl<'a> Document<'a> {
                     self.hide(line.start + secret.start..line.start + secret.end);
                 }
             }
-            self.error(
-                span,
-                format!("this is no TOML: {}", error.message()),
-                "the syntax of TOML, see toml.io",
-            );
+            self.error(span, format!("invalid TOML: {}", error.message()), "valid TOML, see toml.io");
         }
     }
 

@@ -108,13 +108,13 @@ impl fmt::Display for ConfigError {
 impl fmt::Display for Meanwhile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NothingRuns => f.write_str("nothing runs until this is put right"),
+            Self::NothingRuns => f.write_str("the gateway will not start"),
             Self::OthersRun(stream) => write!(f, "stream `{stream}` is blocked, the others run"),
             Self::StreamRetries(stream) => {
-                write!(f, "stream `{stream}` sends nothing and tries again for ever, the others run")
+                write!(f, "stream `{stream}` sends nothing and keeps retrying, the others run")
             }
-            Self::NothingChanges => f.write_str("nothing is changed, what runs goes on as it is"),
-            Self::BusRetries => f.write_str("the gateway receives nothing and tries again for ever"),
+            Self::NothingChanges => f.write_str("no change applied; the running configuration is kept"),
+            Self::BusRetries => f.write_str("the gateway receives nothing and keeps retrying"),
         }
     }
 }

@@ -14,7 +14,7 @@ use super::units::{UrlError, parse_duration, parse_size, show_duration, show_siz
 use super::{ClientIdentity, Secret, SecretError, TlsSettings, tls};
 
 const CA: &str = "a PEM file with the certificate authorities to trust";
-const CERT: &str = "a PEM file with the client certificate and those that signed it";
+const CERT: &str = "a PEM file with the client certificate and its chain";
 const KEY: &str = "a PEM file with the private key of `cert` (PKCS#8, PKCS#1 or SEC1, not encrypted)";
 
 /// A value with its place.
@@ -218,7 +218,7 @@ impl<'d> Section<'d> {
                 let mut expected = expected.to_owned();
                 if text.value.contains('@') {
                     self.doc.hide(text.span.clone());
-                    expected.push_str("; a login has keys of its own");
+                    expected.push_str("; set the login with separate keys");
                 }
                 self.doc.error(Some(text.span), format!("`{key}` {wrong}"), expected);
                 None
@@ -263,7 +263,7 @@ impl<'d> Section<'d> {
             show_duration(*range.end()),
         );
         let given = self.parsed(key, &expected, |text| {
-            parse_duration(text).ok_or_else(|| format!("`{key}` is no duration: \"{text}\""))
+            parse_duration(text).ok_or_else(|| format!("`{key}`: \"{text}\" is not a duration"))
         })?;
         if range.contains(&given.value) {
             return Some(given.value);
@@ -279,7 +279,7 @@ impl<'d> Section<'d> {
             return Some(duration);
         }
         let what = format!("`{key}` is {}", show_duration(duration));
-        self.doc.error(self.value_span(key), what, "whole seconds: MQTT knows no fractions here");
+        self.doc.error(self.value_span(key), what, "whole seconds: MQTT has no smaller unit here");
         None
     }
 
@@ -291,7 +291,7 @@ impl<'d> Section<'d> {
             show_size(*range.end()),
         );
         let given = self.parsed(key, &expected, |text| {
-            parse_size(text).ok_or_else(|| format!("`{key}` is no size: \"{text}\""))
+            parse_size(text).ok_or_else(|| format!("`{key}`: \"{text}\" is not a size"))
         })?;
         if range.contains(&given.value) {
             return Some(given.value);
@@ -336,7 +336,7 @@ impl<'d> Section<'d> {
             }
             DeValue::String(_) => {
                 doc.hide(span.clone());
-                doc.error(Some(span), format!("`{key}` as plain text"), expected);
+                doc.error(Some(span), format!("`{key}` is plain text"), expected);
                 return None;
             }
             DeValue::Table(table) => table,
@@ -351,13 +351,13 @@ impl<'d> Section<'d> {
             (Some((kind @ ("env" | "file"), Some(name))), None) => (kind, name),
             _ => {
                 doc.hide(span.clone());
-                doc.error(Some(span), format!("`{key}` is no reference"), expected);
+                doc.error(Some(span), format!("`{key}` is not a reference"), expected);
                 return None;
             }
         };
         let read = if kind == "env" {
             let Some(text) = (doc.surroundings().env)(name) else {
-                let what = format!("the environment variable `{name}` of `{key}` is not set");
+                let what = format!("the environment variable `{name}` for `{key}` is not set");
                 doc.error(Some(span), what, format!("`{name}` in the environment of the gateway"));
                 return None;
             };
@@ -371,7 +371,11 @@ impl<'d> Section<'d> {
             match Secret::read(&doc.resolve(name)) {
                 Err(SecretError::Empty(path)) => Err(format!("the file `{}`", path.display())),
                 Err(error) => {
-                    doc.error(Some(span), error.to_string(), format!("a readable text file with `{key}`"));
+                    doc.error(
+                        Some(span),
+                        error.to_string(),
+                        format!("a readable text file that contains `{key}`"),
+                    );
                     return None;
                 }
                 Ok(secret) => Ok(secret),
@@ -380,7 +384,7 @@ impl<'d> Section<'d> {
         match read {
             Ok(secret) => Some(secret),
             Err(source) => {
-                doc.error(Some(span), format!("{source} of `{key}` is empty"), "the secret in it");
+                doc.error(Some(span), format!("{source} for `{key}` is empty"), "a secret that is not empty");
                 None
             }
         }
@@ -396,8 +400,8 @@ impl<'d> Section<'d> {
                 if let Some(span) = self.key_span(name) {
                     self.doc.error(
                         Some(span),
-                        format!("`{name}` without TLS"),
-                        format!("an `url` with {scheme}"),
+                        format!("`{name}` is set, but `url` does not use TLS"),
+                        format!("a `url` that begins with {scheme}"),
                     );
                 }
             }
@@ -405,8 +409,8 @@ impl<'d> Section<'d> {
         }
         for (one, other, there) in [("cert", "key", cert.is_some()), ("key", "cert", key.is_some())] {
             if there && self.key_span(other).is_none() {
-                let what = format!("`{one}` without `{other}`");
-                self.doc.error(self.key_span(one), what, "`cert` and `key`: both or none");
+                let what = format!("`{one}` is set without `{other}`");
+                self.doc.error(self.key_span(one), what, "both `cert` and `key`, or neither");
             }
         }
         let settings = TlsSettings {
@@ -479,7 +483,7 @@ impl<'d> Section<'d> {
             };
             let list = listed(&known);
             let expected = match nearest {
-                Some(near) => format!("perhaps `{near}`; the keys here are {list}"),
+                Some(near) => format!("perhaps `{near}`; valid keys: {list}"),
                 None => format!("one of {list}"),
             };
             self.doc.error(Some(key.span), what, expected);
@@ -497,7 +501,7 @@ pub fn type_name(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "text",
         DeValue::Integer(_) => "a whole number",
-        DeValue::Float(_) => "a fraction",
+        DeValue::Float(_) => "a decimal number",
         DeValue::Boolean(_) => "true or false",
         DeValue::Datetime(_) => "a date",
         DeValue::Array(_) => "a list",

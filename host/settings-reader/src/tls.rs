@@ -49,7 +49,7 @@ pub enum TlsError {
         what: String,
     },
     /// No certificate authority to trust.
-    #[error("the system has no certificate authorities that can be read; name a PEM file with `ca`")]
+    #[error("the system has no readable certificate authorities; set `ca` to a PEM file")]
     NoRoots,
     /// The provider offers no protocol version; does not happen with ring.
     #[error("TLS cannot be set up: {0}")]
@@ -72,7 +72,7 @@ impl TlsError {
         match self {
             Self::Read { path, source } => format!("cannot read {}: {}", path.display(), io_reason(source)),
             Self::Content { path, what, .. } => format!("{}: {what}", path.display()),
-            Self::NoRoots => "the system has no certificate authorities that can be read".to_owned(),
+            Self::NoRoots => "the system has no readable certificate authorities".to_owned(),
             Self::Identity { .. } | Self::Provider(_) => self.to_string(),
         }
     }
@@ -169,7 +169,7 @@ pub(super) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'stati
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| content(path, told(&e), CERTIFICATES))?;
     if certificates.is_empty() {
-        return Err(content(path, "no certificate in it".into(), CERTIFICATES));
+        return Err(content(path, "contains no certificate".into(), CERTIFICATES));
     }
     Ok(certificates)
 }
@@ -186,10 +186,10 @@ fn content(path: &Path, what: String, expected: &'static str) -> TlsError {
 /// key's.
 fn told(error: &pem::Error) -> String {
     match error {
-        pem::Error::MissingSectionEnd { .. } => "a section without its end line".into(),
-        pem::Error::IllegalSectionStart { .. } => "a broken begin line".into(),
-        pem::Error::Base64Decode(_) => "broken base64".into(),
-        pem::Error::NoItemsFound => "no such section in it".into(),
+        pem::Error::MissingSectionEnd { .. } => "a PEM section has no end line".into(),
+        pem::Error::IllegalSectionStart { .. } => "invalid begin line".into(),
+        pem::Error::Base64Decode(_) => "invalid base64".into(),
+        pem::Error::NoItemsFound => "contains no such section".into(),
         _ => "not readable as PEM".into(),
     }
 }
@@ -212,9 +212,9 @@ mod tests {
         assert!(told_of(&settings).starts_with(&format!("{}: No such file", path.display())));
 
         for (text, what) in [
-            ("", "no certificate in it"),
-            ("-----BEGIN CERTIFICATE-----\nAAAA\n", "a section without its end line"),
-            ("-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n", "broken base64"),
+            ("", "contains no certificate"),
+            ("-----BEGIN CERTIFICATE-----\nAAAA\n", "a PEM section has no end line"),
+            ("-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n", "invalid base64"),
         ] {
             std::fs::write(&path, text).unwrap();
             let expected = format!("{}: {what}, expected {CERTIFICATES}", path.display());

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::MqttUrl;
 
-/// Reads `500ms`, `30s`, `5m`, `2h` or `7d`: a whole number and one unit.
+/// Reads `500ms`, `30s`, `5m`, `2h` or `7d`: a whole number and one unit, with
+/// or without a blank between them.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
     let millis = match unit {
@@ -19,7 +20,8 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     number.checked_mul(millis).map(Duration::from_millis)
 }
 
-/// Reads `512B`, `64KiB`, `16MiB` or `1GiB`: a whole number and one unit.
+/// Reads `512B`, `64KiB`, `16MiB` or `1GiB`: a whole number and one unit, with
+/// or without a blank between them.
 pub fn parse_size(text: &str) -> Option<u64> {
     let (number, unit) = split(text)?;
     let bytes = match unit {
@@ -63,11 +65,11 @@ pub fn show_size_roughly(bytes: u64) -> String {
     format!("{bytes} B")
 }
 
-/// Number and unit; no sign, no space, at least one digit.
+/// Number and unit, with at most one blank between them; no sign, at least one digit.
 fn split(text: &str) -> Option<(u64, &str)> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at(digits);
-    Some((number.parse().ok()?, unit))
+    Some((number.parse().ok()?, unit.strip_prefix(' ').unwrap_or(unit)))
 }
 
 /// What is wrong with an address. Never repeats the address: it may hold a
@@ -81,16 +83,16 @@ pub enum UrlError {
     #[error("has the scheme `{0}://`")]
     Scheme(String),
     /// `user:password@`.
-    #[error("has a user name in it")]
+    #[error("contains a user name")]
     UserInfo,
     /// Nothing between `://` and the port.
     #[error("has no host")]
     NoHost,
     /// Not 1 to 65535.
-    #[error("has a port that is not 1 to 65535")]
+    #[error("has a port outside 1 to 65535")]
     Port,
     /// A path, a query or a fragment.
-    #[error("has a path, a query or a fragment that has no meaning here")]
+    #[error("has a path, query or fragment, which is not allowed here")]
     Path,
 }
 
@@ -192,6 +194,7 @@ mod tests {
             ("5m", 300_000),
             ("2h", 7_200_000),
             ("7d", 604_800_000),
+            ("5 s", 5_000),
         ] {
             assert_eq!(parse_duration(text), Some(Duration::from_millis(millis)), "{text}");
         }
@@ -202,7 +205,11 @@ mod tests {
             "-1s",
             "+1s",
             "1.5s",
-            "1 s",
+            "1  s",
+            "1\ts",
+            " 1s",
+            "1s ",
+            "1 ",
             "1S",
             "1w",
             "18446744073709551615d",
@@ -214,11 +221,16 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, bytes) in [("1B", 1), ("128KiB", 131_072), ("64MiB", 67_108_864), ("2GiB", 2_147_483_648)]
-        {
+        for (text, bytes) in [
+            ("1B", 1),
+            ("128KiB", 131_072),
+            ("64MiB", 67_108_864),
+            ("256 MiB", 268_435_456),
+            ("2GiB", 2_147_483_648),
+        ] {
             assert_eq!(parse_size(text), Some(bytes), "{text}");
         }
-        for text in ["", "5", "5MB", "5 MiB", "MiB", "17179869184GiB"] {
+        for text in ["", "5", "5MB", "5  MiB", " 5MiB", "5 ", "MiB", " MiB", "17179869184GiB"] {
             assert_eq!(parse_size(text), None, "{text}");
         }
     }

@@ -30,7 +30,7 @@ pub enum SecretError {
     #[error("cannot read {}: {}", .0.display(), io_reason(.1))]
     Read(PathBuf, io::Error),
     /// It has more than 64 KiB.
-    #[error("the file `{}` is no secret: it has more than 64 KiB", .0.display())]
+    #[error("the file `{}` is too long for a secret: more than 64 KiB", .0.display())]
     TooLong(PathBuf),
     /// There is nothing in it.
     #[error("the file `{}` is empty", .0.display())]

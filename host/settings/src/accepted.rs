@@ -54,7 +54,7 @@ pub struct Note {
 
 /// Why it cannot be read or kept.
 #[derive(Debug, thiserror::Error)]
-#[error("the accepted stream files in {}: {reason}", path.display())]
+#[error("cannot read or write the accepted stream files in {}: {reason}", path.display())]
 pub struct AcceptedError {
     path: PathBuf,
     reason: String,
@@ -81,7 +81,8 @@ impl Accepted {
         };
         let kept: Kept = serde_json::from_slice(&bytes).map_err(|e| failed(e.to_string()))?;
         if kept.format > FORMAT {
-            let reason = format!("format {} is newer than this version knows ({FORMAT})", kept.format);
+            let reason =
+                format!("format {} is newer than the one this version supports ({FORMAT})", kept.format);
             return Err(failed(reason));
         }
         Ok(Self(kept.streams))
@@ -180,7 +181,7 @@ impl Config {
         let entries = std::mem::take(&mut self.streams);
         if entries.is_empty() && !self.stream_folder().is_dir() {
             // An operator removes files; a folder goes with the disk that it is on.
-            let text = format!("there is no folder {} any more", self.stream_folder().display());
+            let text = format!("the folder {} no longer exists", self.stream_folder().display());
             let note = |stream: &String| Note { stream: stream.clone(), text: text.clone() };
             self.streams = accepted.entries(self);
             return (accepted.clone(), accepted.0.keys().map(note).collect());
@@ -193,7 +194,7 @@ impl Config {
                         notes.push(Note {
                             stream: settings.name.clone(),
                             text: format!(
-                                "{} is not what runs: it was changed and not applied; `sluicegate apply` takes it over",
+                                "{} differs from the running configuration; `sluicegate apply` applies it",
                                 file.display()
                             ),
                         });
@@ -217,9 +218,9 @@ impl Config {
                             let same =
                                 fs::read_to_string(&settings.path).is_ok_and(|text| text == known.text);
                             let text = if same {
-                                format!("its file could not be accepted now: {reasons}")
+                                format!("its file would be rejected now: {reasons}")
                             } else {
-                                format!("its file is not what runs, it cannot be used: {reasons}")
+                                format!("its file was changed and is invalid: {reasons}")
                             };
                             notes.push(Note { stream: name, text });
                             StreamEntry::Ready(settings)
@@ -313,10 +314,7 @@ mod tests {
         site.write("streams/a.toml", "nonsense");
         let (streams, notes) = site.start(false);
         assert_eq!(streams[0].1, 1);
-        assert!(
-            notes[0].text.contains("cannot be used: ") && notes[0].text.contains("a.toml:1:9"),
-            "{notes:?}"
-        );
+        assert!(notes[0].text.contains("is invalid: ") && notes[0].text.contains("a.toml:1:9"), "{notes:?}");
         assert_eq!(site.lanes(true), [1], "a bad file is not taken over");
         site.write("streams/a.toml", &stream(7));
         assert_eq!(site.start(true), (vec![("a".to_owned(), 7)], vec![]));
@@ -377,13 +375,16 @@ mod tests {
         for _ in 0..2 {
             let (keys, notes) = keys(&site, false);
             assert_eq!(keys, ["1"]);
-            assert!(notes[0].text.contains("streams/keys is not what runs"), "{notes:?}");
+            assert!(
+                notes[0].text.contains("streams/keys differs from the running configuration"),
+                "{notes:?}"
+            );
         }
         fs::remove_file(site.0.path().join("streams/keys")).unwrap();
         for take_over in [false, true] {
             let (keys, notes) = keys(&site, take_over);
             assert_eq!(keys, ["1"]);
-            assert!(notes[0].text.contains("could not be accepted now: ") && notes[0].text.contains("keys"));
+            assert!(notes[0].text.contains("would be rejected now: ") && notes[0].text.contains("keys"));
         }
         site.write("streams/keys", "2\n");
         assert_eq!(keys(&site, true), (vec!["2".to_owned()], vec![]));
@@ -412,7 +413,7 @@ mod tests {
         for take_over in [false, true] {
             let (streams, notes) = site.start(take_over);
             assert_eq!(streams, [("a".to_owned(), 3)]);
-            assert!(notes[0].text.contains("there is no folder"), "{notes:?}");
+            assert!(notes[0].text.contains("no longer exists"), "{notes:?}");
         }
         fs::create_dir(site.0.path().join("streams")).unwrap();
         assert_eq!(site.lanes(false), [0; 0]);
@@ -432,7 +433,7 @@ mod tests {
         for take_over in [false, true] {
             let (streams, notes) = site.start(take_over);
             assert_eq!(streams, [("a".to_owned(), 1)]);
-            assert!(notes[0].text.contains("could not be accepted now") && notes[0].text.contains("of_old"));
+            assert!(notes[0].text.contains("would be rejected now") && notes[0].text.contains("of_old"));
         }
     }
 

@@ -20,7 +20,7 @@ impl AdminSettings {
             "off" => Ok(None),
             text => match socket_address("listen", text)? {
                 address if address.ip().is_loopback() => Ok(Some(address)),
-                address => Err(format!("`listen` is {address}, which others can reach")),
+                address => Err(format!("`listen`: {address} is not a loopback address")),
             },
         });
         admin.finish();

@@ -86,8 +86,9 @@ impl Config {
             None => Err(Box::new(ConfigError {
                 file: self.stream_folder(),
                 place: None,
-                what: "there is no such folder, and there are streams".to_owned(),
-                expected: "the folder with one file a stream; an empty one if no stream is wanted".to_owned(),
+                what: "the folder does not exist, but there are streams".to_owned(),
+                expected: "the folder with one file per stream; an empty folder if you want no streams"
+                    .to_owned(),
                 meanwhile: Meanwhile::NothingChanges,
             })),
         }
@@ -159,7 +160,7 @@ fn find(
             return found.ok_or_else(|| {
                 missing(
                     Path::new("sluicegate.toml"),
-                    "there is no configuration".to_owned(),
+                    "no configuration file found".to_owned(),
                     format!(
                         "--config FILE, the environment variable {VARIABLE}, ./{}, or {}",
                         PLACES[0], PLACES[1]
@@ -172,8 +173,8 @@ fn find(
         return Ok(path);
     }
     let what = match path.is_dir() {
-        true => format!("this is a folder ({by} names it)"),
-        false => format!("there is no such file ({by} names it)"),
+        true => format!("this is a folder (set by {by})"),
+        false => format!("there is no such file (set by {by})"),
     };
     Err(missing(&path, what, "the path of a sluicegate.toml".to_owned()))
 }
@@ -248,7 +249,7 @@ fn read_streams(
                 file: folder,
                 place: None,
                 what: format!("cannot read the folder: {}", io_reason(&error)),
-                expected: "a readable folder with one file a stream".to_owned(),
+                expected: "a readable folder with one file per stream".to_owned(),
                 meanwhile: Meanwhile::NothingRuns,
             }));
         }
@@ -275,7 +276,7 @@ fn read_stream_text(
     };
     let doc = Document::new(path, &text, meanwhile, surroundings);
     if !is_stream_name(&name) {
-        let what = format!("`{}` is no name for a stream", name.escape_debug());
+        let what = format!("`{}` is not a valid stream name", name.escape_debug());
         doc.error(None, what, "a file name of 1 to 64 characters `a-z 0-9 . _ -` before `.toml`");
     }
     let mut settings = None;
@@ -337,14 +338,14 @@ mod tests {
     fn says_where_it_looked() {
         assert_eq!(
             found(None, None, &[]).unwrap_err(),
-            "sluicegate.toml: there is no configuration\n  \
+            "sluicegate.toml: no configuration file found\n  \
              expected: --config FILE, the environment variable SLUICEGATE_CONFIG, ./sluicegate.toml, or \
-             /etc/sluicegate/sluicegate.toml\n  meanwhile: nothing runs until this is put right"
+             /etc/sluicegate/sluicegate.toml\n  meanwhile: the gateway will not start"
         );
         assert_eq!(
             found(None, Some("gone.toml"), &["sluicegate.toml"]).unwrap_err(),
-            "gone.toml: there is no such file (SLUICEGATE_CONFIG names it)\n  \
-             expected: the path of a sluicegate.toml\n  meanwhile: nothing runs until this is put right"
+            "gone.toml: there is no such file (set by SLUICEGATE_CONFIG)\n  \
+             expected: the path of a sluicegate.toml\n  meanwhile: the gateway will not start"
         );
     }
 }

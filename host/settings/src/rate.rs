@@ -77,7 +77,7 @@ impl fmt::Display for Rate {
 /// Reads a rate; what is no rate is reported.
 pub fn read_rate(section: &mut Section<'_>, key: &'static str) -> Option<Rate> {
     let given = section.parsed(key, RATE, |text| {
-        Rate::parse(text).ok_or_else(|| format!("`{key}` is no rate: \"{}\"", text.escape_debug()))
+        Rate::parse(text).ok_or_else(|| format!("`{key}`: \"{}\" is not a rate", text.escape_debug()))
     });
     given.map(|given| given.value)
 }
@@ -89,14 +89,14 @@ pub fn read_groups(section: &Section<'_>) -> RateLimitGroups {
     let mut groups = RateLimitGroups::new();
     for (name, value) in section.entries() {
         if !is_stream_name(name.value) {
-            let what = format!("`{}` is no name for a group", name.value.escape_debug());
+            let what = format!("`{}` is not a valid group name", name.value.escape_debug());
             doc.error(Some(name.span), what, "1 to 64 characters `a-z 0-9 . _ -`");
         }
         let rate = match value.get_ref() {
             DeValue::String(text) => {
                 let rate = Rate::parse(text);
                 if rate.is_none() {
-                    let what = format!("`{}` is no rate: \"{}\"", name.value, text.escape_debug());
+                    let what = format!("`{}`: \"{}\" is not a rate", name.value, text.escape_debug());
                     doc.error(Some(value.span()), what, RATE);
                 }
                 rate

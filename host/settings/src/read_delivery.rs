@@ -28,11 +28,8 @@ pub fn read_delivery(mut section: Section<'_>, kind: Option<&Kind>, main: &Main)
         Some(InFlight::Settable { default, max }) => number_or(section.number("in_flight", 1..=max), default),
         None => number_or(section.number("in_flight", 1..=65_535), default.in_flight),
     };
-    let lanes = kind.map_or(1..=1024, |kind| kind.lanes.clone());
     let settings = DeliverySettings {
-        lanes: section
-            .number("lanes", lanes)
-            .map_or(default.lanes, |given| u32::try_from(given.value).unwrap_or(1)),
+        lanes: read_lanes(&mut section, kind).unwrap_or(default.lanes),
         in_flight,
         batch_messages: number_or(section.number("batch_messages", 1..=10_000), default.batch_messages),
         batch_bytes: section
@@ -50,12 +47,22 @@ pub fn read_delivery(mut section: Section<'_>, kind: Option<&Kind>, main: &Main)
     settings
 }
 
+fn read_lanes(section: &mut Section<'_>, kind: Option<&Kind>) -> Option<u32> {
+    let given = section.number("lanes", 1..=1024)?;
+    if let Some(kind) = kind.filter(|kind| given.value > kind.max_lanes) {
+        let what = format!("`lanes` is {} for a destination of type `{}`", given.value, kind.name);
+        section.doc().error(Some(given.span), what, format!("at most {}", kind.max_lanes));
+        return None;
+    }
+    u32::try_from(given.value).ok()
+}
+
 fn read_group(section: &mut Section<'_>, groups: &RateLimitGroups) -> Option<String> {
     let names: Vec<&str> = groups.keys().map(String::as_str).collect();
     let expected = if names.is_empty() {
-        "the name of a group; [rate_limit_groups] of sluicegate.toml has none".to_owned()
+        "the name of a group; [rate_limit_groups] of sluicegate.toml defines none".to_owned()
     } else {
-        format!("one of {}, which [rate_limit_groups] of sluicegate.toml has", listed(&names))
+        format!("one of {}, the groups in [rate_limit_groups] of sluicegate.toml", listed(&names))
     };
     let given = section.parsed("rate_limit_group", &expected, |text| {
         if groups.contains_key(text) {
@@ -74,15 +81,14 @@ fn read_conflation(section: &mut Section<'_>) -> Option<Duration> {
     }
     section.refuse(
         "min_interval",
-        "`min_interval` without `conflate`",
-        "`conflate = true` beside it: only the newest message of a key is kept meanwhile",
+        "`min_interval` is set without `conflate`",
+        "`conflate = true` as well: the interval applies to conflated keys only",
     );
     None
 }
 
 fn read_quota(section: &mut Section<'_>, journal: u64) -> Quota {
-    const ON_FULL: &str =
-        "\"expire-oldest\", or \"block\" to hold the bus back, and with it the other streams";
+    const ON_FULL: &str = "\"expire-oldest\", or \"block\", which pauses the bus and with it every stream";
     let on_full = section.parsed("on_full", ON_FULL, |text| match text {
         "expire-oldest" => Ok(OnFull::ExpireOldest),
         "block" => Ok(OnFull::Block),

@@ -61,8 +61,8 @@ fn read_source(script: &mut Section<'_>, kind: Option<&Kind>) -> Option<(ScriptS
     if both {
         doc.error(
             script.value_span("path"),
-            "`adapter` and `path` together",
-            "an official adapter, or a file of your own",
+            "`adapter` and `path` are both set",
+            "an official adapter or your own file, not both",
         );
         return None;
     }
@@ -90,7 +90,7 @@ fn read_source(script: &mut Section<'_>, kind: Option<&Kind>) -> Option<(ScriptS
         if let Some(kind) = kind.filter(|kind| !official.manifest.serves(kind.name)) {
             let its_kinds: Vec<&str> = official.manifest.destinations.iter().map(String::as_str).collect();
             let what = format!("the adapter `{name}` is for destinations of type {}", listed(&its_kinds));
-            let expected = format!("`{}` for type `{}`, or a script of your own", kind.adapter, kind.name);
+            let expected = format!("`{}` for type `{}`, or your own script", kind.adapter, kind.name);
             doc.error(Some(adapter.span.clone()), what, expected);
         }
         let pin = match pin {
@@ -119,8 +119,8 @@ fn read_pin(doc: &Document<'_>, span: Span, name: &str, pin: &str) -> Option<u32
     if let Some(before) = pin.parse().ok().filter(|_| other_versions) {
         return Some(before);
     }
-    let what = format!("there is no `{name}@{}` here", pin.escape_debug());
-    let expected = format!("`{name}@{major}`: this gateway has version {here} of it");
+    let what = format!("`{name}@{}` is not available", pin.escape_debug());
+    let expected = format!("`{name}@{major}`: this gateway includes version {here}");
     doc.error(Some(span), what, expected);
     None
 }
@@ -154,7 +154,7 @@ fn check_settings(section: &Section<'_>, script: Option<Span>, name: &str, setti
             Problem::Unknown { .. } | Problem::Missing { .. } => key,
         };
         let what = match &fault.problem {
-            Problem::Wrong { .. } if sounds_secret => format!("{} is something else", fault.place()),
+            Problem::Wrong { .. } if sounds_secret => format!("{} has a wrong value", fault.place()),
             _ => fault.what(),
         };
         let expected = match (&fault.problem, fault.path.last()) {
@@ -226,21 +226,19 @@ fn to_json(doc: &Document<'_>, value: &Spanned<DeValue<'_>>) -> Value {
         DeValue::Datetime(date) => Value::String(date.to_string()),
         DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
             Ok(number) => Value::Number(number.into()),
-            Err(_) => {
-                wrong("a number beyond 64 bits in the settings of the script", "text, if it is no quantity")
-            }
+            Err(_) => wrong("a script setting is a number beyond 64 bits", "a 64-bit number, or text"),
         },
         DeValue::Float(number) => match number.as_str().parse().ok().and_then(Number::from_f64) {
             Some(number) => Value::Number(number),
-            None => wrong("`inf` or `nan` in the settings of the script", "a number that JSON can carry"),
+            None => wrong("a script setting is `inf` or `nan`", "a number that JSON can represent"),
         },
         DeValue::Array(array) => Value::Array(array.iter().map(|entry| to_json(doc, entry)).collect()),
         DeValue::Table(table) => {
             let mut entries = table.iter().map(|(k, v)| (k.get_ref().as_ref(), v.get_ref()));
             if let (Some(("env" | "file", DeValue::String(_))), None) = (entries.next(), entries.next()) {
                 return wrong(
-                    "a reference to a secret in the settings of the script",
-                    "no secrets here: scripts get none; logins belong into [destination]",
+                    "a script setting refers to a secret",
+                    "no secret: scripts receive none; credentials belong in [destination]",
                 );
             }
             Value::Object(

@@ -19,8 +19,7 @@ use super::read_script::read_script;
 use super::{ScriptSettings, ScriptSource, StreamSettings};
 
 const TOPICS: &str = "a list of MQTT topic filters, such as [\"flespi/message/gw/devices/+\"]";
-const KEY: &str =
-    "\"topic\", a level of the topic counted from 0 such as \"topic[4]\", or the name of a field";
+const KEY: &str = "\"topic\", a topic level counted from 0 such as \"topic[4]\", or the name of a field";
 
 /// The script of a stream, which can be tried whatever is wrong with the rest.
 #[derive(Clone, Debug)]
@@ -150,7 +149,7 @@ fn read_topics(root: &mut Section<'_>) -> Vec<TopicFilter> {
                     doc.error(
                         Some(entry.span()),
                         format!("`{filter}` overlaps `{other}`"),
-                        "filters that share no topic: a message must come once",
+                        "filters that do not overlap, so that each message arrives once",
                     );
                 }
                 topics.push(filter);
@@ -165,7 +164,7 @@ fn filter_expected(error: &message::FilterError) -> &'static str {
     match error {
         Hash(_) => "`#` as the whole last level, such as \"a/b/#\"",
         Plus(_) => "`+` as a whole level, such as \"a/+/b\"",
-        Shared(_) => "the filter alone; the group goes into `share` in [bus]",
+        Shared(_) => "the filter alone; set the group with `share` in [bus]",
         _ => "an MQTT topic filter such as \"a/+/b\"",
     }
 }
@@ -175,7 +174,7 @@ fn read_selection(root: &mut Section<'_>, key: &KeyRule) -> (Option<Selection>, 
     let only = root.value("only");
     let except = root.value("except");
     if let (Some(_), Some(except)) = (only, except) {
-        root.doc().error(Some(except.span()), "`only` and `except` together", "one of the two");
+        root.doc().error(Some(except.span()), "`only` and `except` are both set", "only one of them");
     }
     let list =
         only.or(except).and_then(|value| list_file(value.get_ref())).map(|file| root.doc().resolve(file));
@@ -201,7 +200,7 @@ fn read_keys<'d>(
     rule: &KeyRule,
 ) -> Option<Arc<HashSet<String>>> {
     const EXPECTED: &str =
-        "a list of keys such as [\"352625333222111\"], or { file = \"keys.txt\" } with one key a line";
+        "a list of keys such as [\"352625333222111\"], or { file = \"keys.txt\" } with one key per line";
     let doc = root.doc();
     let keys = match value.get_ref() {
         DeValue::Array(array) => {
@@ -236,7 +235,7 @@ fn read_keys<'d>(
                 }
                 Err(error) => {
                     let what = format!("cannot read {}: {}", path.display(), io_reason(&error));
-                    doc.error(Some(value.span()), what, "a readable text file with one key a line");
+                    doc.error(Some(value.span()), what, "a readable text file with one key per line");
                     return None;
                 }
             }
@@ -247,7 +246,7 @@ fn read_keys<'d>(
         }
     };
     if keys.is_empty() {
-        doc.error(Some(value.span()), format!("`{name}` has no key in it"), "at least one key");
+        doc.error(Some(value.span()), format!("`{name}` contains no key"), "at least one key");
     }
     Some(Arc::new(keys))
 }
@@ -256,8 +255,8 @@ fn read_keys<'d>(
 fn check_key(doc: &Document<'_>, span: Span, name: &str, key: &str, rule: &KeyRule) {
     let wild = matches!(rule, KeyRule::Topic | KeyRule::TopicLevel(_)) && key.contains(['+', '#']);
     if wild {
-        let what = format!("`{name}` has the wildcard `{key}`");
-        doc.error(Some(span), what, "whole keys: wildcards belong into `topics`");
+        let what = format!("`{name}` contains the wildcard `{key}`");
+        doc.error(Some(span), what, "complete keys; wildcards belong in `topics`");
     }
 }
 

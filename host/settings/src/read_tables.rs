@@ -15,8 +15,8 @@ fn read_table(name: &str, mut section: Section<'_>) -> Option<TableSettings> {
     let doc = section.doc();
     let named = TableSettings::is_name(name);
     if !named {
-        let what = format!("`{}` is no name for a table", name.escape_debug());
-        let expected = "1 to 64 of `a-z A-Z 0-9 _ -`; `topic` means the topic in templates";
+        let what = format!("`{}` is not a valid table name", name.escape_debug());
+        let expected = "1 to 64 characters `a-z A-Z 0-9 _ -`; `topic` is reserved for the topic in templates";
         doc.error(section.span(), what, expected);
     }
     if section.value("file").is_none() {

@@ -33,8 +33,8 @@ pub enum StreamFiles {
 impl ReloadSettings {
     /// Reads `[reload]`.
     pub(super) fn read(mut reload: Section<'_>) -> Self {
-        const STREAMS: &str = "\"apply\": stream files take effect by `sluicegate apply`; or \"watch\": as soon \
-                               as they are changed";
+        const STREAMS: &str = "\"apply\": changed stream files take effect on `sluicegate apply`; or \
+                               \"watch\": as soon as they change";
         let streams = reload.parsed("streams", STREAMS, |text| match text {
             "apply" => Ok(StreamFiles::Apply),
             "watch" => Ok(StreamFiles::Watch),

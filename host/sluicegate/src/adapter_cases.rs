@@ -1,7 +1,7 @@
 //! The golden cases of the official adapters, as they are embedded, with what
 //! `sluicegate map` prints beside them (the packets of Wialon).
 //!
-//! `sluicegate test scripts/NAME --bless` writes what comes out to the
+//! `sluicegate test scripts/NAME --bless` writes the output to the
 //! `expected.jsonl` of the cases.
 
 #![allow(clippy::unwrap_used)]
@@ -18,7 +18,7 @@ use crate::map;
 const FEWEST_CASES: usize = 8;
 
 #[tokio::test]
-async fn every_case_of_every_adapter_maps_as_expected() {
+async fn adapter_cases_map_as_expected() {
     let engine = Engine::new(4).unwrap();
     let limits = Limits::default();
     let mut faults = Vec::new();
@@ -44,7 +44,7 @@ async fn every_case_of_every_adapter_maps_as_expected() {
 /// A script in the repository that the binary does not bring along would not
 /// be tested above.
 #[test]
-fn every_script_of_the_repository_is_embedded() {
+fn binary_embeds_all_official_scripts() {
     let mut folders: Vec<String> = fs::read_dir(scripts())
         .unwrap()
         .map(|entry| entry.unwrap())

@@ -15,13 +15,13 @@ use script::{Engine, EngineError};
 use settings::{Accepted, AcceptedError, Config};
 use settings_reader::ConfigErrors;
 
-use crate::cli::ConfigArg;
+use crate::config_arg::ConfigArg;
 use crate::table::{Cell, Column, Look, Table};
 
-/// Say what `sluicegate apply` would change
+/// Preview what `sluicegate apply` would change
 ///
-/// Reads and checks everything as `sluicegate check` does, compares it with what runs (or, while no gateway
-/// runs, with what the next one would run), and changes nothing.
+/// Checks the files as `sluicegate check` does and compares them with the running configuration, or, if no
+/// gateway is running, with the configuration of the next start. Changes nothing.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -29,9 +29,9 @@ Examples:
   sluicegate plan --json --config /etc/sluicegate/sluicegate.toml
 
 Exit status:
-  0  an apply would succeed, with or without something to change
-  1  something is wrong; standard error says all of it
-  2  the command line is wrong")]
+  0  an apply would succeed, even if nothing would change
+  1  errors; standard error lists all of them
+  2  invalid command line")]
 pub struct PlanArgs {
     #[command(flatten)]
     config: ConfigArg,
@@ -40,24 +40,24 @@ pub struct PlanArgs {
     json: bool,
 }
 
-/// Take over the stream files as they are now
+/// Apply the stream files to the running gateway, all or nothing
 ///
-/// Streams that are new start, streams that changed go on with their new settings, streams whose file is gone
-/// stop (the journal keeps what it has of them for 24 h), all others are not touched. If anything is wrong in
-/// any file nothing changes. While no gateway runs, the next one starts with what was applied.
+/// New streams start, changed streams continue with their new settings, and streams without a file stop (the
+/// journal keeps their messages for 24 h). Other streams are not touched. An error in any file means that
+/// nothing changes. If no gateway is running, the next start uses the applied files.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   sluicegate apply
   sluicegate plan && sluicegate apply --config /etc/sluicegate/sluicegate.toml
 
-Changing a running gateway needs the file admin.token in the data folder,
-which the gateway's user may read.
+Changing a running gateway requires read access to the file admin.token in
+the data folder.
 
 Exit status:
   0  done
-  1  nothing was changed; standard error says why
-  2  the command line is wrong")]
+  1  nothing changed; standard error says why
+  2  invalid command line")]
 pub struct ApplyArgs {
     #[command(flatten)]
     config: ConfigArg,
@@ -66,7 +66,7 @@ pub struct ApplyArgs {
     json: bool,
 }
 
-/// Why nothing is planned or changed.
+/// Why the plan or the change failed.
 #[derive(Debug, thiserror::Error)]
 enum ApplyError {
     /// The files.
@@ -76,10 +76,10 @@ enum ApplyError {
     #[error("{}", said(.0))]
     Gateway(#[from] ClientError),
     /// No gateway answers, and its journal cannot be used.
-    #[error("sluicegate: {nobody}, and nothing can be applied without one: {reason}")]
+    #[error("sluicegate: {absent}, and the files cannot be applied offline: {reason}")]
     NoGateway {
         /// Who was asked.
-        nobody: String,
+        absent: String,
         /// Why not.
         reason: OpenError,
     },
@@ -118,7 +118,7 @@ fn said(error: &ClientError) -> String {
 fn end(done: Result<(), ApplyError>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever reads us has seen enough (`| head`).
+        // The reader closed the pipe (`| head`).
         Err(ApplyError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -134,17 +134,17 @@ async fn carry_out(config: ConfigArg, json: bool, apply: bool) -> Result<(), App
             let path = if apply { "/apply" } else { "/plan" };
             gateway.call(Method::POST, path, NO_BODY).await?
         }
-        Err(nobody) => offline(config, apply, nobody).await?,
+        Err(absent) => offline(config, apply, absent).await?,
     };
     if json {
-        return Ok(crate::cli::print_json(&plan)?);
+        return Ok(crate::print::print_json(&plan)?);
     }
     show(&plan, &mut io::stdout().lock())?;
     Ok(())
 }
 
 /// While no gateway runs: what the next one runs is changed.
-async fn offline(mut config: Config, apply: bool, nobody: String) -> Result<answer::Plan, ApplyError> {
+async fn offline(mut config: Config, apply: bool, absent: String) -> Result<answer::Plan, ApplyError> {
     let accepted = Accepted::load(&config.data)?;
     let scripts = wiring::kept_scripts(&config).await.map_err(ApplyError::Scripts)?;
     let candidate = Candidate::read(&config, !accepted.is_empty(), &Engine::new(16)?, &scripts).await?;
@@ -154,9 +154,9 @@ async fn offline(mut config: Config, apply: bool, nobody: String) -> Result<answ
     }
     if config.journal.path.exists() {
         config.settle(&accepted, false);
-        // Whoever has the journal runs, and would not know.
+        // A process that holds the journal is a running gateway.
         let journal = wiring::open_journal(&config).await;
-        let journal = journal.map_err(|reason| ApplyError::NoGateway { nobody, reason })?;
+        let journal = journal.map_err(|reason| ApplyError::NoGateway { absent, reason })?;
         journal.close().await;
     }
     Accepted::of(&candidate.files).save(&config.data)?;
@@ -166,7 +166,7 @@ async fn offline(mut config: Config, apply: bool, nobody: String) -> Result<answ
 /// A table of the streams, and what else is to be said.
 fn show(plan: &answer::Plan, out: &mut dyn Write) -> io::Result<()> {
     if plan.streams.is_empty() {
-        writeln!(out, "no stream has a file")?;
+        writeln!(out, "no stream files")?;
     } else {
         table(&plan.streams).write(out, None)?;
     }
@@ -177,10 +177,7 @@ fn show(plan: &answer::Plan, out: &mut dyn Write) -> io::Result<()> {
     }
     if !plan.restart.is_empty() {
         let keys = plan.restart.join(", ");
-        writeln!(
-            out,
-            "\nsluicegate.toml is not what runs: {keys}; that takes effect when the gateway is started again"
-        )?;
+        writeln!(out, "\nsluicegate.toml has changed: {keys}; restart the gateway to apply these keys")?;
     }
     if let Some(waiting) = &plan.waiting {
         writeln!(out, "\n{waiting}")?;
@@ -188,7 +185,7 @@ fn show(plan: &answer::Plan, out: &mut dyn Write) -> io::Result<()> {
     let changes = plan.streams.iter().any(|line| line.change != Change::Unchanged);
     match (plan.applied, changes) {
         (true, true) => writeln!(out, "\nApplied."),
-        (false, true) => writeln!(out, "\nNothing was done. `sluicegate apply` does it."),
+        (false, true) => writeln!(out, "\nNothing was changed. Run `sluicegate apply` to apply it."),
         (_, false) => writeln!(out, "\nNothing to change."),
     }
 }
@@ -204,7 +201,7 @@ fn table(lines: &[PlanLine]) -> Table {
             Change::Detached => ("detached", Look::Bad),
         };
         let keys = match line.change {
-            Change::Detached => "(its messages are kept 24 h)".to_owned(),
+            Change::Detached => "(messages kept for 24 h)".to_owned(),
             Change::New | Change::Changed | Change::Unchanged => line.keys.join(", "),
         };
         table.row([(&line.stream).into(), Cell::from(word).look(look), keys.into()]);
@@ -225,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_is_a_table_and_what_it_needs() {
+    fn plan_is_shown_as_table_with_notes() {
         let line = |stream: &str, change, keys: &[&str]| PlanLine {
             stream: stream.to_owned(),
             change,
@@ -245,12 +242,12 @@ mod tests {
         let expected = "\
 STREAM  CHANGE    KEYS
 fleet   changed   topics, delivery.lanes
-old     detached  (its messages are kept 24 h)
+old     detached  (messages kept for 24 h)
 yard    new
 
-sluicegate.toml is not what runs: bus.keep_alive; that takes effect when the gateway is started again
+sluicegate.toml has changed: bus.keep_alive; restart the gateway to apply these keys
 
-Nothing was done. `sluicegate apply` does it.
+Nothing was changed. Run `sluicegate apply` to apply it.
 ";
         assert_eq!(shown(&plan), expected);
         plan.streams[0].script = Some("mine 2 takes the place of mine 1".to_owned());

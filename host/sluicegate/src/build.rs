@@ -1,4 +1,4 @@
-//! `sluicegate build`: one `.wasm` file of the folder of an adapter.
+//! `sluicegate build`: builds the folder of an adapter to one `.wasm` file.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -12,13 +12,12 @@ use script::{Anatomy, LoadError, Package, PackageError};
 use serde::Deserialize;
 use settings_reader::units::show_size_roughly;
 
-use crate::cli::print_line;
+use crate::print::print_line;
 
-/// Build an adapter: one .wasm file with its script, its manifest and its cases
+/// Build an adapter: one .wasm file with its script, its manifest and its test cases
 ///
-/// Compiles the Rust of the folder for wasm32-unknown-unknown, or takes the --module that another tool has
-/// written, and makes it a component with adapter.toml and cases/ in it: FOLDER/NAME.wasm, which is all that a
-/// gateway needs.
+/// Compiles the Rust code of the folder for wasm32-unknown-unknown, or takes --module from another tool, and
+/// writes FOLDER/NAME.wasm: a component that includes adapter.toml and cases/. The gateway needs no other file.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -26,19 +25,19 @@ Examples:
   sluicegate build adapters/speed
   sluicegate build adapters/speed --module adapters/speed/zig-out/speed.wasm
 
-For Rust it takes rustup's tool chain, if necessary with the target added
-(20 s), or Debian's packages rustc-web, cargo-web, rust-web-src and lld;
-SLUICEGATE_SCRIPT_TOOLCHAIN=rustup|debian takes that one.
+Rust is compiled with the rustup tool chain, whose Wasm target is installed if
+necessary (20 s), or with the Debian packages rustc-web, cargo-web,
+rust-web-src and lld. SLUICEGATE_SCRIPT_TOOLCHAIN=rustup|debian chooses one.
 
 Exit status:
-  0  it is built
-  1  it could not be; standard error says why
-  2  the command line is wrong")]
+  0  the file was built
+  1  the build failed; standard error says why
+  2  invalid command line")]
 pub struct BuildArgs {
     /// The folder with adapter.toml
     #[arg(value_name = "FOLDER", default_value = ".")]
     folder: PathBuf,
-    /// A core module or component that any tool has written, instead of compiling
+    /// Use this core module or component of another tool instead of compiling
     #[arg(long, value_name = "FILE")]
     module: Option<PathBuf>,
 }
@@ -73,11 +72,11 @@ pub enum BuildError {
     #[error("{}: it does not compile", .0.display())]
     Compiler(PathBuf),
     /// It compiles, and to something else.
-    #[error("{}: it makes no .wasm; its Cargo.toml needs `[lib]` with `crate-type = [\"cdylib\"]`", .0.display())]
+    #[error("{}: the build produced no .wasm; its Cargo.toml needs `[lib]` with `crate-type = [\"cdylib\"]`", .0.display())]
     NoModule(PathBuf),
     /// There is nothing to build from.
     #[error(
-        "{}: there is nothing to build: expected a Cargo.toml, a {name}.wasm, or --module FILE",
+        "{}: nothing to build: expected a Cargo.toml, a {name}.wasm, or --module FILE",
         folder.display()
     )]
     Nothing {
@@ -150,7 +149,7 @@ pub fn build(folder: &Path, module: Option<&Path>) -> Result<Built, BuildError> 
     Ok(Built { file, package: Package::parse(wasm)? })
 }
 
-/// Whoever watches the file sees all of it or nothing, and a build that
+/// A watcher of the file sees all of it or nothing, and a build that
 /// changes nothing leaves it alone.
 fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
     if std::fs::read(file).is_ok_and(|there| there == bytes) {

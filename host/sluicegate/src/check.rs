@@ -1,4 +1,4 @@
-//! `sluicegate check`: everything that can be known of a configuration before
+//! `sluicegate check`: every error of a configuration that can be found before
 //! it runs.
 
 use std::io::{self, Write};
@@ -13,15 +13,15 @@ use settings::{Config, StreamEntry, StreamSettings, Unusable, certificates};
 use settings_reader::{ConfigError, ConfigErrors, Expiry, Meanwhile, SOON};
 
 use super::table::{Cell, Column, Table};
-use crate::cli::ConfigArg;
+use crate::config_arg::ConfigArg;
 
 /// Scripts that are compiled, or destinations that are tried, at a time.
 const AT_A_TIME: usize = 8;
 
-/// Check the configuration and tell all that is wrong with it
+/// Check the configuration and report every error
 ///
-/// Reads sluicegate.toml, every file in streams/ and every file that they name: lists of keys, secrets,
-/// certificates. Compiles every script and hands it its settings. Nothing is sent or changed.
+/// Reads sluicegate.toml, every file in streams/ and every file that they name: key lists, secrets,
+/// certificates. Compiles every script and passes its settings to it. Sends and changes nothing.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -29,22 +29,22 @@ Examples:
   sluicegate check --connect --config /etc/sluicegate/sluicegate.toml
 
 Exit status:
-  0  nothing is wrong; one line per stream says what it does. Standard
-     error warns of certificates that expire within 30 days
-  1  something is wrong; standard error says all of it
-  2  the command line is wrong")]
+  0  no errors; one line per stream. Standard error warns about certificates
+     that expire within 30 days
+  1  errors; standard error lists all of them
+  2  invalid command line")]
 pub struct CheckArgs {
     #[command(flatten)]
     config: ConfigArg,
-    /// Try the bus and every destination as well: name, address, TLS, login
+    /// Also connect to the bus and every destination: name, address, TLS, login
     ///
-    /// Connects under client ids of its own and publishes nothing, so that a gateway that is running is not
-    /// disturbed. What is wrong in sluicegate.toml has to be put right first.
+    /// Uses separate client ids and publishes nothing, so a running gateway is not disturbed. Needs a valid
+    /// sluicegate.toml.
     #[arg(long)]
     connect: bool,
 }
 
-/// A stream with all that is wrong with it.
+/// A stream and its errors.
 struct Finding<'c> {
     entry: &'c StreamEntry,
     errors: Vec<ConfigError>,
@@ -53,14 +53,14 @@ struct Finding<'c> {
 /// Runs the command.
 pub async fn check(args: CheckArgs) -> ExitCode {
     let checked = Config::check(args.config.config.as_deref());
-    // Never two instances of a script at a time here, so the fewest will do.
-    let engine = match Engine::with(2 * u32::try_from(AT_A_TIME).unwrap_or(u32::MAX), Compilation::apart()) {
+    // Only one instance of each script exists at a time.
+    let engine = match Engine::with(2 * u32::try_from(AT_A_TIME).unwrap_or(u32::MAX), Compilation::isolated()) {
         Ok(engine) => engine,
         Err(error) => {
             if let Err(unusable) = checked {
                 eprintln!("{}\n", unusable.errors);
             }
-            eprintln!("sluicegate: scripts cannot run on this machine: {error}");
+            eprintln!("sluicegate: cannot run scripts on this machine: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -70,7 +70,7 @@ pub async fn check(args: CheckArgs) -> ExitCode {
             let errors = all_errors(unusable, &engine).await;
             eprintln!("{errors}\n\n{}", sum(errors.0.len()));
             if args.connect {
-                eprintln!("nothing was connected to: sluicegate.toml has to be put right first");
+                eprintln!("no connection was tried: correct sluicegate.toml first");
             }
             return ExitCode::FAILURE;
         }
@@ -81,7 +81,7 @@ pub async fn check(args: CheckArgs) -> ExitCode {
         .buffered(AT_A_TIME)
         .collect()
         .await;
-    // A closed standard output, as of `| head`, is no fault of the configuration.
+    // A closed standard output (`| head`) is not an error of the configuration.
     let _ = write_report(&config, &findings, &mut io::stdout().lock());
     for warning in expiring(&config) {
         eprintln!("\nwarning: {warning}");
@@ -98,8 +98,7 @@ pub async fn check(args: CheckArgs) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// What is wrong with scripts is told as well, though `sluicegate.toml` has to
-/// be put right first.
+/// Adds the errors of the scripts to those of an invalid `sluicegate.toml`.
 async fn all_errors(unusable: Unusable, engine: &Engine) -> ConfigErrors {
     let Unusable { errors: ConfigErrors(mut errors), scripts } = unusable;
     let of_scripts: Vec<Vec<ConfigError>> = stream::iter(&scripts)
@@ -114,8 +113,8 @@ async fn all_errors(unusable: Unusable, engine: &Engine) -> ConfigErrors {
     ConfigErrors(errors)
 }
 
-/// Certificates that have expired, or will before long. No errors: what they
-/// are for works, or is found out by connecting.
+/// Warnings about certificates that have expired or soon will. Not errors:
+/// connecting shows whether they still work.
 fn expiring(config: &Config) -> Vec<String> {
     let now = unix_millis() / 1000;
     let files = certificates(&config.bus, &config.streams);
@@ -158,7 +157,7 @@ async fn try_destination(settings: &StreamSettings) -> Option<ConfigError> {
         &settings.path,
         &["destination"],
         fault.reason,
-        format!("the destination at {} lets the gateway in", settings.destination.address()),
+        format!("the destination at {} accepts the gateway", settings.destination.address()),
         Meanwhile::StreamRetries(settings.name.clone()),
     ))
 }
@@ -181,7 +180,7 @@ async fn try_bus(config: &Config) -> Option<ConfigError> {
         &config.path,
         &["bus"],
         reason,
-        format!("the broker at {} lets the gateway in", address_of_bus(config)),
+        format!("the broker at {} accepts the gateway", address_of_bus(config)),
         Meanwhile::BusRetries,
     ))
 }

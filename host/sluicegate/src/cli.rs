@@ -1,10 +1,8 @@
 //! The command line: one file or folder per command.
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use serde::Serialize;
 
 use crate::{apply, build, check, compile_script, dead_letters, diff, inspect, map, new, run, streams, test};
 
@@ -13,8 +11,8 @@ use crate::{apply, build, check, compile_script, dead_letters, diff, inspect, ma
 #[command(
     name = "sluicegate",
     version,
-    about = "Takes messages from a bus, lets a WebAssembly script shape them for one destination per stream, \
-             and transmits them",
+    about = "Durable MQTT gateway: stores each message in a journal, maps it with a WebAssembly script and \
+             delivers it at least once",
     after_help = CONFIG_HELP,
     max_term_width = 100
 )]
@@ -43,20 +41,10 @@ enum Command {
     CompileScript(compile_script::CompileScriptArgs),
 }
 
-/// Where the configuration is, for every command that needs one.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub struct ConfigArg {
-    /// The sluicegate.toml to read
-    ///
-    /// Without it: $SLUICEGATE_CONFIG, ./sluicegate.toml, /etc/sluicegate/sluicegate.toml, in this order.
-    #[arg(long, value_name = "FILE", global = true)]
-    pub config: Option<std::path::PathBuf>,
-}
-
 const CONFIG_HELP: &str = "\
-The configuration is sluicegate.toml and, beside it, one file a stream in streams/.
-It is taken from --config FILE, $SLUICEGATE_CONFIG, ./sluicegate.toml or
-/etc/sluicegate/sluicegate.toml, in this order.";
+The configuration is sluicegate.toml and one file per stream in the folder
+streams/ beside it. The first of these is read: --config FILE,
+$SLUICEGATE_CONFIG, ./sluicegate.toml, /etc/sluicegate/sluicegate.toml.";
 
 impl Cli {
     /// Reads the command line; ends the program where it is wrong or asks for
@@ -65,16 +53,16 @@ impl Cli {
         Self::parse()
     }
 
-    /// Runs the command to its end and says what the program's exit status is.
+    /// Runs the command and returns the exit status of the program.
     pub fn run(self) -> ExitCode {
-        // It may take little, and the runtime's threads are no use to it.
+        // It runs under a memory limit and needs no runtime threads.
         if let Command::CompileScript(args) = &self.command {
             return compile_script::run(args);
         }
         let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => {
-                eprintln!("sluicegate: cannot start its threads: {error}");
+                eprintln!("sluicegate: cannot start the runtime's threads: {error}");
                 return ExitCode::FAILURE;
             }
         };
@@ -100,16 +88,6 @@ impl Cli {
     }
 }
 
-/// Prints one line to standard output.
-pub fn print_line(line: &str) -> io::Result<()> {
-    writeln!(io::stdout().lock(), "{line}")
-}
-
-/// Prints JSON to standard output, indented.
-pub fn print_json(value: &impl Serialize) -> io::Result<()> {
-    print_line(&serde_json::to_string_pretty(value)?)
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -117,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn command_line_is_consistent() {
         Cli::command().debug_assert();
     }
 }

@@ -10,19 +10,21 @@ use gateway::operate::{Target, TargetError};
 use gateway::wiring;
 
 use super::differences;
-use crate::cli::{ConfigArg, print_json};
+use crate::config_arg::ConfigArg;
+use crate::print::print_json;
 
-/// Show what another script would make of a stream's latest messages; change nothing
+/// Compare the output of a stream's script with that of another script
 ///
-/// The running gateway maps up to 1,000 messages of its journal with the script that runs and with the other one,
-/// both from a copy of the state, and sends nothing. Bare, the other one is what the stream's own file has now.
+/// The running gateway maps up to 1,000 recent messages with both scripts, each with a copy of the state. It
+/// sends and changes nothing. Without --script and --adapter, the other script is the one that the stream's file
+/// names now.
 #[derive(Args, Clone, Debug)]
 #[command(
     group(ArgGroup::new("other").args(["script", "adapter"])),
     after_help = "\
-Each message that comes out otherwise is followed by lines as `sluicegate map`
-prints them: those with `-` only the running script makes, those with `+` only
-the other one.
+Each message with a different output is printed with the lines that
+`sluicegate map` would print: `-` marks output of the running script only, `+`
+output of the other script only.
 
 Examples:
   sluicegate diff --stream fleet --script new.wasm
@@ -30,9 +32,10 @@ Examples:
   sluicegate diff --stream fleet --json
 
 Exit status:
-  0  a reload would take the other script
-  1  it would refuse it, or nothing could be compared; the last line says why
-  2  the command line is wrong"
+  0  a reload would accept the other script
+  1  a reload would reject it, or there was nothing to compare; the last line
+     says why
+  2  invalid command line"
 )]
 pub struct DiffArgs {
     /// The stream
@@ -41,7 +44,7 @@ pub struct DiffArgs {
     /// A .wasm file, or the folder of an adapter
     #[arg(long, value_name = "FILE")]
     script: Option<PathBuf>,
-    /// An official adapter, as this binary has it
+    /// An official adapter of this binary
     #[arg(long, value_name = "NAME")]
     adapter: Option<String>,
     /// Print JSON
@@ -56,7 +59,7 @@ pub struct DiffArgs {
 enum DiffError {
     #[error("{0}")]
     Unreadable(String),
-    #[error("--adapter {0}: there is no such official adapter; there are {names}", names = adapters::names())]
+    #[error("--adapter {0}: unknown adapter; expected one of {names}", names = adapters::names())]
     Adapter(String),
     #[error(transparent)]
     Target(#[from] TargetError),
@@ -69,7 +72,7 @@ pub async fn run(args: &DiffArgs) -> ExitCode {
     match diff(args).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        // Whoever reads us has seen enough (`| head`).
+        // The reader closed the pipe (`| head`).
         Err(DiffError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("sluicegate: {error}");

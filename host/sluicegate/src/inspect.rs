@@ -1,4 +1,4 @@
-//! `sluicegate inspect`: what a script is, and what is wrong with it.
+//! `sluicegate inspect`: shows a script and its problems.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 use settings_reader::units::show_size_roughly;
 
 use super::table::{Column, Table, printable};
-use crate::cli::{print_json, print_line};
+use crate::print::{print_json, print_line};
 
-/// Show what a script is: its manifest, settings, cases, imports and exports, and what is wrong with it
+/// Show a script's manifest, settings, test cases, imports, exports and problems
 ///
-/// Compiles it and starts it once; runs no case (`sluicegate test` does).
+/// Compiles the script and starts it once. It runs no test case: see `sluicegate test`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -24,9 +24,9 @@ Examples:
   sluicegate inspect mqtt-json
 
 Exit status:
-  0  it can be used
-  1  it cannot; the last lines say why
-  2  the command line is wrong")]
+  0  the script can be used
+  1  it cannot be used; the last lines say why
+  2  invalid command line")]
 pub struct InspectArgs {
     /// A .wasm file, the folder of an adapter, or the name of an official adapter
     #[arg(value_name = "FILE|FOLDER|NAME")]
@@ -61,7 +61,7 @@ pub async fn run(args: &InspectArgs) -> ExitCode {
         }
     };
     let inspection = inspect(&engine, package).await;
-    // A closed standard output, as of `| head`, is no fault of the script.
+    // A closed standard output (`| head`) is not an error of the script.
     let _ = if args.json {
         print_json(&inspection.to_json())
     } else {
@@ -103,7 +103,7 @@ async fn try_to_start(engine: &Engine, package: &Package) -> Option<String> {
     let recipe = Recipe { settings, ..Recipe::new("inspected", package.wasm.clone()) };
     match Script::load(engine, recipe).await {
         Ok(_) => None,
-        // Nobody has said what its settings should be.
+        // Without a manifest its settings are unknown.
         Err(LoadError::Settings(_)) if !known => None,
         Err(error) => Some(error.to_string()),
     }

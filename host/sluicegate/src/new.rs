@@ -7,12 +7,12 @@ use std::{fs, io};
 use clap::{Args, ValueEnum};
 use script::manifest::{self, is_name};
 
-use crate::cli::print_line;
+use crate::print::print_line;
 
-/// Make the folder of a new adapter: a script that works, with its manifest and its cases
+/// Create the folder of a new adapter: a working script, its manifest and its test cases
 ///
-/// The SDK comes along in it, so that it builds without a checkout of Sluicegate. `sluicegate build` makes one
-/// .wasm file of it, `sluicegate test` runs its cases.
+/// The folder contains the SDK, so it builds without a checkout of Sluicegate. `sluicegate build` compiles it to
+/// one .wasm file, `sluicegate test` runs its cases.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -20,14 +20,14 @@ Examples:
   sluicegate new adapters/speed --lang rust && sluicegate test adapters/speed
 
 Exit status:
-  0  the folder is there
-  1  it could not be made; standard error says why
-  2  the command line is wrong")]
+  0  the folder was created
+  1  it could not be created; standard error says why
+  2  invalid command line")]
 pub struct NewArgs {
-    /// The folder to make; its name is the adapter's
+    /// The folder to create; its name becomes the name of the adapter
     #[arg(value_name = "NAME")]
     folder: PathBuf,
-    /// The language that the script is written in
+    /// The programming language of the script
     #[arg(long)]
     lang: Language,
 }
@@ -37,12 +37,12 @@ enum Language {
     Rust,
 }
 
-/// Why there is no new folder.
+/// Why the folder was not created.
 #[derive(Debug, thiserror::Error)]
 enum NewError {
-    #[error("an adapter cannot be called {0:?}, expected {expected}", expected = manifest::NAME)]
+    #[error("{0:?} is not a name for an adapter, expected {expected}", expected = manifest::NAME)]
     Name(String),
-    #[error("{}: it is there already", .0.display())]
+    #[error("{}: it exists already", .0.display())]
     Exists(PathBuf),
     #[error("{}: {error}", path.display())]
     Write { path: PathBuf, error: io::Error },
@@ -55,7 +55,7 @@ const TEMPLATE: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/template.r
 /// The same of the SDK: its Rust, and the contract beside it.
 const SDK: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/sdk.rs"));
 
-/// What the adapter of the template is called.
+/// The name of the template's adapter.
 const TEMPLATE_NAME: &str = "my-adapter";
 
 /// What the manifest of the SDK says by reference to our workspace, and what
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_folder_has_what_an_adapter_needs_under_its_name() {
+    fn new_folder_is_a_complete_adapter() {
         let place = tempfile::tempdir().unwrap();
         let folder = place.path().join("adapters/my-speed");
         assert_eq!(new(&folder).unwrap(), "my-speed");
@@ -165,14 +165,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_stays_and_names_are_checked() {
+    fn existing_folder_and_bad_name_are_rejected() {
         let place = tempfile::tempdir().unwrap();
         let there = place.path().join("there");
         fs::create_dir(&there).unwrap();
-        assert!(new(&there).unwrap_err().to_string().ends_with("there: it is there already"));
+        assert!(new(&there).unwrap_err().to_string().ends_with("there: it exists already"));
         for name in ["Speed", "1x", "a b", ".."] {
             let error = new(&place.path().join(name)).unwrap_err().to_string();
-            assert!(error.starts_with("an adapter cannot be called "), "{error}");
+            assert!(error.contains("is not a name for an adapter"), "{error}");
         }
     }
 }

@@ -2,19 +2,19 @@
 
 use std::process::ExitCode;
 
-use crate::cli::ConfigArg;
+use crate::config_arg::ConfigArg;
 
 /// Run the gateway
 ///
-/// Runs until SIGTERM or Ctrl-C, then reads no more, finishes what is in
-/// flight and ends. A stream that cannot run is listed as blocked while the
-/// others run; only an unusable sluicegate.toml ends the command at once.
+/// Runs until SIGTERM or Ctrl-C; then it stops reading, drains the deliveries in
+/// flight and exits. A stream that cannot run is listed as blocked, and the
+/// others run. Only an invalid sluicegate.toml prevents the start.
 ///
-/// A stream runs as its file was last accepted: by `sluicegate apply`, or at
-/// the start that found the file first. A file that was changed since, or
-/// cannot be used any more, is named in the log and in `sluicegate streams`.
+/// Each stream runs the last accepted version of its file: the version accepted
+/// by `sluicegate apply`, or the one that the first start found. If the file has
+/// changed since, or is invalid now, the log and `sluicegate streams` say so.
 ///
-/// Exit status: 0 after a clean stop, 1 where it could not start.
+/// Exit status: 0 after a clean shutdown, 1 if the gateway could not start.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -26,8 +26,8 @@ pub struct RunArgs {
     config: ConfigArg,
     /// Accept the stream files as they are now
     ///
-    /// For containers, whose files are the truth. A file that cannot be used is not accepted: its stream runs
-    /// as it was accepted before, if it was. The same with `[reload] streams = "watch"`.
+    /// For containers, where the files are authoritative. An invalid file is not accepted: its stream runs the
+    /// version accepted before, if there is one. `[reload] streams = "watch"` implies --apply.
     #[arg(long)]
     apply: bool,
 }

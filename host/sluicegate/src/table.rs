@@ -2,7 +2,17 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use crossterm::style::{Attribute, Color, SetAttribute, SetForegroundColor};
+/// Bold, on a terminal.
+const BOLD: &str = "\x1b[1m";
+/// The usual colour and weight again.
+pub const RESET: &str = "\x1b[0m";
+/// Green.
+pub const GREEN: &str = "\x1b[32m";
+const YELLOW: &str = "\x1b[33m";
+/// Red.
+pub const RED: &str = "\x1b[31m";
+/// Columns of a terminal that does not tell its width.
+const USUAL_WIDTH: usize = 80;
 
 /// Two spaces lie between columns.
 const GAP: &str = "  ";
@@ -14,7 +24,7 @@ pub struct Table {
     rows: Vec<Vec<Cell>>,
 }
 
-/// How a column is called and on which side its cells lie.
+/// The title of a column, and the side on which its cells align.
 #[derive(Clone, Copy, Debug)]
 pub enum Column {
     /// Words.
@@ -38,9 +48,9 @@ pub enum Look {
     Plain,
     /// All is well.
     Good,
-    /// Worth a look.
+    /// Deserves attention.
     Warn,
-    /// Somebody has to do something.
+    /// An operator must act.
     Bad,
 }
 
@@ -50,24 +60,24 @@ impl Table {
         Self { columns: columns.into(), rows: Vec::new() }
     }
 
-    /// One more row; cells that it does not have are empty.
+    /// Adds a row; missing cells stay empty.
     pub fn row(&mut self, cells: impl IntoIterator<Item = Cell>) {
         self.rows.push(cells.into_iter().collect());
     }
 
-    /// Prints it to standard output, in colour and as wide as a terminal
-    /// allows where it is one.
+    /// Prints the table to standard output; on a terminal in colour and not
+    /// wider than it.
     pub fn print(&self) -> io::Result<()> {
         let mut out = io::stdout().lock();
         if out.is_terminal() {
-            let width = crossterm::terminal::size().map_or(80, |(columns, _)| usize::from(columns));
+            let width = terminal_size::terminal_size().map_or(USUAL_WIDTH, |(width, _)| usize::from(width.0));
             self.write(&mut out, Some(width))
         } else {
             self.write(&mut out, None)
         }
     }
 
-    /// Writes it: plain and whole, or for a terminal of that width.
+    /// Writes the table: plain and whole, or for a terminal of that width.
     pub fn write(&self, out: &mut dyn Write, terminal: Option<usize>) -> io::Result<()> {
         let widths: Vec<usize> = (0..self.columns.len())
             .map(|column| {
@@ -106,19 +116,10 @@ impl Table {
             if !text.is_empty() {
                 write!(out, "{:1$}", "", spaces + before)?;
                 spaces = 0;
-                match cell.look {
-                    _ if terminal.is_none() => write!(out, "{text}")?,
-                    _ if head => write!(
-                        out,
-                        "{}{text}{}",
-                        SetAttribute(Attribute::Bold),
-                        SetAttribute(Attribute::Reset)
-                    )?,
-                    Look::Plain => write!(out, "{text}")?,
-                    look => {
-                        let (on, off) = (SetForegroundColor(look.colour()), SetForegroundColor(Color::Reset));
-                        write!(out, "{on}{text}{off}")?;
-                    }
+                let style = if head { Some(BOLD) } else { cell.look.style() };
+                match style.filter(|_| terminal.is_some()) {
+                    Some(style) => write!(out, "{style}{text}{RESET}")?,
+                    None => write!(out, "{text}")?,
                 }
             } else {
                 spaces += before;
@@ -139,12 +140,12 @@ impl Column {
 }
 
 impl Look {
-    fn colour(self) -> Color {
+    fn style(self) -> Option<&'static str> {
         match self {
-            Self::Plain => Color::Reset,
-            Self::Good => Color::Green,
-            Self::Warn => Color::Yellow,
-            Self::Bad => Color::Red,
+            Self::Plain => None,
+            Self::Good => Some(GREEN),
+            Self::Warn => Some(YELLOW),
+            Self::Bad => Some(RED),
         }
     }
 }
@@ -163,8 +164,8 @@ impl<T: AsRef<str>> From<T> for Cell {
     }
 }
 
-/// The text in one line that no terminal obeys: control characters are shown
-/// as Rust writes them. A far side's words are not ours.
+/// The text in one line, with control characters escaped as Rust writes them:
+/// a reply of a destination must not control the operator's terminal.
 pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -177,13 +178,13 @@ pub fn printable(text: &str) -> String {
     shown
 }
 
-/// At most so many characters; an ellipsis says that there were more.
-fn cut(text: &str, most: usize) -> String {
-    if text.chars().count() <= most {
+/// The text, cut to `max` characters; an ellipsis marks the cut.
+fn cut(text: &str, max: usize) -> String {
+    if text.chars().count() <= max {
         return text.to_owned();
     }
-    let mut kept: String = text.chars().take(most.saturating_sub(1)).collect();
-    if most > 0 {
+    let mut kept: String = text.chars().take(max.saturating_sub(1)).collect();
+    if max > 0 {
         kept.push('…');
     }
     kept
@@ -206,20 +207,20 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_as_wide_as_their_widest_cell() {
+    fn column_is_as_wide_as_its_widest_cell() {
         let expected = "NAME          N  REASON\na             1\nlong-name  1000  why\\u{1b}[2J\\nso\nx\n";
         assert_eq!(shown(None), expected);
     }
 
     #[test]
-    fn a_terminal_gets_colours_and_no_line_that_wraps() {
+    fn terminal_gets_colours_and_no_wrapped_line() {
         let shown = shown(Some(24));
-        assert!(shown.contains("\x1b[38;5;9mwhy\\u{…\x1b[39m\n"), "{shown:?}");
+        assert!(shown.contains("\x1b[31mwhy\\u{…\x1b[0m\n"), "{shown:?}");
         assert!(shown.starts_with("\x1b[1mNAME\x1b[0m"), "{shown:?}");
     }
 
     #[test]
-    fn cuts_at_characters() {
+    fn cut_counts_characters() {
         assert_eq!(["äöü", "äöüx"].map(|text| cut(text, 3)), ["äöü", "äö…"]);
         assert_eq!(cut("a", 0), "");
     }

@@ -16,10 +16,10 @@ use super::build::{BuildError, build};
 use super::map::decode_for;
 use super::table::printable;
 
-/// Run the cases of an adapter and show what differs
+/// Run the test cases of an adapter and show the differences
 ///
-/// Each case runs in a fresh and in a used instance, each time with an empty state, under the limits that a
-/// stream has by default. A folder is built first, so that what is tested is what is in it.
+/// Each case runs in a fresh and in a used instance, both times with an empty state and with the default limits
+/// of a stream. A folder is built first, so the tests always run the current code.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -29,17 +29,17 @@ Examples:
   sluicegate test speed.wasm
 
 Exit status:
-  0  every case maps as expected
-  1  one does not, there is none, or the script does not compile
-  2  the command line is wrong")]
+  0  every case passed
+  1  a case failed, there are no cases, or the script does not compile
+  2  invalid command line")]
 pub struct TestArgs {
     /// The folder of an adapter, or a .wasm file
     #[arg(value_name = "FOLDER|FILE", default_value = ".")]
     script: PathBuf,
-    /// Write what comes out to the cases' expected.jsonl; read the difference before you commit it
+    /// Write the output to the cases' expected.jsonl; review the difference before you commit it
     #[arg(long)]
     bless: bool,
-    /// Run them again whenever a file changes
+    /// Run the cases again after each change of a file
     #[arg(long)]
     watch: bool,
 }
@@ -51,9 +51,9 @@ enum TestError {
     Build(#[from] BuildError),
     #[error("{0}")]
     Unreadable(String),
-    #[error("{}: it has no cases: each is a folder of cases/ with an input.jsonl", .0.display())]
+    #[error("{}: no test cases: expected a folder with an input.jsonl for each in cases/", .0.display())]
     NoCases(PathBuf),
-    #[error("{}: only the cases of a folder can be blessed", .0.display())]
+    #[error("{}: --bless needs the folder of an adapter, not a file", .0.display())]
     Bless(PathBuf),
     #[error("{}: {error}", path.display())]
     Write { path: PathBuf, error: io::Error },

@@ -173,7 +173,7 @@ fn rustup_is_asked_for_the_target() {
 }
 
 #[test]
-fn a_rustup_that_hangs_is_given_up_after_20_s() {
+fn hanging_rustup_times_out_after_20_s() {
     // The clock runs faster here: who is given 20 s gets a fifth of one.
     let hurried = format!("shift; exec '{}' 0.2 \"$@\"", real("timeout").display());
     let machine =
@@ -187,7 +187,7 @@ fn a_rustup_that_hangs_is_given_up_after_20_s() {
 }
 
 #[test]
-fn a_rustup_without_network_is_followed_by_debian() {
+fn rustup_without_network_falls_back_to_debian() {
     for add in ["exit 1", "exit 0"] {
         let machine = Machine::new().has_rustup("bin", add).has_debian();
         machine.choose().is(DEBIAN);
@@ -206,7 +206,7 @@ fn debian_is_installed_where_root_wants_it() {
 
     let root = Machine::new().has_apt_get(0);
     root.choose().is_none("sluicegate build: no tool chain for wasm32-unknown-unknown");
-    assert!(root.calls("apt-get").is_empty(), "nobody said that it may install anything");
+    assert!(root.calls("apt-get").is_empty(), "installing was not allowed");
     drop(root);
 
     let user = Machine::new().has_apt_get(1000);
@@ -221,7 +221,7 @@ fn nothing_there_says_what_to_install() {
 }
 
 #[test]
-fn one_can_be_named() {
+fn variable_chooses_the_tool_chain() {
     let both = Machine::new().has_rustup("bin", "exit 1").has_target().has_debian();
     both.choose_with("", "debian").is(DEBIAN);
     both.choose_with("", "rustup").is(&format!("rustup, target installed; target\n{CARGO}"));

@@ -243,7 +243,7 @@ impl MapStep {
             let [entry] = message;
             let state = &self.parts.status.memory.state;
             let alone = [entry.message.clone()];
-            if before.script.transform_apart(state, &alone, &BeforeImage::default()).await.is_err() {
+            if before.script.transform_isolated(state, &alone, &BeforeImage::default()).await.is_err() {
                 return false;
             }
         }
@@ -303,7 +303,7 @@ impl MapStep {
             if stored.is_empty() {
                 let messages: Vec<_> = run.iter().map(|e| e.message.clone()).collect();
                 let state = &self.parts.status.memory.state;
-                let mapping = script.transform_apart(state, &messages, &origin.before).await?;
+                let mapping = script.transform_isolated(state, &messages, &origin.before).await?;
                 outgoing.extend(self::outgoing(mapping.deliveries, run, origin));
             } else {
                 outgoing.extend(stored);
@@ -335,7 +335,7 @@ impl MapStep {
         match batch.first().map(|e| e.way()) {
             Some(Way::Isolated) => {
                 let state = &self.parts.status.memory.state;
-                self.script_generation.script.transform_apart(state, &messages, &BeforeImage::default()).await
+                self.script_generation.script.transform_isolated(state, &messages, &BeforeImage::default()).await
             }
             _ => self.mapper.transform(&messages).await,
         }

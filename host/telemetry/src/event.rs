@@ -1,5 +1,5 @@
-//! The notable events. They hold plain words and bytes, so that every part of
-//! the gateway may use them.
+//! The notable events: one type per event emits the log line and the metric.
+//! They hold plain text and bytes, so that every crate can use them.
 
 use std::fmt;
 use std::path::Path;
@@ -13,28 +13,28 @@ use tracing::{debug, error, info, warn};
 /// Target of the lines that hold dead letters.
 pub(super) const DEAD_LETTER: &str = "sluicegate::dead_letter";
 
-/// A stream is doing something else than before.
+/// A stream has changed its state.
 pub struct StateChanged<'a> {
     /// The stream.
     pub stream: &'a str,
-    /// What it was doing.
+    /// The state before.
     pub before: &'static str,
-    /// What it is doing.
+    /// The state now.
     pub after: &'static str,
-    /// Why, where there is a why.
+    /// The reason, if there is one.
     pub reason: Option<&'a str>,
-    /// Somebody should look.
+    /// Whether the operator must act.
     pub needs_operator: bool,
 }
 
-/// A message will not be delivered. The journal keeps it; the line holds it as
-/// well, so that it can still be found after the dead letter was dropped.
+/// A message will not be delivered. The journal keeps it. The log line holds it
+/// as well, so that it can still be found after the dead letter was dropped.
 pub struct DeadLettered<'a> {
     /// The stream.
     pub stream: &'a str,
     /// Where the message is in the journal.
     pub position: &'a dyn fmt::Display,
-    /// Why it is dead, in the words of who refused it.
+    /// The reason, in the words of the script or destination that refused it.
     pub reason: &'a str,
     /// Name and version of the script.
     pub script: &'a str,
@@ -44,19 +44,19 @@ pub struct DeadLettered<'a> {
     pub payload: &'a [u8],
     /// When it was received, Unix milliseconds.
     pub received_at: u64,
-    /// Target and body of what the destination refused, if it got that far.
+    /// Target and body of the delivery that the destination refused, if there was one.
     pub delivery: Option<(Option<&'a str>, &'a [u8])>,
 }
 
-/// What waits in the journal has passed a share of what may wait.
+/// The backlog has passed a share of its limit.
 pub struct BacklogAlarm<'a> {
     /// The stream whose quota it is; none: the journal as a whole.
     pub stream: Option<&'a str>,
-    /// The share that was passed.
+    /// The share in percent.
     pub percent: u64,
-    /// Bytes now.
+    /// Current bytes.
     pub bytes: u64,
-    /// Bytes at most.
+    /// Maximum bytes.
     pub limit: u64,
 }
 
@@ -70,53 +70,53 @@ pub struct CounterFault<'a> {
     pub amount: u64,
 }
 
-/// The counters of a stream do not say what the journal holds: a fault of the
-/// gateway itself.
+/// The counters of a stream differ from the content of the journal: a fault of
+/// the gateway itself.
 pub struct CountersDiffer<'a> {
-    /// What they say and what is there.
+    /// The counters and the content.
     pub what: &'a str,
 }
 
-/// The disk has failed the journal; nothing is acknowledged until it was
-/// opened again.
+/// The disk has failed. The bus is not acknowledged until the journal is open
+/// again.
 pub struct JournalBroken<'a> {
-    /// What the system said.
+    /// The error of the operating system.
     pub reason: &'a dyn fmt::Display,
 }
 
-/// New connections are made with what changed files say.
+/// Changed certificates or secrets are in use for new connections.
 pub struct Renewed<'a> {
     /// The stream, or `bus`.
     pub of: &'a str,
 }
 
-/// What changed files say does not hold: the old connections stay.
+/// Changed certificates or secrets were rejected: the old connections stay.
 pub struct RenewalRefused<'a> {
     /// The stream, or `bus`.
     pub of: &'a str,
-    /// Why not.
+    /// The reason.
     pub reason: &'a str,
 }
 
 /// A certificate expires soon, or has expired.
 pub struct CertificateExpires<'a> {
-    /// Whose, in which file, when.
+    /// The subject, the file and the time.
     pub told: &'a str,
-    /// It has.
+    /// Whether it has expired.
     pub expired: bool,
 }
 
-/// A script's fault cost it its instance.
+/// A script has failed and lost its instance.
 pub struct ScriptFaulted<'a> {
     /// The stream.
     pub stream: &'a str,
     /// Messages in the batch.
     pub messages: usize,
-    /// What happened.
+    /// The fault.
     pub fault: &'a dyn fmt::Display,
 }
 
-/// A new version of a script is in place.
+/// A new version of a script runs.
 pub struct ScriptReplaced<'a> {
     /// The stream.
     pub stream: &'a str,
@@ -124,13 +124,13 @@ pub struct ScriptReplaced<'a> {
     pub before: &'a str,
     /// Of the new one.
     pub after: &'a str,
-    /// Messages that both have mapped beforehand.
+    /// Messages that both versions have mapped for comparison.
     pub compared: usize,
-    /// How many of them come out otherwise.
+    /// Number of them with different output.
     pub differing: usize,
 }
 
-/// A lane maps with another version from now on.
+/// A lane has switched to another version of its script.
 pub struct ScriptTakenUp<'a> {
     /// The stream.
     pub stream: &'a str,
@@ -138,42 +138,42 @@ pub struct ScriptTakenUp<'a> {
     pub lane: u32,
     /// Name and version.
     pub script: &'a str,
-    /// How much longer a batch has waited for it than for the one before.
+    /// Extra time that a batch has waited because of the switch.
     pub paused: Duration,
 }
 
-/// The binary brings along another version of an adapter than the one that
+/// The binary includes another version of an adapter than the one that
 /// runs.
 pub struct ScriptUpdateWaits<'a> {
     /// The stream.
     pub stream: &'a str,
-    /// Name and version of what runs.
+    /// Name and version that runs.
     pub running: &'a str,
-    /// Of what it brings along.
+    /// Name and version in the binary.
     pub waiting: &'a str,
 }
 
-/// A new version of a script was not taken: the one before goes on.
+/// A new version of a script was rejected: the previous one keeps running.
 pub struct ScriptRefused<'a> {
     /// The stream.
     pub stream: &'a str,
-    /// Why.
+    /// The reason.
     pub reason: &'a dyn fmt::Display,
 }
 
-/// A version of a script was taken back.
+/// A script was rolled back.
 pub struct ScriptRolledBack<'a> {
     /// The stream.
     pub stream: &'a str,
-    /// Name and version of what ran.
+    /// Name and version that ran.
     pub from: &'a str,
-    /// Of what runs again.
+    /// Name and version that runs again.
     pub to: &'a str,
-    /// How it failed; none: an operator has said so.
+    /// How it failed; none: the operator ordered the rollback.
     pub because: Option<&'a str>,
 }
 
-/// A script was compiled, or the compiler would not.
+/// A script was compiled, or the compiler has rejected it.
 pub struct ScriptCompiled<'a> {
     /// Its version.
     pub version: &'a dyn fmt::Display,
@@ -181,23 +181,23 @@ pub struct ScriptCompiled<'a> {
     pub bytes: usize,
     /// How long it took.
     pub took: Duration,
-    /// Why there is no code.
+    /// The reason why there is no code.
     pub error: Option<&'a dyn fmt::Display>,
 }
 
-/// Compiled code that was kept is not what was written.
+/// An entry of the compiled-code cache is corrupt.
 pub struct CompiledCodeSpoiled<'a> {
-    /// The file, which is gone now.
+    /// The file, which was deleted.
     pub path: &'a Path,
-    /// What is wrong with it.
+    /// The defect.
     pub reason: &'a str,
 }
 
-/// An instance of a script has made place for a fresh one.
+/// An instance of a script was replaced because of its age or size.
 pub struct InstanceRecycled<'a> {
     /// Name of the script.
     pub script: &'a str,
-    /// What it had too many of: `calls` or `memory`.
+    /// The limit that it reached: `calls` or `memory`.
     pub reason: &'static str,
 }
 
@@ -220,7 +220,7 @@ impl Renewed<'_> {
     pub fn emit(self) {
         let Self { of } = self;
         counter!("sluicegate_renewals_total", "of" => of.to_owned(), "result" => "taken").increment(1);
-        info!(of, "certificates or secrets have changed and were accepted; connecting anew");
+        info!(of, "certificates or secrets changed and were accepted; reconnecting");
     }
 }
 
@@ -229,15 +229,12 @@ impl RenewalRefused<'_> {
     pub fn emit(self) {
         let Self { of, reason } = self;
         counter!("sluicegate_renewals_total", "of" => of.to_owned(), "result" => "refused").increment(1);
-        warn!(
-            of,
-            reason, "certificates or secrets have changed and cannot be used; those before stay in use"
-        );
+        warn!(of, reason, "certificates or secrets changed but were rejected; still using the previous ones");
     }
 }
 
 impl CertificateExpires<'_> {
-    /// Logs; the metric is there all the time.
+    /// Logs; the metric is always exported.
     pub fn emit(self) {
         let Self { told, expired } = self;
         if expired { error!("{told}") } else { warn!("{told}") }
@@ -300,7 +297,7 @@ impl JournalBroken<'_> {
     /// Logs and counts.
     pub fn emit(self) {
         counter!("sluicegate_journal_failures_total").increment(1);
-        error!(reason = %self.reason, "the journal has failed: nothing is acknowledged until it is open again");
+        error!(reason = %self.reason, "the journal has failed: the bus is not acknowledged until it is open again");
     }
 }
 
@@ -308,7 +305,7 @@ impl ScriptFaulted<'_> {
     /// Logs and counts.
     pub fn emit(self) {
         counter!("sluicegate_script_faults_total", "stream" => self.stream.to_owned()).increment(1);
-        warn!(stream = self.stream, messages = self.messages, fault = %self.fault, "script fault, a fresh instance goes on");
+        warn!(stream = self.stream, messages = self.messages, fault = %self.fault, "script failed; instance replaced");
     }
 }
 
@@ -317,17 +314,17 @@ impl ScriptReplaced<'_> {
     pub fn emit(self) {
         let Self { stream, before, after, compared, differing } = self;
         count_reload(stream, "replaced");
-        info!(stream, before, after, compared, differing, "a new version of the script is in place");
+        info!(stream, before, after, compared, differing, "new script version in use");
     }
 }
 
 impl ScriptTakenUp<'_> {
-    /// Logs, for `make bench` and the curious.
+    /// Logs, for `make bench` and for diagnosis.
     pub fn emit(self) {
         let Self { stream, lane, script, paused } = self;
         // Larger integers are logged as text.
         let paused_us = u64::try_from(paused.as_micros()).unwrap_or(u64::MAX);
-        debug!(stream, lane, script, paused_us, "a lane maps with another version");
+        debug!(stream, lane, script, paused_us, "lane switched to another script version");
     }
 }
 
@@ -339,7 +336,7 @@ impl ScriptUpdateWaits<'_> {
             stream,
             running,
             waiting,
-            "this binary has another version of the adapter: `sluicegate streams update {stream}` shows what it \
+            "this binary includes another version of the adapter: `sluicegate streams update {stream}` shows the \
              changes"
         );
     }
@@ -350,7 +347,7 @@ impl ScriptRefused<'_> {
     pub fn emit(self) {
         count_reload(self.stream, "refused");
         let (stream, reason) = (self.stream, self.reason);
-        warn!(stream, %reason, "a new version of the script is refused, the one before goes on");
+        warn!(stream, %reason, "new script version rejected; still running the previous one");
     }
 }
 
@@ -361,9 +358,12 @@ impl ScriptRolledBack<'_> {
         count_reload(stream, "rolled-back");
         match because {
             Some(because) => {
-                warn!(stream, from, to, because, "the script has failed on trial, the one before is back")
+                warn!(
+                    stream,
+                    from, to, because, "script failed during probation; rolled back to the previous version"
+                )
             }
-            None => info!(stream, from, to, "the script before is back in place, as ordered"),
+            None => info!(stream, from, to, "script rolled back by operator"),
         }
     }
 }
@@ -382,7 +382,7 @@ impl ScriptCompiled<'_> {
         let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         match error {
             None => debug!(%version, bytes, milliseconds, "script compiled"),
-            // The stream that wants it says so as well, each time that it asks.
+            // The stream that needs it reports this as well, at each attempt.
             Some(error) => debug!(%version, bytes, milliseconds, %error, "script not compiled"),
         }
     }
@@ -393,7 +393,7 @@ impl CompiledCodeSpoiled<'_> {
     pub fn emit(self) {
         counter!("sluicegate_script_cache_spoiled_total").increment(1);
         let Self { path, reason } = self;
-        warn!(path = %path.display(), reason, "compiled code was spoiled and is compiled anew");
+        warn!(path = %path.display(), reason, "compiled-code cache entry is corrupt; recompiling");
     }
 }
 
@@ -403,7 +403,7 @@ impl InstanceRecycled<'_> {
         let Self { script, reason } = self;
         counter!("sluicegate_script_recycled_total", "script" => script.to_owned(), "reason" => reason)
             .increment(1);
-        debug!(script, reason, "instance worn, a fresh one goes on");
+        debug!(script, reason, "script instance recycled");
     }
 }
 

@@ -1,9 +1,6 @@
 //! What the benchmarks share: the machine's facts, the figures' form, the CPU
 //! clocks, and the message and the journal that several of them use.
 
-// Each benchmark is a program of its own and uses a part of it.
-#![allow(dead_code)]
-
 use std::fmt::Display;
 use std::path::Path;
 use std::process::Command;

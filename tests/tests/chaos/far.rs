@@ -46,7 +46,7 @@ impl Far {
                 sleep(time).await;
                 // Not on an open connection: a destination that throws one
                 // message away and takes the next one of those that are under
-                // way changes their order by itself.
+                // way changes their order itself.
                 self.receiver.plug().unplug().await.unwrap();
                 self.receiver.accept();
                 self.receiver.plug().plug().await.unwrap();

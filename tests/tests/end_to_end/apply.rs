@@ -116,7 +116,7 @@ async fn streams_come_change_and_go_while_messages_flow() {
 }
 
 #[tokio::test]
-async fn a_stream_that_comes_back_goes_on_with_what_it_had() {
+async fn restored_stream_continues_with_its_backlog() {
     let folder = Folder::new();
     let [receiver] = receivers(&folder, [Kind::Mqtt]).await;
     receiver.plug().unplug().await.unwrap();
@@ -149,7 +149,7 @@ async fn complaint(gateway: &Gateway, command: &str) -> String {
 }
 
 #[tokio::test]
-async fn one_bad_file_and_nothing_changes_not_even_at_a_restart() {
+async fn one_bad_file_changes_nothing_even_after_restart() {
     let folder = Folder::new();
     let [good, other] = receivers(&folder, [Kind::Mqtt, Kind::Mqtt]).await;
     let broker = Broker::start().await;
@@ -168,7 +168,7 @@ async fn one_bad_file_and_nothing_changes_not_even_at_a_restart() {
         for words in [
             "streams/new.toml:12:8: `time` is 1h",
             "streams/other.toml:4:11: there is no official adapter \"mqtt-jason\"",
-            "meanwhile: nothing is changed, what runs goes on as it is",
+            "meanwhile: no change applied; the running configuration is kept",
         ] {
             assert!(said.contains(words), "{words:?} is not in {said}");
         }
@@ -185,14 +185,16 @@ async fn one_bad_file_and_nothing_changes_not_even_at_a_restart() {
     let stream = gateway.until_settled("good", 90).await;
     let note = stream.note.unwrap();
     assert!(
-        note.contains("streams/good.toml is not what runs") && note.contains("sluicegate apply"),
+        note.contains("streams/good.toml differs from the running configuration") && note.contains("sluicegate apply"),
         "{note}"
     );
     let note = gateway.until_settled("other", 90).await.note.unwrap();
     assert!(note.contains("cannot be used") && note.contains("mqtt-jason"), "{note}");
-    assert_eq!(gateway.stream("new").await.state, "blocked", "nobody has accepted it");
+    assert_eq!(gateway.stream("new").await.state, "blocked", "it was never accepted");
     let warned = gateway.log_lines().into_iter().filter(|line| {
-        line["message"].as_str().is_some_and(|text| text.starts_with("runs as it was last accepted: "))
+        line["message"]
+            .as_str()
+            .is_some_and(|text| text.starts_with("stream runs its last accepted configuration: "))
     });
     assert_eq!(warned.count(), 2);
     assert!(gateway.prints(&["streams"]).await.contains("\nnote: good: "));
@@ -200,7 +202,7 @@ async fn one_bad_file_and_nothing_changes_not_even_at_a_restart() {
         assert_once(&fleet, receiver, |_| true);
     }
 
-    // Whoever says so gets the files as they are, as far as they can be used.
+    // `--apply` accepts the files as they are, except invalid ones.
     assert!(gateway.terminate().await.success());
     gateway.restart_with(&["--apply"]).await;
     gateway.until("good", "it runs", |s| s.state == "running").await;
@@ -229,7 +231,7 @@ async fn while_no_gateway_runs_the_next_one_is_changed() {
     let words = ["unchanged", "unchanged"];
     assert!(changes(&gateway, "plan").await.iter().map(|(_, word, _)| word).eq(words));
     gateway.write_stream("second", "nonsense");
-    assert!(complaint(&gateway, "apply").await.contains("streams/second.toml:1:9: this is no TOML"));
+    assert!(complaint(&gateway, "apply").await.contains("streams/second.toml:1:9: invalid TOML"));
     gateway.restart().await;
     gateway.until_ready().await;
     let topic = "flespi/message/gw/devices/0";
@@ -245,10 +247,7 @@ async fn while_no_gateway_runs_the_next_one_is_changed() {
     std::fs::write(&main, text.replace("client_id", "keep_alive = \"10s\"\nclient_id")).unwrap();
     gateway.write_stream("second", &second.stream);
     let said = gateway.prints(&["plan"]).await;
-    assert!(
-        said.contains("sluicegate.toml is not what runs: bus.keep_alive; that takes effect when"),
-        "{said}"
-    );
+    assert!(said.contains("sluicegate.toml has changed: bus.keep_alive; restart the gateway"), "{said}");
 }
 
 #[tokio::test]
@@ -269,13 +268,12 @@ async fn watched_files_take_effect_by_themselves_and_bad_ones_do_not() {
 
     gateway.write_stream("second", "nonsense");
     let refused = |line: &LogLine| {
-        line["message"] == "the stream files cannot be applied: what runs goes on as it is"
+        line["message"] == "stream files not applied; the running configuration is kept"
             && line["reason"].as_str().is_some_and(|reason| reason.contains("streams/second.toml:1:9"))
     };
     gateway.until_logged("the file that is wrong", refused).await;
     gateway.write_stream("second", &second.stream);
-    let applied =
-        |line: &LogLine| line["message"] == "applied: the stream is new" && line["stream"] == "second";
+    let applied = |line: &LogLine| line["message"] == "applied: stream added" && line["stream"] == "second";
     gateway.until_logged("the file that was put right", applied).await;
     gateway.until("second", "it runs", |s| s.state == "running").await;
     // What is subscribed already needs no answer of the broker.

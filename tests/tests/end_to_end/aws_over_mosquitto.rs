@@ -93,7 +93,7 @@ async fn updates_arrive_over_mutual_tls_and_a_throttled_one_is_sent_again() {
 }
 
 #[tokio::test]
-async fn an_update_that_the_service_never_takes_is_a_dead_letter() {
+async fn always_rejected_update_becomes_dead_letter() {
     let (bus, aws, gateway) = aws_and_gateway().await;
     aws.rejections.lock().unwrap().insert("poisoned".to_owned(), (400, 1000));
     let publisher = Publisher::connect(&bus);

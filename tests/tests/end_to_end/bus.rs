@@ -33,7 +33,7 @@ async fn receiver() -> (Inbox, MqttStandin) {
 /// What a killed gateway had not journaled comes again from the broker, what it
 /// had not settled from its journal.
 #[tokio::test]
-async fn a_gateway_killed_in_full_flow_loses_nothing() {
+async fn gateway_killed_under_load_loses_nothing() {
     let (broker, mut gateway, receiver) = one_stream(Kind::Mqtt).await;
     let fleet = Fleet::new(11, 4000);
     let publisher = Publisher::connect(&broker);
@@ -52,7 +52,7 @@ async fn a_gateway_killed_in_full_flow_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_broker_that_restarts_with_persistence_hands_over_the_rest() {
+async fn restarted_persistent_broker_delivers_the_rest() {
     let mut broker =
         Broker::start_with(BrokerOptions { persistence: true, ..BrokerOptions::default() }).await;
     let folder = Folder::new();
@@ -178,7 +178,7 @@ async fn only_and_except_divide_the_devices() {
 }
 
 #[tokio::test]
-async fn a_shared_subscription_is_divided_between_two_gateways() {
+async fn two_gateways_share_a_subscription() {
     let broker = Broker::start().await;
     let (inbox, standin) = receiver().await;
     let stream = stream_of("[\"flespi/message/gw/devices/+\"]", "", &standin);
@@ -200,7 +200,7 @@ async fn a_shared_subscription_is_divided_between_two_gateways() {
 }
 
 #[tokio::test]
-async fn a_bus_with_mutual_tls_and_password() {
+async fn bus_accepts_mutual_tls_and_password() {
     let options =
         BrokerOptions { tls: true, login: Some(("gateway", "tr0ub4dor")), ..BrokerOptions::default() };
     let broker = Broker::start_with(options).await;
@@ -225,7 +225,7 @@ async fn a_bus_with_mutual_tls_and_password() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_said_and_repaired_by_a_restart() {
+async fn wrong_password_is_reported_and_fixed_by_restart() {
     let options = BrokerOptions { login: Some(("gateway", "right")), ..BrokerOptions::default() };
     let broker = Broker::start_with(options).await;
     let (_inbox, standin) = receiver().await;

@@ -21,7 +21,7 @@ async fn complaint(gateway: &Gateway, arguments: &[&str]) -> String {
 }
 
 #[tokio::test]
-async fn a_dead_letter_is_listed_and_shown_whole() {
+async fn dead_letter_is_listed_and_shown_in_full() {
     let (broker, gateway, receiver) = one_stream(Kind::Http).await;
     assert_eq!(gateway.prints(&["dead-letters"]).await, "no dead letters\n");
     let words = receiver.refuse_the_poisoned();
@@ -63,7 +63,7 @@ async fn a_dead_letter_is_listed_and_shown_whole() {
 }
 
 #[tokio::test]
-async fn a_paused_stream_waits_until_it_is_resumed() {
+async fn paused_stream_waits_until_resumed() {
     let (broker, gateway, receiver) = one_stream(Kind::Mqtt).await;
     let fleet = Fleet::new(3, 60);
     let publisher = Publisher::connect(&broker);
@@ -79,7 +79,7 @@ async fn a_paused_stream_waits_until_it_is_resumed() {
     let list = gateway.prints(&["streams", "list"]).await;
     assert!(list.lines().any(|line| line.starts_with("stream  paused ")), "{list}");
 
-    assert_eq!(gateway.prints(&["streams", "resume", "stream"]).await, "stream goes on\n");
+    assert_eq!(gateway.prints(&["streams", "resume", "stream"]).await, "stream is running again\n");
     let stream = gateway.until_settled("stream", 60).await;
     assert_eq!((stream.delivered, stream.paused), (60, false), "{stream:?}");
     fleet.assert_arrived(&arrivals_in(&receiver.inbox));
@@ -123,7 +123,7 @@ async fn dead_letters_are_replayed_and_streams_paused_offline() {
     }
     gateway.until("stream", "three are buried", |s| s.dead_lettered == 3 && s.queued == 0).await;
     let error = complaint(&gateway, &["dead-letters", "replay"]).await;
-    assert!(error.contains("say which") && error.contains("--all"), "{error}");
+    assert!(error.contains("specify an ID") && error.contains("--all"), "{error}");
     assert_eq!(gateway.prints(&["dead-letters", "drop", "--limit", "1"]).await, "dropped 1 dead letter\n");
 
     assert!(gateway.terminate().await.success());
@@ -163,7 +163,7 @@ async fn dead_letters_are_replayed_and_streams_paused_offline() {
 }
 
 #[tokio::test]
-async fn a_rewind_sends_again_what_it_said_it_would() {
+async fn rewind_sends_the_previewed_messages() {
     let (broker, gateway, receiver) = one_stream(Kind::Mqtt).await;
     let fleet = Fleet::new(2, 40);
     Publisher::connect(&broker).publish_all(fleet.all()).await;
@@ -188,7 +188,7 @@ async fn a_rewind_sends_again_what_it_said_it_would() {
     assert_eq!(error, "sluicegate: there is no stream `steam`; did you mean `stream`?\n");
 }
 
-/// Whoever begins to ask and never ends, or never reads the answer, is not
+/// A client that never completes its request, or never reads the answer, is not
 /// waited for.
 #[tokio::test]
 async fn strange_callers_of_the_admin_listener_do_not_hold_up_the_end() {

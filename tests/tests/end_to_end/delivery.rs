@@ -161,7 +161,7 @@ async fn https_with_a_private_authority_headers_and_a_secret_from_a_file() {
 }
 
 #[tokio::test]
-async fn an_unknown_authority_blocks_the_stream_and_loses_nothing() {
+async fn unknown_authority_blocks_stream_without_loss() {
     let folder = Folder::new();
     let certificates = Certificates::create(folder.path());
     let tls = server_config(&certificates.server, None, &[]).unwrap();
@@ -212,7 +212,7 @@ async fn mqtt_through_a_second_mosquitto() {
 /// can send again. So before it is killed it saves what it has acknowledged,
 /// and what it acknowledges from then on reaches nobody.
 #[tokio::test]
-async fn a_mosquitto_that_is_killed_and_frozen_gets_every_message() {
+async fn killed_and_frozen_mosquitto_gets_every_message() {
     let broker = Broker::start().await;
     let mut far = Broker::start_with(BrokerOptions { persistence: true, ..BrokerOptions::default() }).await;
     let link = Proxy::start(([127, 0, 0, 1], far.port()).into()).await;

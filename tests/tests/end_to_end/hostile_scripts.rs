@@ -109,24 +109,24 @@ async fn only_marked_ones_die(wasm: Vec<u8>, words: &str) {
 }
 
 #[tokio::test]
-async fn a_script_that_always_loops_is_blocked() {
+async fn looping_script_is_blocked() {
     let beside = Beside::start(&[("hostile", scripts::looping())]).await;
     beside.publish(|_, payload| payload).await;
     beside.is_blocked("hostile", "longer than its limit").await;
 }
 
 #[tokio::test]
-async fn a_script_that_loops_at_some_messages_costs_those() {
+async fn script_that_loops_on_some_messages_loses_only_those() {
     only_marked_ones_die(scripts::looping_at_marked(), "longer than its limit").await;
 }
 
 #[tokio::test]
-async fn a_script_that_traps_at_some_messages_costs_those() {
+async fn script_that_traps_on_some_messages_loses_only_those() {
     only_marked_ones_die(scripts::trapping_at_marked(), "unreachable").await;
 }
 
 #[tokio::test]
-async fn a_script_that_eats_memory_is_blocked() {
+async fn memory_hungry_script_is_blocked() {
     let beside = Beside::start(&[("hostile", scripts::eating())]).await;
     beside.publish(|_, payload| payload).await;
     beside.is_blocked("hostile", "more memory than its limit").await;
@@ -164,7 +164,7 @@ async fn garbage_blocks_its_stream_until_a_script_takes_its_place() {
 }
 
 #[tokio::test]
-async fn a_flood_of_log_lines_is_dammed() {
+async fn flood_of_log_lines_is_limited() {
     let beside = Beside::start(&[("hostile", scripts::flooding())]).await;
     let started = Instant::now();
     beside.publish(|_, payload| payload).await;

@@ -24,7 +24,7 @@ async fn with_a_backlog(fleet: &Fleet, delivery: &str) -> (Broker, Gateway, Rece
 }
 
 #[tokio::test]
-async fn a_backlog_outlives_gateway_and_broker() {
+async fn backlog_survives_gateway_and_broker_restart() {
     let fleet = Fleet::new(7, 4000);
     let (broker, mut gateway, receiver) = with_a_backlog(&fleet, "").await;
     gateway.kill();
@@ -40,11 +40,11 @@ async fn a_backlog_outlives_gateway_and_broker() {
         "{stream:?}"
     );
     fleet.assert_arrived(&arrivals_in(&receiver.inbox));
-    assert!(!gateway.readiness().await.ready, "nobody is at {url} any more");
+    assert!(!gateway.readiness().await.ready, "no broker listens at {url} any more");
 }
 
 #[tokio::test]
-async fn the_order_of_each_device_outlives_a_change_of_lanes() {
+async fn device_order_survives_change_of_lanes() {
     let fleet = Fleet::new(11, 3000);
     let (_broker, mut gateway, receiver) = with_a_backlog(&fleet, "[delivery]\nlanes = 5\n").await;
     gateway.kill();
@@ -82,7 +82,7 @@ async fn killed_again_and_again_while_it_works_off_a_backlog() {
 }
 
 #[tokio::test]
-async fn a_second_gateway_on_the_same_data_is_refused() {
+async fn second_gateway_on_same_data_is_rejected() {
     let fleet = Fleet::new(1, 3);
     let (_broker, gateway, _receiver) = with_a_backlog(&fleet, "").await;
     let text = std::fs::read_to_string(gateway.path().join("sluicegate.toml")).unwrap();
@@ -101,9 +101,9 @@ async fn a_second_gateway_on_the_same_data_is_refused() {
 }
 
 /// The system refuses to let files grow beyond a size: the writer gets an error
-/// in the middle of its work, opens everything again, and goes on.
+/// in the middle of its work, opens everything again, and continues.
 #[tokio::test]
-async fn a_write_error_is_survived_without_loss() {
+async fn write_error_loses_nothing() {
     let folder = Folder::new().file_size_limit(3 << 20);
     let receiver = Receiver::start(Kind::Mqtt, folder.path()).await;
     let (broker, gateway) = to_receiver(folder, &receiver).await;
@@ -122,7 +122,7 @@ async fn a_write_error_is_survived_without_loss() {
 /// Nothing that is at rest stays for ever: what is settled and older than
 /// `keep` leaves the disk.
 #[tokio::test]
-async fn a_drained_journal_is_small_again() {
+async fn drained_journal_shrinks() {
     let folder = Folder::new();
     let receiver = Receiver::start(Kind::Mqtt, folder.path()).await;
     let broker = Broker::start().await;

@@ -11,6 +11,7 @@ mod bus;
 mod commands;
 mod compared;
 mod delivery;
+mod file;
 mod hostile_scripts;
 mod journal;
 mod many;

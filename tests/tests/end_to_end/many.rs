@@ -41,7 +41,7 @@ async fn memory_of(streams: usize) -> f64 {
 }
 
 #[tokio::test]
-async fn a_further_stream_takes_little_memory() {
+async fn additional_stream_needs_little_memory() {
     let (few, many) = (memory_of(100).await, memory_of(300).await);
     let each = (many - few) * 1_048.576 / 200.0;
     println!("{few:.1} MiB with 100 streams, {many:.1} MiB with 300: {each:.0} KB each");

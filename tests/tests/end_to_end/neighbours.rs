@@ -61,7 +61,7 @@ async fn p99(publisher: &Publisher, inbox: &Inbox, fleet: Fleet, numbers: Range<
 }
 
 #[tokio::test]
-async fn a_stream_that_waits_does_not_change_the_latency_of_thirteen_others() {
+async fn waiting_stream_leaves_latency_of_others_unchanged() {
     let broker = Broker::start().await;
     let (inbox, own_inbox) = (Inbox::default(), Inbox::default());
     let standin = MqttStandin::start(inbox.clone(), None).await.unwrap();

@@ -26,7 +26,7 @@ fn assert_only_ran(gateway: &Gateway, stream: &str) {
 }
 
 #[tokio::test]
-async fn what_has_waited_too_long_expires_and_the_next_is_delivered() {
+async fn old_message_expires_and_next_is_delivered() {
     let folder = Folder::new();
     let receiver = receiver(&folder, "queue_ttl = \"2s\"").await;
     let (broker, gateway) = to_receiver(folder, &receiver).await;
@@ -45,7 +45,7 @@ async fn what_has_waited_too_long_expires_and_the_next_is_delivered() {
 }
 
 #[tokio::test]
-async fn a_rate_holds_for_all_streams_of_a_group() {
+async fn rate_limit_covers_all_streams_of_group() {
     let folder = Folder::new();
     let receivers = [
         receiver(&folder, "lanes = 3\nrate_limit_group = \"account\"").await,

@@ -89,7 +89,7 @@ impl Site {
 
     /// Waits until one more reload has ended than `before`, and says how.
     async fn until_ended(&self, before: Ended) -> Ended {
-        // The compiler lets everybody else go first.
+        // The compiler has the lowest priority.
         let deadline = tokio::time::Instant::now() + 3 * sluicegate_tests::PATIENCE;
         loop {
             let now = self.ended().await;
@@ -179,7 +179,7 @@ fn labelled(mut wasm: Vec<u8>, label: &str) -> Vec<u8> {
 /// ones, while messages flow: none is lost, none is out of order, none was
 /// mapped by a version that was not accepted, and what is good runs throughout.
 #[tokio::test]
-async fn a_hundred_versions_under_traffic() {
+async fn hundred_versions_replace_each_other_under_traffic() {
     let first = scripts::marking("v");
     let site = Site::start(&first).await;
     let traffic = Traffic::in_bursts(&site.broker, FLEET, 100, Duration::from_millis(5));
@@ -289,7 +289,7 @@ async fn five_hundred_reloads_leave_nothing_behind() {
 /// What was accepted is what runs after a crash, whatever has become of the
 /// file.
 #[tokio::test]
-async fn a_restart_runs_what_was_accepted_last() {
+async fn restart_runs_last_accepted_script() {
     let (old, new) = (scripts::marking("old"), scripts::marking("new"));
     let mut site = Site::start(&old).await;
     site.write(&new);
@@ -318,7 +318,7 @@ async fn a_restart_runs_what_was_accepted_last() {
 /// The swap of a symbolic link, as Kubernetes does it with the files of a
 /// ConfigMap.
 #[tokio::test]
-async fn a_link_that_leads_elsewhere_is_another_version() {
+async fn changed_symlink_is_a_new_version() {
     let (old, new) = (scripts::marking("old"), scripts::marking("new"));
     let site = Site::start(&old).await;
     let at = |name: &str| site.gateway.path().join(name);
@@ -337,7 +337,7 @@ async fn a_link_that_leads_elsewhere_is_another_version() {
 /// A table is a part of the mapping, also of a script that the binary brings
 /// along.
 #[tokio::test]
-async fn a_table_that_is_written_anew_is_taken_and_a_bad_one_is_not() {
+async fn changed_table_is_loaded_and_bad_one_is_rejected() {
     let inbox = Inbox::default();
     let standin = MqttStandin::start(inbox.clone(), None).await.unwrap();
     let stream = format!(
@@ -364,7 +364,7 @@ async fn a_table_that_is_written_anew_is_taken_and_a_bad_one_is_not() {
     gateway.until_settled("fleet", 1).await;
     write("ident,name\nunit-0,null\n");
     let taken = |line: &LogLine| {
-        line["message"] == "a new version of the script is in place" && line["differing"] == 1
+        line["message"] == "new script version in use" && line["differing"] == 1
     };
     gateway.until_logged("the table is taken", taken).await;
     publisher.publish_all(fleet.some(1..2)).await;
@@ -393,7 +393,7 @@ async fn a_table_that_is_written_anew_is_taken_and_a_bad_one_is_not() {
 
 /// As a person does it: look, take, regret.
 #[tokio::test]
-async fn the_commands_show_what_changes_and_change_it() {
+async fn script_commands_preview_and_apply_changes() {
     let (old, new) = (scripts::marking("old"), scripts::marking("new"));
     let site = Site::start(&old).await;
     Publisher::connect(&site.broker).publish_all(FLEET.some(0..3)).await;
@@ -405,7 +405,7 @@ async fn the_commands_show_what_changes_and_change_it() {
     let shown =
         site.gateway.prints(&["diff", "--stream", "fleet", "--script", other.to_str().unwrap()]).await;
     let head = format!(
-        "fleet: mine {new} compared with mine {old}, which runs\n3 of the 3 latest messages come out otherwise:\n"
+        "fleet: mine {new} compared with mine {old}, which is running\noutput differs for 3 of the last 3 messages:\n"
     );
     assert!(shown.starts_with(&head), "{shown}");
     assert!(
@@ -430,13 +430,13 @@ async fn the_commands_show_what_changes_and_change_it() {
     let first: Vec<&str> = versions.lines().filter_map(|line| line.split_whitespace().next()).collect();
     assert_eq!(first, ["VERSION", &new, &old]);
     let back = site.gateway.prints(&["streams", "rollback", "fleet"]).await;
-    assert_eq!(back, format!("fleet: mine {old} runs, instead of mine {new}\n"));
+    assert_eq!(back, format!("fleet: mine {old} replaced mine {new}\n"));
     let unknown = site.gateway.command(&["streams", "rollback", "fleet", "--to", "00000000"]).await;
     let unknown = String::from_utf8_lossy(&unknown.stderr).into_owned();
     assert_eq!(unknown, "sluicegate: the stream has had no version 00000000\n");
-    // What somebody has gone back from is not taken by itself, but on order.
+    // A rolled-back version is loaded only by an order, not automatically.
     let again = site.gateway.prints(&["streams", "reload", "fleet"]).await;
-    assert!(again.starts_with(&format!("fleet: mine {new} runs, instead of mine {old}\n")), "{again}");
+    assert!(again.starts_with(&format!("fleet: mine {new} replaced mine {old}\n")), "{again}");
     let nothing = site.gateway.prints(&["streams", "update", "fleet"]).await;
     assert!(
         nothing.starts_with(&format!("fleet: mine {new} runs, and nothing else is there\n")),

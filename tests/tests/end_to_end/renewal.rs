@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 
 const FLEET: Fleet = Fleet::new(7, u64::MAX);
 
-/// A receiver that lets in whoever has a good password, and knows with what
+/// A receiver that accepts clients with a good password, and knows with what
 /// each message's connection was let in.
 struct Door {
     inbox: Inbox,
@@ -73,7 +73,7 @@ impl Door {
         Arc::new(Self { inbox: Inbox::default(), good, shown: Mutex::default() })
     }
 
-    /// Waits until a message comes from whoever shows this, and returns how
+    /// Waits until a message comes from a client that shows this, and returns how
     /// many came before it.
     async fn until_shown(&self, what: &str, holds: impl Fn(&Shown) -> bool) -> usize {
         let deadline = Instant::now() + PATIENCE;
@@ -94,7 +94,7 @@ impl Door {
     }
 }
 
-/// As a careful program does it: whoever reads sees the old file or the new one.
+/// As a careful program does it: a reader sees the old file or the new one.
 fn replace(path: &Path, text: &str) {
     let beside = path.with_extension("new");
     std::fs::write(&beside, text).unwrap();
@@ -138,7 +138,7 @@ async fn assert_all_arrived_once(gateway: &Gateway, inbox: &Inbox, published: u6
 }
 
 #[tokio::test]
-async fn a_new_password_serves_what_comes_later_and_a_bad_one_keeps_the_old() {
+async fn new_password_is_used_and_bad_one_is_rejected() {
     let door = Door::new(&["p-first", "p-second"]);
     let server = MqttServer::start(door.clone(), None).await.unwrap();
     let broker = Broker::start().await;
@@ -175,7 +175,7 @@ async fn a_new_password_serves_what_comes_later_and_a_bad_one_keeps_the_old() {
 }
 
 #[tokio::test]
-async fn a_new_certificate_serves_what_comes_later_and_a_bad_pair_keeps_the_old() {
+async fn new_certificate_is_used_and_bad_pair_is_rejected() {
     let folder = Folder::new();
     let certificates = Certificates::create(folder.path());
     let (cert, key) = (certificates.file("client.pem"), certificates.file("client.key"));
@@ -230,7 +230,7 @@ fn refusals(gateway: &Gateway) -> usize {
 }
 
 #[tokio::test]
-async fn the_bus_is_read_on_with_a_new_certificate_and_nothing_comes_twice() {
+async fn bus_certificate_reload_causes_no_duplicates() {
     let folder = Folder::new();
     let broker = Broker::start_with(BrokerOptions { tls: true, ..BrokerOptions::default() }).await;
     let certificates = broker.certificates.as_ref().unwrap();

@@ -9,7 +9,7 @@ use sluicegate_tests::receiver::{Kind, dead_end, stream_file};
 use standins::Inbox;
 use standins::mqtt::MqttStandin;
 
-/// Streams `stuck`, to an address where nobody listens, and `healthy`.
+/// Streams `stuck`, to an address without a listener, and `healthy`.
 async fn stuck_and_healthy(window: &str, delivery: &str) -> (Broker, Gateway, Inbox, MqttStandin) {
     let broker = Broker::start().await;
     let inbox = Inbox::default();
@@ -26,7 +26,7 @@ async fn stuck_and_healthy(window: &str, delivery: &str) -> (Broker, Gateway, In
 }
 
 #[tokio::test]
-async fn a_wrong_address_stops_nobody() {
+async fn wrong_address_does_not_affect_other_streams() {
     // Thirty times what may be received and not acknowledged.
     let (broker, gateway, inbox, _standin) = stuck_and_healthy("window_messages = 100", "").await;
     let fleet = Fleet::new(9, 3000);
@@ -42,7 +42,7 @@ async fn a_wrong_address_stops_nobody() {
 }
 
 #[tokio::test]
-async fn a_small_quota_costs_the_stuck_stream_its_oldest_messages_and_nobody_else() {
+async fn small_quota_expires_only_messages_of_stuck_stream() {
     let quota = "[delivery]\nmax_backlog = \"256KiB\"\n";
     let (broker, gateway, inbox, _standin) = stuck_and_healthy("", quota).await;
     let fleet = Fleet::new(9, 3000);
@@ -55,7 +55,7 @@ async fn a_small_quota_costs_the_stuck_stream_its_oldest_messages_and_nobody_els
 }
 
 #[tokio::test]
-async fn a_quota_that_blocks_holds_the_bus_back_and_is_named() {
+async fn blocking_quota_pauses_bus_and_names_stream() {
     let quota = "[delivery]\nmax_backlog = \"64KiB\"\non_full = \"block\"\n";
     let (broker, gateway, inbox, standin) = stuck_and_healthy("window_messages = 100", quota).await;
     let fleet = Fleet::new(3, 2000);
@@ -75,7 +75,7 @@ async fn a_quota_that_blocks_holds_the_bus_back_and_is_named() {
 }
 
 #[tokio::test]
-async fn a_stream_file_that_cannot_be_used_is_listed_beside_the_others() {
+async fn invalid_stream_file_is_listed_with_the_others() {
     let broker = Broker::start().await;
     let inbox = Inbox::default();
     let standin = MqttStandin::start(inbox.clone(), None).await.unwrap();

@@ -79,7 +79,7 @@ async fn packet_identifiers_are_used_again_after_a_reconnect() {
     assert_nothing_comes_again(&broker, &mut gateway, &receiver, 300).await;
 }
 
-/// Acknowledgements of a connection that has ended belong to nobody: given to
+/// Acknowledgements of a connection that has ended belong to no publish: given to
 /// the next one, they would be for other messages.
 #[tokio::test]
 async fn acknowledgements_that_come_too_late_are_not_given_to_the_next_connection() {
@@ -107,7 +107,7 @@ async fn acknowledgements_that_come_too_late_are_not_given_to_the_next_connectio
 /// The broker gives up a client that sends nothing for one and a half
 /// keep-alives; the gateway wakes up with a connection that is no more.
 #[tokio::test]
-async fn a_gateway_that_is_frozen_for_longer_than_its_keep_alive_goes_on() {
+async fn gateway_frozen_beyond_keep_alive_recovers() {
     let (broker, gateway, receiver, _link) = behind_a_bus_link().await;
     let fleet = Fleet::new(5, 300);
     let publisher = Publisher::connect(&broker);
@@ -128,29 +128,29 @@ async fn a_gateway_that_is_frozen_for_longer_than_its_keep_alive_goes_on() {
 }
 
 #[tokio::test]
-async fn a_lost_session_is_counted_and_said() {
+async fn lost_session_is_counted_and_logged() {
     let (mut broker, mut gateway, receiver) = one_stream(Kind::Mqtt).await;
     let fleet = Fleet::new(5, 200);
     Publisher::connect(&broker).publish_all(fleet.some(0..100)).await;
     gateway.until_settled("stream", 100).await;
-    // It keeps nothing: after this nobody knows of the gateway's session.
+    // It keeps nothing: after this the gateway's session is unknown.
     broker.stop().await;
     broker.resume().await;
     let readiness = until(&gateway, "the loss is counted", |r| r.bus["sessions_lost"] == 1).await;
     assert_eq!(readiness.bus["take_overs"], 0, "{readiness:?}");
-    assert!(says(&gateway, "has lost our session"));
+    assert!(says(&gateway, "has lost the session"));
     gateway.until_ready().await;
     Publisher::connect(&broker).publish_all(fleet.some(100..200)).await;
     fleet.until_arrived(&receiver.inbox).await;
 }
 
-/// Somebody else with the gateway's client id gets the gateway's messages.
+/// Another client with the gateway's client id gets the gateway's messages.
 /// What he does not acknowledge is still there when he is gone. (This
 /// mosquitto closes the connection of the one who was there first without a
 /// word; what the gateway does where the broker says why is tested in
 /// `bus::mqtt`.)
 #[tokio::test]
-async fn a_client_id_that_is_taken_over_is_taken_back_and_loses_nothing() {
+async fn client_id_takeover_loses_nothing() {
     let (broker, gateway, receiver, _link) = behind_a_bus_link().await;
     let fleet = Fleet::new(5, 200);
     let publisher = Publisher::connect(&broker);
@@ -183,7 +183,7 @@ async fn a_client_id_that_is_taken_over_is_taken_back_and_loses_nothing() {
 }
 
 /// Servers before 4.2.1 sent one PUBACK for each device of a publish. The
-/// second one is for nobody, or, worse, for the next publish of that
+/// second one is for no publish, or, worse, for the next publish of that
 /// identifier.
 #[tokio::test]
 async fn several_acknowledgements_of_one_publish_lose_nothing() {

@@ -187,8 +187,8 @@ fn breaker(name: &str) -> Vec<u8> {
     found.unwrap_or_else(|| panic!("no script breaks the contract like {name}")).1
 }
 
-/// The same messages come out otherwise each time: it is refused, and the one
-/// before it goes on.
+/// The output differs each time for the same messages: the script is rejected,
+/// and the previous one keeps running.
 #[tokio::test]
 async fn globals_that_make_it_impure() {
     let beside = Beside::start().await;
@@ -214,7 +214,7 @@ async fn an_empty_file() {
 
 #[tokio::test]
 async fn a_file_of_50_mib() {
-    is_refused(vec![0; 50 << 20], "it has more than 32 MiB").await;
+    is_refused(vec![0; 50 << 20], "it is larger than 32 MiB").await;
 }
 
 #[tokio::test]

@@ -51,7 +51,7 @@ async fn restart(gateway: &mut Gateway, version: &str) {
     let runs = |s: &sluicegate_tests::gateway::Stream| {
         s.state == "running" && s.script.as_ref().is_some_and(|script| script.version == version)
     };
-    gateway.until("fleet", "it goes on with the version that it has", runs).await;
+    gateway.until("fleet", "it keeps its version", runs).await;
 }
 
 fn payload(n: u64) -> String {
@@ -59,7 +59,7 @@ fn payload(n: u64) -> String {
 }
 
 #[tokio::test]
-async fn another_version_waits_until_somebody_wants_it() {
+async fn new_adapter_version_waits_for_update() {
     let (broker, receiver, mut gateway, before) = start().await;
     restart(&mut gateway, &before).await;
     let waits = |line: &LogLine| {
@@ -76,7 +76,7 @@ async fn another_version_waits_until_somebody_wants_it() {
         shown.contains("\n- {\"target\":\"before\"") && shown.contains("\n+ {\"target\":\"out/x\""),
         "{shown}"
     );
-    assert!(shown.ends_with("Nothing was done. To do it, say the same with --yes.\n"), "{shown}");
+    assert!(shown.ends_with("Nothing was changed. Repeat the command with --yes to change it.\n"), "{shown}");
     publisher.publish(TOPIC, payload(2)).await;
     gateway.until_settled("fleet", 2).await;
     let taken = gateway.prints(&["streams", "update", "fleet", "--yes"]).await;
@@ -103,7 +103,7 @@ async fn settings_of_the_version_that_runs_are_good_until_another_one_is_wanted(
             && line["reason"].as_str().is_some_and(|reason| reason.contains("of_before"))
     };
     gateway.until_logged("why the version that waits does not do", told).await;
-    assert!(gateway.stream("fleet").await.note.unwrap().contains("could not be accepted now"));
+    assert!(gateway.stream("fleet").await.note.unwrap().contains("would be rejected now"));
     // Another file may be changed all the same.
     gateway.write_stream("second", &receiver.stream.replace("out/", "second/"));
     assert!(gateway.prints(&["apply"]).await.ends_with("Applied.\n"));
@@ -120,7 +120,7 @@ async fn settings_of_the_version_that_runs_are_good_until_another_one_is_wanted(
 }
 
 #[tokio::test]
-async fn a_pinned_stream_goes_on_with_the_version_that_it_is_pinned_to() {
+async fn pinned_stream_keeps_its_version() {
     let (broker, receiver, mut gateway, before) = start().await;
     let pinned = |pin: u32| {
         let stream =
@@ -147,7 +147,7 @@ async fn a_pinned_stream_goes_on_with_the_version_that_it_is_pinned_to() {
     let update = gateway.command(&["streams", "update", "fleet", "--yes"]).await;
     assert!(String::from_utf8_lossy(&update.stderr).contains("there is no `mqtt-json@7` here"), "{update:?}");
 
-    // A stream that has run nothing has nothing to go on with.
+    // A stream that has run nothing has no version to keep.
     gateway.write_stream("second", &pinned(7));
     let refused = gateway.command(&["apply"]).await;
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();

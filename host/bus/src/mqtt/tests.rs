@@ -463,8 +463,8 @@ async fn hundreds_of_filters_are_subscribed() {
 }
 
 /// Far more messages than any queue holds, from a broker that does not keep to
-/// the receive maximum, while nothing is committed: the bus is held back, says
-/// so, and loses nothing when it continues.
+/// the receive maximum, while nothing is committed: back-pressure pauses
+/// reading, says so, and loses nothing when it continues.
 #[tokio::test]
 async fn a_full_window_holds_the_bus_back_and_lets_go() {
     const MESSAGES: u16 = 4_000;

@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_drives_the_same_way() {
+    fn same_seed_gives_same_drive() {
         let payloads = |seed| drive(seed, 20).iter().map(FleetMessage::payload).collect::<Vec<_>>();
         assert_eq!(payloads(7), payloads(7));
         assert_ne!(payloads(7), payloads(8));

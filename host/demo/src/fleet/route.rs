@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_route_is_closed_and_without_jumps() {
+    fn route_is_closed_and_continuous() {
         for seed in 0..50 {
             let route = Route::new(usize::from(seed as u8), &mut Rng::with_seed(seed));
             let mut before = route.at(-1.0);

@@ -75,7 +75,7 @@ pub struct Readings {
     pub satellites: u8,
     /// Percent.
     pub signal: u8,
-    /// Somebody has pressed the button.
+    /// The driver pressed the button.
     pub alarm: bool,
 }
 

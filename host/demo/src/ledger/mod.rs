@@ -201,7 +201,7 @@ impl Ledger {
         &self.problems
     }
 
-    /// Whether anything came that is wrong or that nobody sent.
+    /// Whether nothing wrong and nothing unpublished arrived.
     pub fn is_clean(&self) -> bool {
         self.counters.iter().all(|book| book.wrong == 0 && book.unexpected == 0)
     }

@@ -54,7 +54,7 @@ fn packet(message: &FleetMessage, part: impl Fn(&str) -> bool) -> Received {
 }
 
 #[test]
-fn what_did_not_come_is_missing_and_what_came_twice_is_a_repeat() {
+fn ledger_counts_missing_and_duplicates() {
     let (mut ledger, messages) = published(3);
     for message in [&messages[0], &messages[2], &messages[2]] {
         ledger.receive(Receiver::Mqtt, publish(message));
@@ -88,7 +88,7 @@ fn any_field_that_differs_is_wrong_and_named() {
 }
 
 #[test]
-fn what_nobody_sent_is_unexpected() {
+fn unpublished_message_is_unexpected() {
     let (mut ledger, messages) = published(1);
     let mut fleet = Fleet::new(1, 2);
     let stranger = fleet.step(1, 1.0, 1_700_000_000_000);
@@ -105,7 +105,7 @@ fn what_nobody_sent_is_unexpected() {
 }
 
 #[test]
-fn what_a_receiver_refuses_is_awaited_by_the_others_only() {
+fn refused_message_is_expected_only_elsewhere() {
     let mut fleet = Fleet::new(1, 1);
     let mut ledger = Ledger::default();
     let message = message(&mut fleet);
@@ -118,7 +118,7 @@ fn what_a_receiver_refuses_is_awaited_by_the_others_only() {
 }
 
 #[test]
-fn a_newer_shadow_covers_older_messages_and_an_older_one_is_wrong() {
+fn newer_shadow_covers_older_messages() {
     let (mut ledger, messages) = published(3);
     ledger.receive(Receiver::Aws, shadow(&messages[1]));
     assert_eq!((ledger.book(Receiver::Aws).received, missing(&ledger, Receiver::Aws)), (2, 1));
@@ -146,7 +146,7 @@ fn after_a_kill_a_shadow_may_go_back_once() {
 }
 
 #[test]
-fn what_comes_first_after_a_later_one_of_its_device_is_wrong() {
+fn message_out_of_order_is_wrong() {
     let (mut ledger, messages) = published(3);
     for number in [0, 2, 0, 1] {
         ledger.receive(Receiver::Mqtt, publish(&messages[number]));
@@ -161,7 +161,7 @@ fn what_comes_first_after_a_later_one_of_its_device_is_wrong() {
 }
 
 #[test]
-fn a_shadow_keeps_what_only_an_older_message_had() {
+fn shadow_keeps_fields_of_older_messages() {
     let mut fleet = Fleet::new(1, 1);
     let mut ledger = Ledger::default();
     let (mut older, newer) = (message(&mut fleet), message(&mut fleet));
@@ -180,7 +180,7 @@ fn a_shadow_keeps_what_only_an_older_message_had() {
 }
 
 #[test]
-fn a_shadow_that_lacks_a_field_is_wrong() {
+fn shadow_without_a_field_is_wrong() {
     let (mut ledger, messages) = published(1);
     let Received::Shadow(mut update) = shadow(&messages[0]) else { unreachable!() };
     update.merged.as_object_mut().unwrap().remove("din");
@@ -232,7 +232,7 @@ fn packets_of_one_message_are_put_together() {
 }
 
 #[test]
-fn old_messages_are_forgotten_once_everybody_has_them() {
+fn old_messages_are_dropped_after_delivery() {
     let (mut ledger, messages) = published(KEPT + 50);
     for message in &messages {
         for receiver in Receiver::ALL {

@@ -9,13 +9,13 @@ use settings_reader::units::{UrlError, parse_mqtt_url};
 
 use super::AwsIotDestination;
 use crate::mqtt::{self, MqttAccess, read_access};
-use crate::{Destination, DestinationSettings, InFlight, Key, Kind, Lanes};
+use crate::{Destination, DestinationSettings, InFlight, Key, Kind, Lanes, MAX_LANES};
 
 /// The row of the table of kinds.
 pub static KIND: Kind = Kind {
     name: "aws-iot",
     adapter: "aws-shadow",
-    lanes: 1..=1024,
+    max_lanes: MAX_LANES,
     // AWS closes connections with more than 100 unacknowledged publishes.
     in_flight: InFlight::Settable { default: mqtt::IN_FLIGHT, max: 100 },
     keys: &[

@@ -9,13 +9,13 @@ use settings_reader::units::parse_http_url;
 use settings_reader::{Secret, SecretError, TlsSettings};
 
 use super::HttpDestination;
-use crate::{Destination, DestinationSettings, InFlight, Key, Kind};
+use crate::{Destination, DestinationSettings, InFlight, Key, Kind, MAX_LANES};
 
 /// The row of the table of kinds.
 pub static KIND: Kind = Kind {
     name: "http",
     adapter: "http-json",
-    lanes: 1..=1024,
+    max_lanes: MAX_LANES,
     in_flight: InFlight::One,
     keys: &[
         Key {

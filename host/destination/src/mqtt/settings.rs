@@ -10,13 +10,13 @@ use settings_reader::{MqttUrl, Secret, SecretError, TlsSettings};
 
 use super::MqttDestination;
 use super::rules::check_topic;
-use crate::{Destination, DestinationSettings, InFlight, Key, Kind, Lanes, StreamFacts};
+use crate::{Destination, DestinationSettings, InFlight, Key, Kind, Lanes, MAX_LANES, StreamFacts};
 
 /// The row of the table of kinds.
 pub static KIND: Kind = Kind {
     name: "mqtt",
     adapter: ADAPTER,
-    lanes: 1..=1024,
+    max_lanes: MAX_LANES,
     in_flight: InFlight::Settable { default: IN_FLIGHT, max: 65_535 },
     keys: &[
         Key {

@@ -8,13 +8,13 @@ use settings_reader::units::parse_mqtt_url;
 
 use super::ThingsBoardDestination;
 use crate::mqtt::{self, MqttAccess, read_access, tls_use};
-use crate::{Destination, DestinationSettings, InFlight, Key, Kind, Lanes};
+use crate::{Destination, DestinationSettings, InFlight, Key, Kind, Lanes, MAX_LANES};
 
 /// The row of the table of kinds.
 pub static KIND: Kind = Kind {
     name: "thingsboard",
     adapter: "thingsboard-gateway",
-    lanes: 1..=1024,
+    max_lanes: MAX_LANES,
     in_flight: InFlight::Settable { default: mqtt::IN_FLIGHT, max: 65_535 },
     keys: &[
         Key { name: "url", default: DEMO, meaning: "ThingsBoard, `mqtt://host:1883` or `mqtts://host:8883`" },

@@ -8,13 +8,13 @@ use settings_reader::section::Section;
 use settings_reader::units::parse_tcp_url;
 
 use super::{WialonDestination, decode};
-use crate::{Destination, DestinationSettings, InFlight, Key, Kind};
+use crate::{Destination, DestinationSettings, InFlight, Key, Kind, MAX_LANES};
 
 /// The row of the table of kinds.
 pub static KIND: Kind = Kind {
     name: "wialon",
     adapter: "wialon-retranslator",
-    lanes: 1..=1024,
+    max_lanes: MAX_LANES,
     in_flight: InFlight::One,
     keys: &[
         Key { name: "url", default: HOSTING, meaning: "the receiver, `tcp://host:20163`" },

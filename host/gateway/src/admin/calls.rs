@@ -140,7 +140,7 @@ pub(super) async fn dead_letters(State(shared): State<Shared>, RawQuery(query): 
 }
 
 pub(super) async fn dead_letter(State(shared): State<Shared>, Path(id): Path<String>) -> Answer<Letter> {
-    let expected = || wrong(format!("`{}` is no dead letter\'s number", id.escape_debug()));
+    let expected = || wrong(format!("`{}` is not the number of a dead letter", id.escape_debug()));
     let id = id.parse().map_err(|_| expected())?;
     Ok(Json(shared.gateway.operations.dead_letter(id).await?))
 }

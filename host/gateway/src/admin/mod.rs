@@ -2,7 +2,7 @@
 //!
 //! [`pages`] only read and show no message, though a reason may quote of one;
 //! [`calls`] change something or show messages and want the token. All of it answers only requests that name a
-//! loopback host: a page in somebody's browser that rebinds its own name to
+//! loopback host: a page in a browser that rebinds its own name to
 //! 127.0.0.1 gets nothing.
 
 mod by_stream;
@@ -38,7 +38,7 @@ const MAX_SCRIPT: usize = script::MAX_SIZE;
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     /// The address is taken, or not ours.
-    #[error("[admin] listen = \"{address}\": cannot listen there: {source}")]
+    #[error("[admin] listen = \"{address}\": cannot listen on this address: {source}")]
     Bind {
         /// What the configuration says.
         address: SocketAddr,
@@ -55,7 +55,7 @@ struct Shared {
     token: AdminToken,
 }
 
-/// An answer that is no success.
+/// An error answer.
 #[derive(Debug)]
 struct Problem(StatusCode, String);
 
@@ -75,7 +75,7 @@ pub async fn serve(
     let app = app(Shared { gateway, metrics, token });
     let served = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
-        tracing::error!(%error, "the admin listener has ended");
+        tracing::error!(%error, "admin listener stopped");
     }
 }
 
@@ -105,7 +105,7 @@ fn app(shared: Shared) -> Router {
         .route("/journal", get(pages::journal))
         .route("/metrics", get(pages::metrics))
         .merge(with_token)
-        .fallback(|| async { Problem(StatusCode::NOT_FOUND, "there is no such page".to_owned()) })
+        .fallback(|| async { Problem(StatusCode::NOT_FOUND, "unknown path".to_owned()) })
         .method_not_allowed_fallback(|| async {
             Problem(StatusCode::METHOD_NOT_ALLOWED, "the page is there, but not with this method".to_owned())
         })

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::{Shared, by_stream};
 use crate::operate::convert;
 
-/// Most bytes of a text that says what is wrong. The whole of it is in the log
+/// Maximum bytes of an error text. The whole of it is in the log
 /// and in the dead letter.
 pub(super) const MAX_TEXT: usize = 1_024;
 
@@ -62,7 +62,7 @@ pub(super) async fn readyz(State(shared): State<Shared>) -> Response {
     // out of service: the others run.
     let starting = statuses.iter().any(|s| s.script().is_none() && s.state().reason().is_none());
     let ready = bus.connected && !starting && !full && holding.broken.is_none();
-    let (bytes, max_bytes) = holding.bytes;
+    let (bytes, max_bytes) = (holding.bytes.used, holding.bytes.limit);
     let journal = Fill { messages: holding.messages, bytes, max_bytes, full, holder };
     let body = Readiness { ready, bus, waiting_for, journal };
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

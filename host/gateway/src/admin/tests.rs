@@ -97,7 +97,7 @@ fn only_loopback_hosts_are_answered() {
 }
 
 #[tokio::test]
-async fn a_foreign_host_gets_nothing_even_with_the_token() {
+async fn foreign_host_is_rejected_even_with_token() {
     let admin = Admin::start().await;
     let headers = [("host", "rebound.example"), ("authorization", &admin.token.header())];
     for path in ["/streams", "/dead-letters", "/nothing"] {
@@ -108,7 +108,7 @@ async fn a_foreign_host_gets_nothing_even_with_the_token() {
 }
 
 #[tokio::test]
-async fn what_changes_or_shows_messages_needs_the_token() {
+async fn changes_and_messages_need_the_token() {
     let admin = Admin::start().await;
     let calls = [
         (Method::POST, "/streams/yard/pause"),
@@ -177,7 +177,7 @@ async fn pages_without_a_token_cut_what_they_quote() {
 }
 
 #[tokio::test]
-async fn a_blocked_stream_has_a_word_and_those_that_run_a_latency() {
+async fn metrics_have_block_code_and_latency() {
     let admin = Admin::start().await;
     let (_, streams) = admin.ask(Method::GET, "/streams", &[], "").await;
     let of = |name: &str| streams.as_array().unwrap().iter().find(|s| s["name"] == name).unwrap().clone();
@@ -247,14 +247,14 @@ async fn bodies_are_checked() {
 }
 
 #[tokio::test]
-async fn a_plan_of_files_that_are_wrong_says_all_of_it() {
+async fn plan_of_invalid_files_lists_all_errors() {
     let admin = Admin::start().await;
     for path in ["/plan", "/apply"] {
         let (status, answer) = admin.with_token(Method::POST, path, "").await;
         assert_eq!(status, 409, "{answer}");
         for words in [
             "streams/broken.toml:1:10: `topics` is empty",
-            "meanwhile: nothing is changed, what runs goes on as it is",
+            "meanwhile: no change applied; the running configuration is kept",
         ] {
             assert!(error(&answer).contains(words), "{words}: {answer}");
         }
@@ -296,7 +296,7 @@ async fn dead_letters_are_listed_and_shown() {
     assert_eq!(admin.with_token(Method::GET, "/dead-letters/0", "").await, (200, expected));
     for (path, status, words) in [
         ("/dead-letters/9", 404, "no dead letter 9"),
-        ("/dead-letters/x", 400, "`x` is no dead letter's number"),
+        ("/dead-letters/x", 400, "`x` is not the number of a dead letter"),
         ("/dead-letters?limit=x", 400, "`limit` is `x`"),
         ("/dead-letters?limit=5000", 400, "expected 1 to 1000"),
         ("/dead-letters?strm=a", 400, "unknown `strm`"),
@@ -309,7 +309,7 @@ async fn dead_letters_are_listed_and_shown() {
 }
 
 #[tokio::test]
-async fn the_latest_messages_are_shown() {
+async fn last_messages_are_shown() {
     let admin = Admin::start().await;
     let of = async |query: &str| {
         let (status, answer) = admin.with_token(Method::GET, &format!("/messages{query}"), "").await;
@@ -335,7 +335,7 @@ async fn the_latest_messages_are_shown() {
 }
 
 #[tokio::test]
-async fn the_commands_find_the_gateway_and_its_token() {
+async fn target_finds_gateway_and_token() {
     let admin = Admin::start().await;
     let target = admin.target().await;
     assert_eq!(target.streams().await.unwrap().len(), 3);
@@ -374,7 +374,7 @@ async fn the_commands_find_the_gateway_and_its_token() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_missing_or_another_gateways_is_named() {
+async fn missing_or_foreign_token_is_reported() {
     let admin = Admin::start().await;
     let file = token::path(&admin.site.config.data);
     std::fs::write(&file, "0".repeat(64)).unwrap();

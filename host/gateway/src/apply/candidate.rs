@@ -108,7 +108,7 @@ async fn try_script(
             Err(because) => return Err(wrong(&because)),
         }
     }
-    // What this binary brings along waits until somebody wants it. A file is
+    // A new adapter version of this binary waits for an update. A file is
     // the operator's, and nothing of his may be wrong.
     if goes_on && matches!(settings.script.source, ScriptSource::Official(_)) {
         return Ok(None);

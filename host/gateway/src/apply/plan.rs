@@ -52,7 +52,7 @@ impl Plan {
         self.0.values().any(|change| *change != Change::Unchanged)
     }
 
-    /// For whoever asked.
+    /// For the caller.
     pub fn answer(&self, candidate: &Candidate) -> answer::Plan {
         let line = |(stream, change): (&String, &Change)| {
             let (change, keys) = match change {
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_change_has_its_word() {
+    fn plan_names_each_kind_of_change() {
         let folder = tempfile::tempdir().unwrap();
         let all = [
             ("keys.txt", "1\n"),

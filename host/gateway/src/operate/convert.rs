@@ -3,7 +3,7 @@
 use admin_api::answer::{
     Difference, Letter, LetterDelivery, MessageLine, ScriptChange, StreamLine, VersionLine, text_or_base64,
 };
-use journal::{Counters, DeadLetter, DeadLetterId, Holding};
+use journal::{Counters, DeadLetter, DeadLetterId, Fill, Holding};
 use serde_json::{Map, Value, json};
 use stream::reload::Reloaded;
 use stream::reload::shadow::{self, Fate, Sent};
@@ -96,7 +96,7 @@ pub fn lag(counters: &Counters, now: u64) -> f64 {
 
 /// The highest of 50, 80 and 100 percent that the journal has reached.
 pub fn alarm(holding: &Holding) -> Option<u8> {
-    let (bytes, max) = holding.bytes;
+    let Fill { used: bytes, limit: max } = holding.bytes;
     let reached = |percent: &u8| u128::from(bytes) * 100 >= u128::from(max) * u128::from(*percent);
     [100, 80, 50].into_iter().find(|percent| max > 0 && reached(percent))
 }
@@ -130,12 +130,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn alarms_come_at_half_and_at_four_fifths() {
+    fn alarm_rises_at_50_80_and_100_percent() {
         let at = |bytes, max| {
             alarm(&Holding {
                 messages: 0,
-                bytes: (bytes, max),
-                dead_letters: (0, 0),
+                bytes: Fill { used: bytes, limit: max },
+                dead_letters: Fill::default(),
                 full: false,
                 holder: None,
                 broken: None,

@@ -67,7 +67,7 @@ pub enum OperateError {
     /// The request makes no sense.
     #[error("{0}")]
     Wrong(String),
-    /// There is no such stream or dead letter.
+    /// The stream or the dead letter does not exist.
     #[error("{0}")]
     Unknown(String),
     /// It cannot be done as things are.
@@ -279,8 +279,8 @@ impl Operations {
     pub async fn dead_letter(&self, id: u64) -> Result<Letter, OperateError> {
         let filter = DeadLetterFilter { ids: Some(vec![DeadLetterId(id)]), ..DeadLetterFilter::default() };
         let found = self.journal.dead_letters(filter).await?.into_iter().next();
-        let (id, stream, letter) =
-            found.ok_or_else(|| OperateError::Unknown(format!("there is no dead letter {id} (any more)")))?;
+        let (id, stream, letter) = found
+            .ok_or_else(|| OperateError::Unknown(format!("dead letter {id} does not exist (any more)")))?;
         Ok(convert::letter(id, self.name(stream), &letter))
     }
 
@@ -333,8 +333,8 @@ impl Operations {
         })
     }
 
-    /// The name of a stream by its number; the number itself, should nobody
-    /// know it.
+    /// The name of a stream by its number; the number itself if no stream
+    /// has it.
     fn name(&self, index: StreamIndex) -> String {
         let streams = self.streams_now();
         let stream = streams.iter().find(|stream| stream.index() == Some(index));
@@ -343,7 +343,7 @@ impl Operations {
     }
 }
 
-/// Does it to its end, also when whoever asked for it goes away meanwhile: what
+/// Completes the operation even if the caller goes away meanwhile: what
 /// has many steps must not stop between two of them.
 async fn to_the_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, JournalError>> + Send + 'static,

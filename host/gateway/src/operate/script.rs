@@ -10,11 +10,11 @@ use stream::reload::{Refusal, Reloaded};
 
 use super::{OperateError, Operations, convert, wanted};
 
-/// Most messages of one answer.
+/// Maximum messages of one answer.
 pub const MAX_MESSAGES: usize = 1_000;
-/// Messages of an answer where nobody says how many.
+/// Messages of an answer when the request gives no number.
 pub const USUAL_MESSAGES: usize = 10;
-/// Most bytes of them.
+/// Maximum bytes of them.
 const MAX_BYTES: usize = 8 << 20;
 /// What names a device where no stream says it.
 const IDENT: &str = "ident";
@@ -92,7 +92,9 @@ impl Operations {
         let usable = self.usable(stream)?;
         let orders = usable.running.as_ref().map(|running| running.orders.clone());
         orders.ok_or_else(|| {
-            OperateError::NotNow("no gateway runs, and the script is proven in a stream that runs".to_owned())
+            OperateError::NotNow(
+                "no gateway is running; a script is validated in a running stream".to_owned(),
+            )
         })
     }
 }

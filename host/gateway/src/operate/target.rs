@@ -38,11 +38,11 @@ pub enum TargetError {
     /// The configuration, which says where the gateway is, cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigErrors),
-    /// Nobody listens, and the journal cannot be opened.
-    #[error("{nobody}, and the journal in {} cannot be used without one: {reason}", folder.display())]
+    /// No gateway is running, and the journal cannot be opened.
+    #[error("{absent}, and the journal in {} cannot be opened: {reason}", folder.display())]
     NoGateway {
         /// Who was asked.
-        nobody: String,
+        absent: String,
         /// The journal's folder.
         folder: PathBuf,
         /// Why not.
@@ -60,13 +60,13 @@ impl Target {
     /// Looks for the gateway of this configuration.
     pub async fn find(config: Option<&Path>) -> Result<Self, TargetError> {
         let config = Config::load(config)?;
-        let nobody = match running(&config).await {
+        let absent = match running(&config).await {
             Ok(client) => return Ok(Self::Running(Box::new(client))),
-            Err(nobody) => nobody,
+            Err(absent) => absent,
         };
         let folder = config.journal.path.clone();
         let operations = open_journal(config).await;
-        operations.map(Self::Offline).map_err(|reason| TargetError::NoGateway { nobody, folder, reason })
+        operations.map(Self::Offline).map_err(|reason| TargetError::NoGateway { absent, folder, reason })
     }
 
     /// Ends the work: what was done on the journal is durable then.
@@ -244,7 +244,7 @@ pub async fn running(config: &Config) -> Result<Client, String> {
     }
 }
 
-/// Whether somebody listens there.
+/// Whether a process listens on the address.
 async fn knock(address: SocketAddr) -> io::Result<()> {
     timeout(CONNECT_PATIENCE, TcpStream::connect(address)).await.map_err(io::Error::from)?.map(drop)
 }

@@ -11,10 +11,10 @@ use tokio::net::TcpListener;
 use super::testing::{AT, Site};
 use super::*;
 
-const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
+const UNUSED: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
 
 async fn offline() -> (Site, Target) {
-    let site = Site::new(NOBODY).await;
+    let site = Site::new(UNUSED).await;
     let operations = site.operations();
     (site, Target::Offline(operations))
 }
@@ -40,7 +40,7 @@ async fn streams_are_listed_with_their_counters() {
 }
 
 #[tokio::test]
-async fn a_pause_lasts_until_resumed() {
+async fn pause_lasts_until_resumed() {
     let (site, target) = offline().await;
     let seen = site.journal.paused(StreamIndex(1));
     assert!(target.pause("yard", true).await.unwrap().paused);
@@ -86,7 +86,7 @@ async fn dead_letters_are_found_by_what_is_asked() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_is_shown_whole() {
+async fn dead_letter_is_shown_in_full() {
     let (_site, target) = offline().await;
     let letter = target.dead_letter(2).await.unwrap();
     assert_eq!(
@@ -97,11 +97,11 @@ async fn a_dead_letter_is_shown_whole() {
     assert_eq!(letter.delivery.unwrap().body_base64.as_deref(), Some("/w=="));
     let letter = target.dead_letter(1).await.unwrap();
     assert_eq!((letter.payload.as_deref(), letter.delivery), (Some("half"), None));
-    assert_eq!(words(target.dead_letter(3).await), "there is no dead letter 3 (any more)");
+    assert_eq!(words(target.dead_letter(3).await), "dead letter 3 does not exist (any more)");
 }
 
 #[tokio::test]
-async fn a_rewind_that_makes_no_sense_is_refused() {
+async fn invalid_rewind_is_rejected() {
     let (_site, target) = offline().await;
     let request = |to: &str| RewindRequest {
         to: to.to_owned(),
@@ -126,8 +126,8 @@ async fn a_rewind_that_makes_no_sense_is_refused() {
 
 /// A client may go away, or give up, while a long rewind is under way.
 #[tokio::test]
-async fn a_rewind_goes_to_its_end_without_whoever_asked_for_it() {
-    let site = Site::new(NOBODY).await;
+async fn rewind_completes_after_client_disconnects() {
+    let site = Site::new(UNUSED).await;
     let journal = wiring::open_journal(&site.config).await.unwrap();
     let index = journal.stream("yard").unwrap();
     // A chunk each: a rewind of several parts.
@@ -174,8 +174,8 @@ async fn a_rewind_goes_to_its_end_without_whoever_asked_for_it() {
 }
 
 #[tokio::test]
-async fn a_rewind_wants_what_the_stream_takes() {
-    let site = Site::new(NOBODY).await;
+async fn rewind_selects_messages_of_stream() {
+    let site = Site::new(UNUSED).await;
     let operations = site.operations();
     let route = &operations.usable("fleet-to-web").unwrap().route;
     let message = |topic: &str, payload: &str| Message::received_now(topic, payload.to_owned());
@@ -197,8 +197,8 @@ async fn only_a_stream_without_a_file_is_forgotten() {
 }
 
 #[tokio::test]
-async fn a_stream_whose_file_is_gone_is_forgotten() {
-    let site = Site::new(NOBODY).await;
+async fn detached_stream_is_removed() {
+    let site = Site::new(UNUSED).await;
     let journal = wiring::open_journal(&site.config).await.unwrap();
     let index = journal.stream("yard").unwrap();
     let message = Message::received_now("yard", "x");
@@ -237,7 +237,7 @@ async fn a_stream_whose_file_is_gone_is_forgotten() {
 
 #[tokio::test]
 async fn without_a_gateway_the_command_says_where_it_looked() {
-    // Bound and dropped: nobody listens there.
+    // Bound and dropped: no process listens there.
     let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let site = Site::new(address).await;
     let error = words(Target::find(Some(&site.config.path)).await.map(|_| ()));

@@ -10,7 +10,7 @@ pub struct Difference(Vec<Change>);
 
 /// A line that is no JSON.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {number} is no JSON: {reason}")]
+#[error("line {number} is not JSON: {reason}")]
 pub struct NotJson {
     /// Counted from 1.
     number: usize,

@@ -1,6 +1,12 @@
 #![allow(clippy::unwrap_used)]
 
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
 use super::*;
+use crate::Tables;
+use crate::case::CaseFile;
+use crate::package::PackageError;
 use crate::testing::{PASS, engine, transform};
 
 /// A package of this script with one case, which sends `one` and `two`.
@@ -27,18 +33,18 @@ const BOTH: &str = r#"{"messages":[0],"target":null,"headers":{},"body":"one"}
 "#;
 
 #[tokio::test]
-async fn a_script_that_does_what_is_expected_passes() {
+async fn script_with_the_expected_output_passes() {
     check(engine(), &package(PASS, BOTH), &Limits::default()).await.unwrap();
     let spaced = BOTH.replace(":", " : ").replace("\"one\"", r#""\u006fne","packet":{"x":1}"#);
     check(engine(), &package(PASS, &spaced), &Limits::default()).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_difference_is_shown_line_by_line_with_what_differs_inside() {
+async fn difference_lists_changed_lines_and_values() {
     let expected = BOTH.replace("\"two\"", "\"too\"");
     assert_eq!(
         fault(&package(PASS, &expected)).await,
-        r#"a-case: it maps otherwise (+) than expected (-)
+        r#"a-case: the output (+) differs from the expected output (-)
     - {"messages":[1],"target":null,"headers":{},"body":"too"}
     + {"messages":[1],"target":null,"headers":{},"body":"two"}
       body: - "too", + "two""#
@@ -57,14 +63,14 @@ async fn a_script_that_counts_in_a_global_is_not_pure() {
     let expected = BOTH.replace("one", "0").replace("two", "1");
     let fault = fault(&package(counting, &expected)).await;
     assert!(
-        fault.starts_with("a-case: a used instance maps otherwise (+) than a fresh one (-)\n"),
+        fault.starts_with("a-case: the output of a used instance (+) differs from that of a fresh one (-)\n"),
         "{fault}"
     );
     assert!(fault.contains(r#"body: - "0", + "2""#), "{fault}");
 }
 
 #[tokio::test]
-async fn what_fails_is_told_with_the_message() {
+async fn failing_message_is_reported() {
     let second = r#"
         (if (i32.eq (call $first (local.get $batch)) (i32.const 116)) (then unreachable))
         (call $pass (local.get $batch) (local.get $n))"#;
@@ -77,13 +83,13 @@ async fn what_fails_is_told_with_the_message() {
     };
     assert_eq!(fault(&silent).await, "a-case: expected.jsonl is missing");
     let garbled = fault(&package(PASS, "{}\nno json\n")).await;
-    assert!(garbled.starts_with("a-case: expected.jsonl: line 2 is no JSON: "), "{garbled}");
+    assert!(garbled.starts_with("a-case: expected.jsonl: line 2 is not JSON: "), "{garbled}");
 
     // No script at all: said once, not for every case.
     let mut none = package(PASS, BOTH);
     none.wasm = Bytes::from_static(b"(module)");
     none.cases.push(none.cases[0].clone());
-    assert!(fault(&none).await.starts_with("a-case: the script cannot be used: it is no WebAssembly"));
+    assert!(fault(&none).await.starts_with("a-case: the script cannot be used: it is not WebAssembly"));
 }
 
 fn read(files: &[(&str, &str)]) -> Result<Vec<Case>, String> {
@@ -93,7 +99,7 @@ fn read(files: &[(&str, &str)]) -> Result<Vec<Case>, String> {
     };
     let files: Vec<(&'static str, &'static str)> =
         files.iter().map(|(path, text)| (leak(path), leak(text))).collect();
-    Case::read(files.iter().map(file).collect()).map_err(|error| error.to_string())
+    Case::read(files.iter().map(file).collect()).map_err(|error| PackageError::from(error).to_string())
 }
 
 fn leak(text: &str) -> &'static str {
@@ -125,7 +131,7 @@ fn a_case_is_read_from_its_files() {
 }
 
 #[test]
-fn wrong_files_are_told() {
+fn wrong_files_are_reported() {
     let table: [(&[(&str, &str)], &str); 6] = [
         (&[("a/expected.jsonl", "")], "its case `a`: input.jsonl is missing"),
         (&[("a/input-2.jsonl", "")], "its case `a`: input.jsonl is missing"),

@@ -12,9 +12,9 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::worker::Answer;
-use crate::fault::one_line;
+use crate::error::LoadError;
 use crate::lift;
-use crate::load::LoadError;
+use crate::text::one_line;
 
 /// The program that compiles, and what it may take.
 #[derive(Clone, Debug)]
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_child_that_was_ended_says_which_bound_it_met() {
-        let costly = |what: &str| format!("compiling it takes more than {what}; it was given up");
+        let costly = |what: &str| format!("compiling it takes more than {what}; the compiler was stopped");
         assert_eq!(said(SIGXCPU, b"", ""), costly("60 s of CPU time"));
         assert_eq!(said(6, b"", "memory allocation of 99 bytes failed\n"), costly("2048 MiB of memory"));
         assert_eq!(said(SIGKILL, b"", ""), costly("the machine has memory for"));

@@ -23,8 +23,8 @@ use telemetry::event;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
+use super::error::LoadError;
 use super::lift;
-use super::load::LoadError;
 use super::version::Version;
 
 pub use child::{Bounds, Child};
@@ -71,7 +71,7 @@ pub(super) struct Compiler {
 
 impl Compilation {
     /// In a child process of this program.
-    pub fn apart() -> Self {
+    pub fn isolated() -> Self {
         Self { child: Some(Child::of_this_program()), cache: None }
     }
 

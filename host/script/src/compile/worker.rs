@@ -7,9 +7,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use super::child::Bounds;
-use crate::load::LoadError;
-use crate::program::chain;
-use crate::{engine, lift};
+use crate::error::LoadError;
+use crate::text::chain;
+use crate::{config, lift, limits};
 
 /// The first line of what the child writes.
 #[derive(Debug, Serialize, Deserialize)]
@@ -33,8 +33,8 @@ const END_ME_FIRST: &str = "1000";
 pub fn serve(bounds: &Bounds) -> io::Result<()> {
     confine(bounds)?;
     let mut wasm = Vec::new();
-    io::stdin().lock().take(lift::MAX_SIZE as u64 + 1).read_to_end(&mut wasm)?;
-    let code = wasmtime::Engine::new(&engine::config())
+    io::stdin().lock().take(limits::MAX_SIZE as u64 + 1).read_to_end(&mut wasm)?;
+    let code = wasmtime::Engine::new(&config::config())
         .map_err(|error| LoadError::Compiler(chain(&error)))
         .and_then(|engine| code_of(&engine, &wasm));
     let (answer, code) = match code {

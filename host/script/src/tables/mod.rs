@@ -17,7 +17,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use sha2::{Digest, Sha256};
 
-use super::fault::one_line;
+use super::text::one_line;
 use super::version::Version;
 
 pub use read::{TableError, TableProblem};

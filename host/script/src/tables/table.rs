@@ -8,7 +8,7 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 use sha2::{Digest, Sha256};
 
-use super::super::version::Version;
+use crate::version::Version;
 
 /// Keys with a value each. All text is in one buffer, so that a row costs its
 /// own bytes and about 20 more instead of two allocations.

@@ -27,16 +27,16 @@ async fn a_script_knows_its_name_and_version() {
 async fn bytes_that_are_no_webassembly() {
     assert_eq!(
         refusal(vec![]).await,
-        "it is no WebAssembly: it begins with nothing (the file is empty), expected `\\0asm` (a .wasm file, not its text form)"
+        "it is not WebAssembly: it begins with nothing (the file is empty), expected `\\0asm` (a .wasm file, not its text form)"
     );
     assert_eq!(
         refusal(b"(module)".to_vec()).await,
-        "it is no WebAssembly: it begins with [28, 6d, 6f, 64], expected `\\0asm` (a .wasm file, not its text form)"
+        "it is not WebAssembly: it begins with [28, 6d, 6f, 64], expected `\\0asm` (a .wasm file, not its text form)"
     );
     for wasm in [b"\0asm".to_vec(), b"\0asm\x01\0\0\0garbage".to_vec(), b"\0asm\x0d\0\x01\0garbage".to_vec()]
     {
         let text = refusal(wasm).await;
-        assert!(text.starts_with("it is no valid WebAssembly: "), "{text}");
+        assert!(text.starts_with("it is not valid WebAssembly: "), "{text}");
     }
 }
 
@@ -63,7 +63,7 @@ async fn damaged_modules_are_errors() {
 async fn a_file_above_the_limit_is_not_even_looked_at() {
     let mut wasm = transform(PASS);
     wasm.resize((32 << 20) + 1, 0);
-    assert_eq!(refusal(wasm).await, "it has more than 32 MiB, the most that a script may have");
+    assert_eq!(refusal(wasm).await, "it is larger than 32 MiB, the maximum size of a script");
 }
 
 #[tokio::test]
@@ -71,7 +71,7 @@ async fn modules_that_lack_an_export() {
     let text = refusal(core("")).await;
     assert_eq!(
         text,
-        "it does not keep the contract `sluicegate:mapper@0.1.0`: the module exports no `memory: memory`"
+        "it breaks the contract `sluicegate:mapper@0.1.0`: the module exports no `memory: memory`"
     );
     let text = refusal(core(MEMORY)).await;
     assert!(text.ends_with("the module exports no `configure: func (i32, i32) -> i32`"), "{text}");
@@ -94,7 +94,7 @@ async fn modules_with_another_signature() {
     .await;
     assert_eq!(
         text,
-        "it does not keep the contract `sluicegate:mapper@0.1.0`: \
+        "it breaks the contract `sluicegate:mapper@0.1.0`: \
          `transform` is `func (i32) -> i64`, expected `func (i32, i32) -> i32`"
     );
 }
@@ -106,7 +106,7 @@ async fn modules_that_import_what_is_not_offered() {
         (func (export "transform") (param i32 i32) (result i32) unreachable)"#
     );
     let text = refusal(core(&format!(r#"(import "env" "now" (func (result i64))) {rest}"#))).await;
-    assert!(text.contains("does not keep the contract") && text.contains("env"), "{text}");
+    assert!(text.contains("breaks the contract") && text.contains("env"), "{text}");
     let text = refusal(core(&format!(
         r#"(import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32))) {rest}"#
     )))
@@ -116,7 +116,7 @@ async fn modules_that_import_what_is_not_offered() {
         r#"(import "sluicegate:mapper/state@0.1.0" "get" (func (param i32) (result i32))) {rest}"#
     )))
     .await;
-    assert!(text.contains("does not keep the contract") && text.contains("get"), "{text}");
+    assert!(text.contains("breaks the contract") && text.contains("get"), "{text}");
 }
 
 #[tokio::test]
@@ -154,7 +154,7 @@ async fn components_of_another_world() {
         .unwrap()
     };
     let text = refusal(other(r#"(param "x" u32) (result u32)"#)).await;
-    assert!(text.contains("does not keep the contract") && text.contains("`transform: func("), "{text}");
+    assert!(text.contains("breaks the contract") && text.contains("`transform: func("), "{text}");
     let import = wat::parse_str(
         r#"(component
           (import "sluicegate:mapper/clock@0.1.0" (instance (export "now" (func (result u64)))))

@@ -30,9 +30,9 @@ async fn a_script_looks_up_what_its_stream_defines() {
     assert_eq!(bodies(&mapper.transform(&batch(["8612"])).await.unwrap()), ["Truck 7"]);
     assert_eq!(bodies(&mapper.transform(&batch(["8613"])).await.unwrap()), [""]);
     assert_eq!(mapper.transform(&batch(["8614"])).await.unwrap().filtered, [0]);
-    let apart =
-        script.transform_apart(&State::new(), &batch(["8612"]), &BeforeImage::default()).await.unwrap();
-    assert_eq!(bodies(&apart), ["Truck 7"]);
+    let isolated =
+        script.transform_isolated(&State::new(), &batch(["8612"]), &BeforeImage::default()).await.unwrap();
+    assert_eq!(bodies(&isolated), ["Truck 7"]);
 }
 
 #[tokio::test]

@@ -46,7 +46,7 @@ async fn checked(wasm: Vec<u8>, state: &State, batches: &[Vec<Message>]) -> Resu
 #[tokio::test]
 async fn a_counter_in_a_global_is_impure() {
     let text = checked(module(COUNTS), &State::new(), &[batch(["a"])]).await.unwrap_err();
-    assert!(text.starts_with("batch 0 gives something else in an instance that has mapped others"), "{text}");
+    assert!(text.starts_with("batch 0 gives another result in an instance that has mapped others"), "{text}");
     assert!(text.contains("delivery 0 is MappedDelivery") && text.contains("b\"1\""), "{text}");
 }
 

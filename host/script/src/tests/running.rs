@@ -199,7 +199,11 @@ async fn an_error_fails_the_batch_and_spares_the_instance() {
     assert_eq!(bodies(&mapper.transform(&batch(["b"])).await.unwrap()), ["b"]);
     // A fresh instance counts from the beginning.
     assert!(
-        mapper.script().transform_apart(&State::new(), &batch(["b"]), &BeforeImage::default()).await.is_err()
+        mapper
+            .script()
+            .transform_isolated(&State::new(), &batch(["b"]), &BeforeImage::default())
+            .await
+            .is_err()
     );
     mapper.rest();
     assert!(mapper.transform(&batch(["b"])).await.is_err());
@@ -303,7 +307,7 @@ async fn a_flood_of_log_lines_is_cut_and_counted() {
     assert!((50..=150).contains(&taken.len()), "{} lines", taken.len());
     assert_eq!(taken[0], (LogLevel::Warn, "hello\\nworld".to_owned()));
     // Loading logs nothing, nor does a mapping that only repeats another.
-    mapper.script().transform_apart(&State::new(), &batch(["x"]), &BeforeImage::default()).await.unwrap();
+    mapper.script().transform_isolated(&State::new(), &batch(["x"]), &BeforeImage::default()).await.unwrap();
     assert_eq!(lines.taken(), []);
 }
 

@@ -55,19 +55,19 @@ async fn state_outlives_instances_and_failed_calls_leave_none() {
 }
 
 #[tokio::test]
-async fn a_mapping_apart_repeats_the_first_one_and_changes_nothing() {
+async fn isolated_mapping_repeats_the_first_and_changes_nothing() {
     let state = State::new();
     let mut mapper = lane(&remembers().await, 0, &state);
     map(&mut mapper, "one").await;
     let first = mapper.transform(&batch(["two"])).await.unwrap();
     map(&mut mapper, "three").await;
 
-    let apart = mapper.script().transform_apart(&state, &batch(["two"]), &first.before).await.unwrap();
+    let isolated = mapper.script().transform_isolated(&state, &batch(["two"]), &first.before).await.unwrap();
     assert_eq!(first.written.values, [("kt".into(), Some("two".into()))]);
-    assert_eq!(apart, Mapping { written: apart.written.clone(), ..first });
-    assert_eq!(apart.written.values, []);
+    assert_eq!(isolated, Mapping { written: isolated.written.clone(), ..first });
+    assert_eq!(isolated.written.values, []);
     let now =
-        mapper.script().transform_apart(&state, &batch(["two"]), &BeforeImage::default()).await.unwrap();
+        mapper.script().transform_isolated(&state, &batch(["two"]), &BeforeImage::default()).await.unwrap();
     assert_eq!(bodies(&now), ["three"]);
     assert_eq!(state.get("kt").unwrap(), "three");
 }

@@ -1,5 +1,4 @@
-//! `sluicegate dead-letters`: what could not be delivered, why, and what
-//! becomes of it.
+//! `sluicegate dead-letters`: lists, replays and deletes dead letters.
 
 mod show;
 
@@ -11,12 +10,12 @@ use admin_api::moment;
 use clap::{Args, Subcommand};
 use gateway::operate::{Target, TargetError};
 
-use crate::cli::ConfigArg;
+use crate::config_arg::ConfigArg;
 
-/// See the messages that could not be delivered; replay or drop them
+/// List, show, replay and delete messages that could not be delivered
 ///
-/// Works on the running gateway of the configuration, with the file admin.token in the data folder, which the
-/// gateway's user may read, or on its journal while no gateway runs; bare, it lists the dead letters.
+/// Works on the running gateway, or on its journal if no gateway is running. A running gateway requires read access
+/// to the file admin.token in the data folder. Without a subcommand it lists the dead letters.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
 Examples:
@@ -28,9 +27,9 @@ Examples:
   sluicegate dead-letters drop --all
 
 Exit status:
-  0  done, or shown
-  1  it could not be done; standard error says why
-  2  the command line is wrong")]
+  0  success
+  1  failure; standard error says why
+  2  invalid command line")]
 pub struct DeadLettersArgs {
     #[command(subcommand)]
     command: Option<Command>,
@@ -43,11 +42,11 @@ pub struct DeadLettersArgs {
 
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
-    /// List dead letters, the oldest first
+    /// List dead letters, oldest first
     List(FilterArgs),
-    /// Show all that is known of dead letters: message, refused delivery, reply
+    /// Show dead letters in full: message, rejected delivery, reply
     Show {
-        /// Their numbers
+        /// Numbers of the dead letters
         #[arg(value_name = "ID", required = true)]
         ids: Vec<u64>,
     },
@@ -55,19 +54,19 @@ enum Command {
     Drop(DropArgs),
 }
 
-/// Send dead letters again, mapped by the script as it is now
+/// Replay dead letters: map them again with the current script and deliver them
 ///
-/// Each is read again by its stream and is no dead letter any more; what fails again becomes a new one.
+/// A replayed dead letter is removed from the list. A message that fails again becomes a new dead letter.
 #[derive(Args, Clone, Debug)]
 struct ReplayArgs {
     #[command(flatten)]
     which: WhichArgs,
-    /// Send the refused deliveries as they were, without the script; what has none with it is mapped
+    /// Send the rejected deliveries unchanged; only dead letters without a delivery are mapped
     #[arg(long)]
     as_is: bool,
 }
 
-/// Forget dead letters for good
+/// Delete dead letters permanently
 #[derive(Args, Clone, Debug)]
 struct DropArgs {
     #[command(flatten)]
@@ -76,12 +75,12 @@ struct DropArgs {
 
 #[derive(Args, Clone, Debug, Default)]
 struct WhichArgs {
-    /// These numbers
+    /// Dead letters with these numbers
     #[arg(value_name = "ID")]
     ids: Vec<u64>,
     #[command(flatten)]
     filter: FilterArgs,
-    /// All that there are
+    /// All dead letters
     #[arg(long, conflicts_with_all = ["ids", "stream", "reason", "since", "limit"])]
     all: bool,
 }
@@ -89,33 +88,31 @@ struct WhichArgs {
 /// Which dead letters; all that is given must hold.
 #[derive(Args, Clone, Debug, Default)]
 struct FilterArgs {
-    /// Only those of this stream
+    /// Only dead letters of this stream
     #[arg(long, value_name = "NAME")]
     stream: Option<String>,
-    /// Only those whose reason or reply contains this text
+    /// Only dead letters whose reason or reply contains this text
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-    /// Only those given up at this time or later: RFC 3339, or an age such as 30m
+    /// Only dead letters since this time: RFC 3339, or an age such as 30m
     #[arg(long, value_name = "TIME", value_parser = moment::check)]
     since: Option<String>,
-    /// Only the oldest so many
+    /// Only the N oldest
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
 }
 
-/// Why the command does not come to its end.
+/// Why the command failed.
 #[derive(Debug, thiserror::Error)]
 enum DeadLettersError {
     /// It could not be done.
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// Nobody has said which.
-    #[error(
-        "there are several dead letters; say which: by ID, --stream, --reason, --since, --limit, or --all"
-    )]
+    /// No dead letter was specified.
+    #[error("several dead letters match; specify an ID, --stream, --reason, --since, --limit, or --all")]
     Which,
     /// Some of the named ones are gone.
-    #[error("{verb} {taken} of {named}: the others are not there (any more), or not of that kind")]
+    #[error("{verb} {taken} of {named}: the others do not exist (any more), or do not match")]
     Fewer {
         /// What was done.
         verb: &'static str,
@@ -133,7 +130,7 @@ enum DeadLettersError {
 pub async fn run(args: DeadLettersArgs) -> ExitCode {
     match carry_out(args).await {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever reads us has seen enough (`| head`).
+        // The reader closed the pipe (`| head`).
         Err(DeadLettersError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS
         }
@@ -160,7 +157,7 @@ async fn on(target: &Target, command: Command, json: bool) -> Result<(), DeadLet
             filter.limit = filter.limit.map(|limit| limit.min(MAX_LETTERS));
             let found = target.dead_letters(&filter).await?;
             if json {
-                crate::cli::print_json(&found)?;
+                crate::print::print_json(&found)?;
             } else {
                 show::list(&found)?;
             }
@@ -169,7 +166,7 @@ async fn on(target: &Target, command: Command, json: bool) -> Result<(), DeadLet
             for (number, id) in ids.into_iter().enumerate() {
                 let letter = target.dead_letter(id).await?;
                 if json {
-                    crate::cli::print_json(&letter)?;
+                    crate::print::print_json(&letter)?;
                 } else {
                     show::letter(&mut io::stdout().lock(), &letter, number > 0)?;
                 }
@@ -216,9 +213,9 @@ fn report(
 ) -> Result<(), DeadLettersError> {
     let taken_count = taken.dead_letters;
     if json {
-        crate::cli::print_json(taken)?;
+        crate::print::print_json(taken)?;
     } else {
-        crate::cli::print_line(&match taken_count {
+        crate::print::print_line(&match taken_count {
             1 => format!("{verb} 1 dead letter"),
             n => format!("{verb} {n} dead letters"),
         })?;
@@ -280,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused() {
+    fn conflicting_arguments_are_rejected() {
         for (line, words) in [
             (&["show"][..], "ID"),
             (&["show", "x"], "invalid digit"),

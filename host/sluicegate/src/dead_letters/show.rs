@@ -1,4 +1,4 @@
-//! What `sluicegate dead-letters` prints.
+//! The output of `sluicegate dead-letters`.
 
 use std::io::{self, Write};
 
@@ -6,7 +6,7 @@ use admin_api::answer::{Letter, Letters};
 use admin_api::moment;
 use message::unix_millis;
 
-use crate::cli::print_line;
+use crate::print::print_line;
 use crate::table::{Column, Table, printable};
 
 /// A line each.
@@ -16,7 +16,7 @@ pub(super) fn list(letters: &Letters) -> io::Result<()> {
     }
     table(letters).print()?;
     if letters.more {
-        print_line("\nThere are more: narrow it down, or ask for more with --limit.")?;
+        print_line("\nMore dead letters exist: add a filter, or raise --limit.")?;
     }
     Ok(())
 }
@@ -66,7 +66,7 @@ pub(super) fn letter(out: &mut impl Write, letter: &Letter, further: bool) -> io
     writeln!(out, "  topic     {}", printable(&letter.topic))?;
     content(out, "payload", letter.payload.as_deref(), letter.payload_base64.as_deref())?;
     let Some(delivery) = &letter.delivery else {
-        return writeln!(out, "  delivery  none is kept with it");
+        return writeln!(out, "  delivery  none was kept");
     };
     let target = delivery.target.as_deref().unwrap_or("(the stream's own)");
     writeln!(out, "  delivery  to {}", printable(target))?;
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_has_a_line_each() {
+    fn list_has_one_line_per_dead_letter() {
         let mut out = Vec::new();
         table(&Letters { dead_letters: vec![example()], more: false }).write(&mut out, None).unwrap();
         let expected = "\
@@ -130,7 +130,7 @@ ID  STREAM  GIVEN UP                  TOPIC    REASON
     }
 
     #[test]
-    fn one_is_shown_whole() {
+    fn dead_letter_is_shown_in_full() {
         let mut out = Vec::new();
         letter(&mut out, &example(), true).unwrap();
         let text = String::from_utf8(out).unwrap();
@@ -154,6 +154,6 @@ ID  STREAM  GIVEN UP                  TOPIC    REASON
         let mut out = Vec::new();
         letter(&mut out, &Letter { delivery: None, reply: None, ..example() }, false).unwrap();
         let text = String::from_utf8(out).unwrap();
-        assert!(text.ends_with("  delivery  none is kept with it\n") && !text.contains("reply"), "{text}");
+        assert!(text.ends_with("  delivery  none was kept\n") && !text.contains("reply"), "{text}");
     }
 }

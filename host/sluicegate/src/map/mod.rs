@@ -1,7 +1,6 @@
-//! `sluicegate map`: what a script makes of messages, without bus and
-//! destination. Messages come on stdin, one payload a line, or from the
-//! journal ([`input`]); what becomes of them goes to stdout, one JSON line
-//! each, and nothing else does.
+//! `sluicegate map`: runs a script on messages, without bus and destination.
+//! Messages come from stdin, one payload per line, or from the journal
+//! ([`input`]). Results go to stdout, one JSON line each, and nothing else does.
 
 mod input;
 #[cfg(test)]
@@ -31,23 +30,23 @@ use settings::{Config, ScriptSource, StreamEntry};
 use settings_reader::ConfigErrors;
 use watch::Watch;
 
-use crate::cli::ConfigArg;
+use crate::config_arg::ConfigArg;
 
-/// Map messages from stdin (one payload a line) or the journal, and print what becomes of them
+/// Map messages from stdin (one payload per line) or from the journal, and print the results
 #[derive(Args, Clone, Debug)]
 #[command(
     group(ArgGroup::new("source").required(true).args(["stream", "script", "adapter"])),
     after_long_help = "\
-Prints one JSON line each: for a delivery
+Prints one JSON line per result. For a delivery:
   {\"messages\":[0],\"target\":...,\"headers\":{...},\"body\":\"text\"}
-with \"body_base64\" where the body is no text and \"packet\", the decoded
-packet, for Wialon; then
+with \"body_base64\" if the body is not text, and for Wialon with the decoded
+\"packet\". For other results:
   {\"message\":3,\"rejected\":\"reason\"}  and  {\"message\":4,\"filtered\":true}
-Messages are numbered from 0 by their lines.
+Messages are numbered from 0, by line.
 
-With --last or --key they come from the journal instead: those that the stream
-takes, or without a stream those of all streams, whose key is then their
-`ident`. With --watch the same messages are mapped again after each change.
+--last and --key read messages from the journal instead: those of the stream,
+or without --stream those of all streams, with `ident` as the key. --watch maps
+the same messages again after each change.
 
 Examples:
   sluicegate map --stream fleet-to-aws < in.jsonl
@@ -58,10 +57,10 @@ Examples:
   sluicegate map --adapter mqtt-json --settings @mine.json --table names=ids.csv
 
 Exit status:
-  0  everything was mapped
-  1  the script failed on a message or could not be loaded, or with --strict a
-     message was rejected
-  2  the command line is wrong"
+  0  every message was mapped
+  1  the script failed on a message or could not be loaded, or rejected a
+     message with --strict
+  2  invalid command line"
 )]
 pub struct MapArgs {
     /// The stream whose script, settings, limits and tables to use
@@ -76,10 +75,10 @@ pub struct MapArgs {
     /// `[script.settings]` as a JSON object, or @FILE with one [default: {}]
     #[arg(long, value_name = "JSON|@FILE")]
     pub settings: Option<String>,
-    /// A lookup table, as `[tables.NAME]` of a stream; as many as there are
+    /// A lookup table, as `[tables.NAME]` of a stream; can be repeated
     #[arg(long = "table", value_name = "NAME=FILE", value_parser = table, conflicts_with = "stream")]
     pub tables: Vec<TableSettings>,
-    /// Map the last messages of the journal, so many [default with --key: 10]
+    /// Map the last N messages of the journal [default with --key: 10]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub last: Option<u16>,
     /// Only messages of this key
@@ -88,14 +87,14 @@ pub struct MapArgs {
     /// Map them again whenever the script, its settings or its tables change
     #[arg(long)]
     pub watch: bool,
-    /// The topic that the messages came on
+    /// The topic of the messages
     #[arg(long, value_name = "TOPIC", default_value = TOPIC, conflicts_with_all = ["last", "key"])]
     pub topic: String,
-    /// When the first message was received, in milliseconds since 1970; each
-    /// later one came a second later
+    /// Time of the first message, in milliseconds since 1970; each further
+    /// message is one second later
     #[arg(long, value_name = "MS", default_value_t = RECEIVED_AT, conflicts_with_all = ["last", "key"])]
     pub received_at: u64,
-    /// Messages that the script gets at a time
+    /// Maximum messages per call of the script
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub batch: u16,
     /// Exit with status 1 if a message is rejected
@@ -139,7 +138,7 @@ pub enum MapError {
     #[error("{0}")]
     Config(ConfigErrors),
     /// `--stream` names none.
-    #[error("--stream {name}: there is no such stream in {}; there are: {streams}", folder.display())]
+    #[error("--stream {name}: no such stream in {}; expected one of: {streams}", folder.display())]
     Stream {
         /// What was asked for.
         name: String,
@@ -152,7 +151,7 @@ pub enum MapError {
     #[error("{0}")]
     Unreadable(String),
     /// `--adapter` names none.
-    #[error("--adapter {0}: there is no such official adapter; there are {names}", names = adapters::names())]
+    #[error("--adapter {0}: unknown adapter; expected one of {names}", names = adapters::names())]
     Adapter(String),
     /// `--settings` is no JSON object.
     #[error("{place}: {problem}; expected one JSON object, for example {{\"fields\":[\"ident\"]}}")]
@@ -174,7 +173,7 @@ pub enum MapError {
     #[error(transparent)]
     Table(#[from] TableError),
     /// `--table` names one more than once.
-    #[error("--table {0}: there is another one of that name")]
+    #[error("--table {0}: the name is used twice")]
     TableTwice(String),
     /// The script cannot be used.
     #[error("{name}: {error}")]
@@ -187,7 +186,7 @@ pub enum MapError {
     /// The engine cannot start.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The script cannot go on, whatever the message.
+    /// The script cannot continue, whatever the message.
     #[error("message {first} and later: {fault}")]
     Script {
         /// The first message that was not mapped.
@@ -202,13 +201,13 @@ pub enum MapError {
     #[error("a message of the journal: {0}")]
     Journal(String),
     /// What `--watch` has to look at is in the binary.
-    #[error("--watch: nothing here can change: the adapter and its settings are no files")]
+    #[error("--watch: nothing to watch: neither the adapter nor its settings are files")]
     NothingToWatch,
     /// stdin.
     #[error("stdin: {0}")]
     Input(io::Error),
     /// `--watch` keeps all of it.
-    #[error("stdin: more than {0} MiB; --watch keeps what is mapped again")]
+    #[error("stdin: more than {0} MiB; --watch keeps all messages in memory")]
     TooMuch(usize),
     /// stdout.
     #[error("stdout: {0}")]
@@ -229,7 +228,7 @@ pub async fn run(args: &MapArgs) -> ExitCode {
     match map(args, io::stdin().lock(), io::stdout().lock()).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        // Whoever reads us has seen enough (`| head`).
+        // The reader closed the pipe (`| head`).
         Err(MapError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             complain(error);
@@ -403,9 +402,7 @@ fn table(text: &str) -> Result<TableSettings, String> {
         return Err("expected a name and a CSV file, such as `names=names.csv`".to_owned());
     };
     if !TableSettings::is_name(name) {
-        return Err(format!(
-            "`{name}` is no name for a table: 1 to 64 of `a-z A-Z 0-9 _ -`, and not `topic`"
-        ));
+        return Err(format!("`{name}` is not a table name: 1 to 64 of `a-z A-Z 0-9 _ -`, and not `topic`"));
     }
     Ok(TableSettings { name: name.to_owned(), file: file.into(), columns: Columns::default() })
 }
@@ -415,7 +412,7 @@ fn print_log(level: LogLevel, text: &str) {
 }
 
 fn complain(what: impl fmt::Display) {
-    // If even stderr is gone there is nobody left to tell.
+    // If stderr is closed, the error cannot be reported.
     let _ = writeln!(io::stderr(), "{what}");
 }
 

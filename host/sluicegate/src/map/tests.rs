@@ -64,7 +64,7 @@ async fn strict_makes_a_rejection_a_failure() {
 }
 
 #[tokio::test]
-async fn a_message_that_traps_takes_no_other_along() {
+async fn trap_affects_only_its_message() {
     let (printed, well) = mapped(&[], b"one\nXtraps\nthree\n").await.unwrap();
     let lines: Vec<&str> = printed.lines().collect();
     assert!(lines[0].starts_with(r#"{"messages":[0]"#), "{printed}");
@@ -74,7 +74,7 @@ async fn a_message_that_traps_takes_no_other_along() {
 }
 
 #[tokio::test]
-async fn an_empty_input_prints_nothing_and_an_empty_line_is_a_message() {
+async fn empty_line_is_a_message_and_empty_input_is_none() {
     assert_eq!(mapped(&[], b"").await.unwrap().0, "");
     assert_eq!(mapped(&[], b"\n").await.unwrap().0.lines().count(), 1);
 }
@@ -91,7 +91,7 @@ async fn errors_say_where_and_what_was_expected() {
     );
     assert_eq!(
         text(&["--adapter", "aws"]).await,
-        "--adapter aws: there is no such official adapter; there are \
+        "--adapter aws: unknown adapter; expected one of \
          aws-shadow, thingsboard-gateway, wialon-retranslator, http-json, mqtt-json"
     );
     assert_eq!(
@@ -102,7 +102,7 @@ async fn errors_say_where_and_what_was_expected() {
     let wrong = text(&["--adapter", "mqtt-json", "--settings", &format!("@{manifest}")]).await;
     assert!(wrong.starts_with(&format!("{manifest}: expected value at line 1")), "{wrong}");
     let wrong = text(&["--script", manifest]).await;
-    assert!(wrong.starts_with(&format!("{manifest}: it is no WebAssembly")), "{wrong}");
+    assert!(wrong.starts_with(&format!("{manifest}: it is not WebAssembly")), "{wrong}");
     let wrong = text(&["--adapter", "mqtt-json", "--settings", r#"{"colour":1}"#]).await;
     assert!(
         wrong.starts_with("mqtt-json: its settings are wrong: there is no setting `colour`, "),
@@ -143,7 +143,7 @@ fn configuration() -> (tempfile::TempDir, String) {
 }
 
 #[tokio::test]
-async fn a_stream_brings_its_script_and_shows_packets_of_its_destination() {
+async fn stream_option_uses_script_and_decodes_packets() {
     let (_folder, config) = configuration();
     let args = args(&["--stream", "one", "--config", &config]).unwrap();
     let mut out = Vec::new();
@@ -154,7 +154,7 @@ async fn a_stream_brings_its_script_and_shows_packets_of_its_destination() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_not_there_or_cannot_be_used() {
+async fn unknown_or_invalid_stream_is_an_error() {
     let (folder, config) = configuration();
     let text = async |name: &str| {
         let args = args(&["--stream", name, "--config", &config]).unwrap();
@@ -163,7 +163,7 @@ async fn a_stream_that_is_not_there_or_cannot_be_used() {
     let streams = folder.path().join("streams").display().to_string();
     assert_eq!(
         text("two").await,
-        format!("--stream two: there is no such stream in {streams}; there are: one, wrong")
+        format!("--stream two: no such stream in {streams}; expected one of: one, wrong")
     );
     assert!(text("wrong").await.contains("wrong.toml:1:"));
 }
@@ -205,7 +205,7 @@ async fn tables_come_from_the_command_line() {
 }
 
 #[tokio::test]
-async fn a_stream_brings_its_tables() {
+async fn stream_option_uses_tables() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
     std::fs::create_dir(folder.path().join("streams")).unwrap();
@@ -243,7 +243,7 @@ impl Write for Page {
 }
 
 #[tokio::test]
-async fn the_same_messages_are_mapped_again_after_a_change() {
+async fn watch_maps_messages_again_after_change() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("guest.wasm");
     std::fs::write(&path, guest()).unwrap();
@@ -271,12 +271,12 @@ async fn the_same_messages_are_mapped_again_after_a_change() {
 }
 
 #[tokio::test]
-async fn what_is_in_the_binary_cannot_be_watched() {
+async fn embedded_adapter_cannot_be_watched() {
     let args = args(&["--adapter", "http-json", "--watch"]).unwrap();
     let error = map(&args, &b""[..], Vec::new()).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "--watch: nothing here can change: the adapter and its settings are no files"
+        "--watch: nothing to watch: neither the adapter nor its settings are files"
     );
 }
 

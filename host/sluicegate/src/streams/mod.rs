@@ -1,5 +1,4 @@
-//! `sluicegate streams`: what the streams do, and what an operator can tell
-//! them.
+//! `sluicegate streams`: lists the streams and controls them.
 
 mod show;
 
@@ -14,12 +13,12 @@ use serde::Serialize;
 use settings::{RATE, Rate};
 
 use super::differences;
-use crate::cli::ConfigArg;
+use crate::config_arg::ConfigArg;
 
-/// See how the streams are doing; pause, resume, rewind and forget them; change their scripts
+/// List, pause, resume, rewind and forget streams; change their scripts
 ///
-/// Works on the running gateway of the configuration, or on its journal while no gateway runs; bare, it lists
-/// the streams.
+/// Works on the running gateway, or on its journal if no gateway is running. Without a subcommand it lists the
+/// streams.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
 Examples:
@@ -33,13 +32,13 @@ Examples:
   sluicegate streams rollback fleet-to-http --to 489a491f
   sluicegate streams update fleet-to-aws --yes
 
-What changes something needs the file admin.token in the data folder, which
-the gateway's user may read.
+Subcommands that change a running gateway require read access to the file
+admin.token in the data folder.
 
 Exit status:
-  0  done, or shown
-  1  it could not be done; standard error says why
-  2  the command line is wrong")]
+  0  success
+  1  failure; standard error says why
+  2  invalid command line")]
 pub struct StreamsArgs {
     #[command(subcommand)]
     command: Option<Command>,
@@ -54,46 +53,47 @@ pub struct StreamsArgs {
 enum Command {
     /// List the streams: state, lag and counters of each
     List,
-    /// Let the messages of streams wait in the journal, also across restarts
+    /// Pause streams: their messages stay in the journal, also across restarts
     Pause(Names),
-    /// Let paused streams go on
+    /// Resume paused streams
     Resume(Names),
     Rewind(RewindArgs),
-    /// Forget streams whose files are gone, with all that is queued for them
+    /// Remove streams without a file, and all messages that are queued for them
     Forget(Names),
-    /// Read the scripts and tables of streams again, and take what is new if it stands its proof
+    /// Read the scripts and tables of streams again, and use new versions if they are validated
     ///
-    /// For an official adapter that is its tables: `update` takes the adapter itself.
+    /// For a stream with an official adapter, only its tables: `update` changes the adapter itself.
     Reload(Names),
     Update(UpdateArgs),
     Rollback(RollbackArgs),
-    /// Show the versions of its script that a stream has run
+    /// List the script versions that a stream has run
     Versions(OneName),
 }
 
-/// Take the version of an official adapter that the gateway's binary brings along
+/// Switch a stream to the version of its official adapter in the gateway's binary
 ///
-/// An upgrade of the binary does not change what a stream runs. Without --yes nothing is done: it only shows what
-/// the other version makes of the latest messages.
+/// An upgrade of the binary does not change the script of a stream. Without --yes, the command only compares the
+/// output of both versions for recent messages.
 #[derive(Args, Clone, Debug)]
 struct UpdateArgs {
     /// The stream
     #[arg(value_name = "NAME")]
     name: String,
-    /// Do it
+    /// Carry out the change
     #[arg(long)]
     yes: bool,
 }
 
-/// Go back to a version of its script that a stream has run before
+/// Roll a stream back to a script version that it has run before
 ///
-/// The version that runs is put aside: the gateway does not take it again until its file changes or `reload` says so.
+/// The current version is quarantined: the gateway does not load it again until its file changes or an operator
+/// runs `reload`.
 #[derive(Args, Clone, Debug)]
 struct RollbackArgs {
     /// The stream
     #[arg(value_name = "NAME")]
     name: String,
-    /// The version, by the first digits of its hash [default: the last that was not taken back]
+    /// The version, by the first digits of its hash [default: the last one that was not rolled back]
     #[arg(long, value_name = "VERSION", value_parser = version)]
     to: Option<String>,
 }
@@ -112,10 +112,10 @@ struct Names {
     names: Vec<String>,
 }
 
-/// Send again what a stream has sent before
+/// Rewind a stream: send messages again that have been sent before
 ///
-/// Without --yes nothing is done: it only says how many messages of what time would be sent again, and where.
-/// They go behind live traffic. The journal keeps messages for `[journal] keep`.
+/// Without --yes, the command only reports how many messages would be sent again, from which time, and where to.
+/// Live traffic has priority over them. The journal keeps messages for `[journal] keep`.
 #[derive(Args, Clone, Debug)]
 struct RewindArgs {
     /// The stream
@@ -124,24 +124,24 @@ struct RewindArgs {
     /// Messages received at this time or later: RFC 3339, or an age such as 30m
     #[arg(long, value_name = "TIME", value_parser = moment::check)]
     to: String,
-    /// And before this time [default: now]
+    /// Messages received before this time [default: now]
     #[arg(long, value_name = "TIME", value_parser = moment::check)]
     until: Option<String>,
     /// Only messages of these keys
     #[arg(long, value_name = "KEY,...", value_delimiter = ',')]
     keys: Option<Vec<String>>,
-    /// How many messages in a time at most, for example 100/s or 30/min
+    /// Maximum rate of the messages, for example 100/s or 30/min
     #[arg(long, value_name = "RATE", value_parser = rate)]
     rate: Option<String>,
-    /// Leave what the script remembers; else it begins with nothing
+    /// Keep the state of the script instead of clearing it
     #[arg(long)]
     keep_state: bool,
-    /// Do it
+    /// Carry out the change
     #[arg(long)]
     yes: bool,
 }
 
-/// Why the command does not come to its end.
+/// Why the command failed.
 #[derive(Debug, thiserror::Error)]
 enum StreamsError {
     /// It could not be done.
@@ -172,7 +172,7 @@ fn version(text: &str) -> Result<String, String> {
 pub async fn run(args: StreamsArgs) -> ExitCode {
     match carry_out(args).await {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever reads us has seen enough (`| head`).
+        // The reader closed the pipe (`| head`).
         Err(StreamsError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("sluicegate: {error}");
@@ -194,7 +194,7 @@ async fn on(target: &Target, command: Command, json: bool) -> Result<(), Streams
         Command::List => {
             let streams = target.streams().await?;
             if json {
-                return Ok(crate::cli::print_json(&streams)?);
+                return Ok(crate::print::print_json(&streams)?);
             }
             let journal = target.journal().await?;
             show::streams(&streams)?;
@@ -206,7 +206,7 @@ async fn on(target: &Target, command: Command, json: bool) -> Result<(), Streams
         Command::Forget(Names { names }) => {
             for name in &names {
                 let answer = target.forget(name).await?;
-                report(json, &answer, || format!("{name} is forgotten, with all that was queued for it"))?;
+                report(json, &answer, || format!("removed {name} and all messages that were queued for it"))?;
             }
         }
         Command::Reload(Names { names }) => {
@@ -219,7 +219,7 @@ async fn on(target: &Target, command: Command, json: bool) -> Result<(), Streams
         Command::Versions(OneName { name }) => {
             let versions = target.versions(&name).await?;
             if json {
-                return Ok(crate::cli::print_json(&versions)?);
+                return Ok(crate::print::print_json(&versions)?);
             }
             show::versions(&versions)?;
         }
@@ -232,7 +232,7 @@ async fn pause(target: &Target, names: &[String], paused: bool, json: bool) -> R
         let answer = target.pause(name, paused).await?;
         report(json, &answer, || match paused {
             true => format!("{name} is paused: its messages wait until `sluicegate streams resume {name}`"),
-            false => format!("{name} goes on"),
+            false => format!("{name} is running again"),
         })?;
     }
     Ok(())
@@ -253,14 +253,14 @@ async fn update(target: &Target, args: UpdateArgs, json: bool) -> Result<(), Str
     let change = target.compare(&name, None).await?;
     changed(&change, json)?;
     if !json && change.before.as_ref() != Some(&change.after) {
-        crate::cli::print_line("Nothing was done. To do it, say the same with --yes.")?;
+        crate::print::print_line("Nothing was changed. Repeat the command with --yes to change it.")?;
     }
     Ok(())
 }
 
 fn changed(change: &ScriptChange, json: bool) -> Result<(), StreamsError> {
     if json {
-        crate::cli::print_json(change)?;
+        crate::print::print_json(change)?;
     } else {
         differences::print(change)?;
     }
@@ -269,9 +269,9 @@ fn changed(change: &ScriptChange, json: bool) -> Result<(), StreamsError> {
 
 fn report(json: bool, answer: &impl Serialize, words: impl FnOnce() -> String) -> Result<(), StreamsError> {
     if json {
-        crate::cli::print_json(answer)?;
+        crate::print::print_json(answer)?;
     } else {
-        crate::cli::print_line(&words())?;
+        crate::print::print_line(&words())?;
     }
     Ok(())
 }
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn bare_it_lists() {
+    fn no_subcommand_lists_streams() {
         let args = parse("").unwrap();
         assert!(args.command.is_none() && !args.json);
         for line in ["--json list", "list --json"] {
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rewind_is_checked_before_anybody_is_asked() {
+    fn rewind_arguments_are_checked_first() {
         let line = "rewind --stream s --to 30m --until 2026-03-01T12:00:00Z --keys a,b --rate 30/min --keep-state --yes";
         let Some(Command::Rewind(args)) = parse(line).unwrap().command else { panic!("no rewind") };
         assert_eq!((args.stream.as_str(), args.to.as_str()), ("s", "30m"));

@@ -1,4 +1,4 @@
-//! What `sluicegate streams` prints.
+//! The output of `sluicegate streams`.
 
 use std::io::{self, Write};
 
@@ -59,23 +59,26 @@ fn lag(stream: &StreamLine) -> Cell {
     if stream.queued == 0 { "-".into() } else { moment::show_age(stream.lag).into() }
 }
 
-/// What is to be said below the table.
+/// The notes below the table.
 pub(super) fn notes(out: &mut impl Write, streams: &[StreamLine], journal: &JournalLine) -> io::Result<()> {
     if streams.is_empty() {
-        writeln!(out, "no stream has a file")?;
+        writeln!(out, "no stream files")?;
     }
     let size = (show_size_roughly(journal.bytes), show_size_roughly(journal.max_bytes));
     write!(out, "\njournal: {} unsettled, {} of {}", messages(journal.messages), size.0, size.1)?;
     match journal.alarm {
-        Some(percent) => writeln!(out, " (more than {percent} %)")?,
+        Some(percent) => writeln!(out, " (above {percent} %)")?,
         None => writeln!(out)?,
     }
     if let Some(reason) = &journal.broken {
-        writeln!(out, "the journal takes nothing: {reason}")?;
+        writeln!(out, "the journal cannot be written: {reason}")?;
     }
     if journal.full {
-        let holder = journal.holder.as_deref().unwrap_or("nobody");
-        writeln!(out, "the journal is full and the bus waits; {holder} holds most of it")?;
+        let holder = journal.holder.as_deref().unwrap_or("no stream");
+        writeln!(
+            out,
+            "the journal is full and reading from the bus is paused; the largest backlog is that of {holder}"
+        )?;
     }
     for stream in streams.iter().filter(|stream| !stream.counters_balance) {
         writeln!(out, "the counters of {} do not balance: please report it", stream.name)?;
@@ -88,14 +91,14 @@ pub(super) fn notes(out: &mut impl Write, streams: &[StreamLine], journal: &Jour
     for stream in streams {
         if let Some(refused) = &stream.refused {
             let first = refused.lines().next().unwrap_or_default();
-            writeln!(out, "refused: {}: the newest script: {}", stream.name, printable(first))?;
+            writeln!(out, "rejected: {}: the newest script: {}", stream.name, printable(first))?;
         }
     }
     for detached in &journal.detached {
         let (name, since) = (&detached.name, moment::show(detached.since));
         writeln!(
             out,
-            "detached: {name} has no file since {since}; `sluicegate streams forget {name}` drops what waits for it"
+            "detached: {name} has no file since {since}; `sluicegate streams forget {name}` deletes its messages"
         )?;
     }
     Ok(())
@@ -104,7 +107,7 @@ pub(super) fn notes(out: &mut impl Write, streams: &[StreamLine], journal: &Jour
 /// The versions of a stream's script, the one that runs first.
 pub(super) fn versions(answer: &Versions) -> io::Result<()> {
     if answer.versions.is_empty() {
-        return crate::cli::print_line(&format!("{} has run no script yet", answer.stream));
+        return crate::print::print_line(&format!("{} has not run a script yet", answer.stream));
     }
     version_table(answer).print()
 }
@@ -123,7 +126,7 @@ fn version_table(answer: &Versions) -> Table {
     table
 }
 
-/// What a rewind does or would do.
+/// The result or the preview of a rewind.
 pub(super) fn rewound(answer: &Rewound, keep_state: bool) -> String {
     let Rewound { stream, destination, from, until, .. } = answer;
     let verb = match (answer.dry_run, answer.messages) {
@@ -154,7 +157,7 @@ pub(super) fn rewound(answer: &Rewound, keep_state: bool) -> String {
     let state = if keep_state { "stays as it is" } else { "is cleared (--keep-state keeps it)" };
     text.push_str(&format!("\n  state     of the script {state}"));
     if answer.dry_run {
-        text.push_str("\nNothing was done. To do it, say the same with --yes.");
+        text.push_str("\nNothing was changed. Repeat the command with --yes to change it.");
     }
     text
 }
@@ -198,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_says_it_all() {
+    fn table_shows_state_and_notes() {
         let mut out = Vec::new();
         table(&lines()).write(&mut out, None).unwrap();
         let expected = "\
@@ -234,17 +237,17 @@ paused         paused        -       0     0          0     0
         streams[0].counters_balance = false;
         (journal.alarm, journal.full, journal.holder) = (Some(100), true, Some("fleet-to-http".to_owned()));
         journal.broken = Some("No space left on device".to_owned());
-        streams[1].note = Some("streams/fleet-to-http.toml is not what runs".to_owned());
+        streams[1].note = Some("streams/fleet-to-http.toml differs from the running configuration".to_owned());
         streams[2].refused = Some("it traps\nat once".to_owned());
         journal.detached = vec![DetachedStream { name: "old".to_owned(), since: 0 }];
         let text = text_of(&streams, &journal);
         for words in [
             "more than 100 %",
-            "takes nothing: No space left on device",
-            "fleet-to-http holds most of it",
+            "cannot be written: No space left on device",
+            "the largest backlog is that of fleet-to-http",
             "the counters of well do not balance",
-            "refused: paused: the newest script: it traps\n",
-            "note: fleet-to-http: streams/fleet-to-http.toml is not what runs\n",
+            "rejected: paused: the newest script: it traps\n",
+            "note: fleet-to-http: streams/fleet-to-http.toml differs from the running configuration\n",
             "old has no file since 1970-01-01T00:00:00.000Z; `sluicegate streams forget old`",
         ] {
             assert!(text.contains(words), "{words}: {text}");
@@ -252,7 +255,7 @@ paused         paused        -       0     0          0     0
     }
 
     #[test]
-    fn the_version_that_runs_is_the_first() {
+    fn current_version_is_listed_first() {
         let line = |digit: &str, at| VersionLine {
             version: digit.repeat(64),
             name: "mine".to_owned(),
@@ -272,7 +275,7 @@ aaaaaaaaaaaa  mine    1970-01-01T00:00:00.000Z  mine.wasm
     }
 
     #[test]
-    fn a_dry_rewind_asks_for_yes() {
+    fn rewind_preview_asks_for_yes() {
         let mut answer = Rewound {
             stream: "s".to_owned(),
             destination: "http https://x/ingest".to_owned(),
@@ -290,7 +293,7 @@ s: 2 messages (1.3 KiB) would be sent again to http https://x/ingest
   received  2023-11-14T22:13:21.000Z to 2023-11-14T22:13:22.000Z
   kept      everything since 2023-11-14T21:56:40.000Z
   state     of the script is cleared (--keep-state keeps it)
-Nothing was done. To do it, say the same with --yes.";
+Nothing was changed. Repeat the command with --yes to change it.";
         assert_eq!(rewound(&answer, false), expected);
         (answer.dry_run, answer.messages) = (false, 1);
         answer.kept_since = Some(1_700_000_030_000);

@@ -54,7 +54,7 @@ fn kept(folder: &Path) -> Vec<PathBuf> {
 
 async fn until_gone(process: &str) {
     let path = PathBuf::from(format!("/proc/{process}"));
-    // A zombie has ended, too; somebody still has to take note of it.
+    // A zombie has ended, too; its parent has not collected it yet.
     let lives = || fs::read_to_string(path.join("stat")).is_ok_and(|stat| !stat.contains(") Z "));
     let gone = async {
         while lives() {
@@ -77,7 +77,7 @@ async fn content(path: &Path) -> String {
 }
 
 #[tokio::test]
-async fn the_child_makes_the_scripts_that_this_process_makes() {
+async fn child_compiles_same_code_as_this_process() {
     let (here, apart) = (engine(Compilation::default()), engine(child(PROGRAM, Bounds::default())));
     for adapter in adapters::all() {
         load(&apart, adapter.wasm.clone())
@@ -103,14 +103,14 @@ async fn the_child_makes_the_scripts_that_this_process_makes() {
     let large = vec![0; 50 << 20];
     let cases: [(&[u8], &str); 9] = [
         (b"", "the file is empty"),
-        (b"hello", "it is no WebAssembly"),
+        (b"hello", "it is not WebAssembly"),
         (b"\x7fELF\x02\x01\x01", "it is machine code"),
-        (&large, "it has more than 32 MiB, the most that a script may have"),
-        (torn, "it is no valid WebAssembly"),
+        (&large, "it is larger than 32 MiB, the maximum size of a script"),
+        (torn, "it is not valid WebAssembly"),
         (&wasi, "it imports wasi_snapshot_preview1"),
         (&clock, "it imports wasi:clocks/monotonic-clock@0.2.0"),
         (&signature, "`configure` is `func (i64) -> i32`, expected `func (i32, i32) -> i32`"),
-        (&import, "it does not keep the contract"),
+        (&import, "it breaks the contract"),
     ];
     for (wasm, text) in cases {
         let (here, apart) =
@@ -121,13 +121,13 @@ async fn the_child_makes_the_scripts_that_this_process_makes() {
 }
 
 #[tokio::test]
-async fn a_compile_bomb_meets_the_bound_of_memory() {
+async fn compile_bomb_hits_memory_limit() {
     let bounds = Bounds { memory: 400 << 20, ..Bounds::default() };
     let engine = engine(child(PROGRAM, bounds));
     let wasm = bomb::compile_bomb(400);
     assert!(wasm.len() < 2 << 20, "{} bytes", wasm.len());
     let error = load(&engine, wasm.clone()).await.unwrap_err();
-    assert_eq!(error.to_string(), "compiling it takes more than 400 MiB of memory; it was given up");
+    assert_eq!(error.to_string(), "compiling it takes more than 400 MiB of memory; the compiler was stopped");
     // A stream asks again and again; the answer is remembered.
     let again = Instant::now();
     assert_eq!(load(&engine, wasm).await.unwrap_err(), error);
@@ -136,24 +136,24 @@ async fn a_compile_bomb_meets_the_bound_of_memory() {
 }
 
 #[tokio::test]
-async fn a_compile_bomb_meets_the_bound_of_time() {
+async fn compile_bomb_hits_time_limit() {
     let bounds = Bounds { cpu: Duration::from_secs(1), memory: 16 << 30, ..Bounds::default() };
     let error = load(&engine(child(PROGRAM, bounds)), bomb::compile_bomb(400)).await.unwrap_err();
-    assert_eq!(error.to_string(), "compiling it takes more than 1 s of CPU time; it was given up");
+    assert_eq!(error.to_string(), "compiling it takes more than 1 s of CPU time; the compiler was stopped");
 }
 
 #[tokio::test]
-async fn a_child_that_comes_to_no_end_is_ended() {
+async fn hanging_child_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     let process = folder.path().join("process");
     let engine = engine_with(&folder, &format!("echo $$ > {}; exec sleep 600", process.display()));
     let error = load(&engine, official("mqtt-json")).await.unwrap_err();
-    assert_eq!(error.to_string(), "compiling it takes more than 1 s; it was given up");
+    assert_eq!(error.to_string(), "compiling it takes more than 1 s; the compiler was stopped");
     until_gone(&content(&process).await).await;
 }
 
 #[tokio::test]
-async fn a_load_that_is_given_up_ends_its_child() {
+async fn cancelled_load_kills_its_child() {
     let folder = tempfile::tempdir().unwrap();
     let process = folder.path().join("process");
     let program = impostor(&folder, &format!("echo $$ > {}; exec sleep 600", process.display()));
@@ -165,7 +165,7 @@ async fn a_load_that_is_given_up_ends_its_child() {
 }
 
 #[tokio::test]
-async fn a_child_that_fails_is_an_error_and_nothing_else() {
+async fn failing_child_is_only_an_error() {
     let cases = [
         ("kill -SEGV $$", "the compiler failed: it ended with signal: 11"),
         ("cat > /dev/null; echo oh dear >&2; exit 3", "it ended with exit status: 3: oh dear"),
@@ -174,15 +174,15 @@ async fn a_child_that_fails_is_an_error_and_nothing_else() {
         ("exec yes", "the compiler failed: "),
         ("exec yes >&2", "the compiler failed: "),
         // As long as it said, but no code.
-        ("echo '{\"code\":5}'; printf 12345", "it is no valid WebAssembly: "),
+        ("echo '{\"code\":5}'; printf 12345", "it is not valid WebAssembly: "),
     ];
     for (script, text) in cases {
         let folder = tempfile::tempdir().unwrap();
         let error = load(&engine_with(&folder, script), official("mqtt-json")).await.unwrap_err();
         assert!(error.to_string().contains(text), "{script}: {error}");
     }
-    let nobody = engine(child("/nonexistent", Bounds::default()));
-    let error = load(&nobody, official("mqtt-json")).await.unwrap_err();
+    let missing = engine(child("/nonexistent", Bounds::default()));
+    let error = load(&missing, official("mqtt-json")).await.unwrap_err();
     assert!(
         error.to_string().starts_with("the compiler failed: its process could not be started"),
         "{error}"
@@ -191,7 +191,7 @@ async fn a_child_that_fails_is_an_error_and_nothing_else() {
 
 /// The child is a stranger in the house: it gets the script and nothing else.
 #[tokio::test]
-async fn the_child_knows_nothing_of_the_gateway() {
+async fn child_inherits_nothing_from_gateway() {
     let folder = tempfile::tempdir().unwrap();
     let seen = folder.path().join("seen");
     let script = format!("/usr/bin/env > {0}.part; pwd >> {0}.part; mv {0}.part {0}", seen.display());

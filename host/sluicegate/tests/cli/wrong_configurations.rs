@@ -1,11 +1,10 @@
 //! Wrong configurations and exactly what is said about them. Each file of the
-//! folder beside this one is a case: the files of the configuration, each
+//! folder of the same name is a case: the files of the configuration, each
 //! below a line `--- path`, and below `--- errors` the text of all errors.
 //! Where there is no `sluicegate.toml` a good one is put there.
 //!
-//! `BLESS=1 cargo test --test wrong_configurations` writes the errors anew;
+//! `BLESS=1 cargo test -p sluicegate --test cli wrong_configurations` writes the errors anew;
 //! read the difference before you commit it.
-#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::path::Path;
@@ -51,7 +50,7 @@ fn errors_of(files: &[(&str, String)]) -> String {
 }
 
 #[test]
-fn every_wrong_configuration_is_told_exactly() {
+fn wrong_configuration_has_exact_error_text() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wrong_configurations");
     let bless = std::env::var_os("BLESS").is_some();
     let (mut cases, mut wrong) = (0, Vec::new());

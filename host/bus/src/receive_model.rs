@@ -139,7 +139,7 @@ impl World {
         let (intake, outlets) = queues(plan.window, plan.bytes, 1_000, status.clone(), stopping.clone());
         let (settle, settling) = outlets.settling;
         let feeding =
-            feed(outlets.arrivals, settle, router, journal.clone(), status.clone(), stopping.clone());
+            append_loop(outlets.arrivals, settle, router, journal.clone(), status.clone(), stopping.clone());
         runtime.spawn(feeding);
         runtime.spawn(acknowledge(settling, status, CancellationToken::new()));
         let socket = runtime.block_on(connect(&intake, plan.window));

@@ -1,8 +1,8 @@
 //! From the connection to the journal and back: three tasks and two queues.
 //!
 //! ```text
-//! read --Arrival--> feed --append--> journal
-//!                     '--Settling--> acknowledge --PUBACK--> connection
+//! read --Arrival--> append_loop --append--> journal
+//!                            '--Settling--> acknowledge --PUBACK--> connection
 //! ```
 //!
 //! Acknowledgements leave in the order of arrival (MQTT 5 section 4.6), each
@@ -27,11 +27,11 @@ use super::routes::Routes;
 use super::split;
 use super::status::BusStatus;
 
-/// Most messages and bytes of one append: what the journal commits at once.
+/// Maximum messages and bytes of one append, which the journal commits at once.
 const APPEND_MESSAGES: usize = 256;
 const APPEND_BYTES: usize = 240 * 1024;
 
-/// A wait for room that is worth a word.
+/// A wait for room that is long enough to be logged.
 const NOTABLE_WAIT: Duration = Duration::from_secs(1);
 
 /// A slot, and the bytes of one publish.
@@ -129,7 +129,7 @@ impl Intake {
 
     /// Waits until everything that was taken over is acknowledged.
     pub(super) async fn settled(&self) {
-        // Closed by nobody; the slots are given back at once.
+        // The semaphore is never closed; the slots are given back at once.
         let _ = self.slots.acquire_many(self.all).await;
     }
 
@@ -149,16 +149,18 @@ impl Intake {
             return room;
         }
         self.status.set_held_back(true);
-        tracing::warn!("the bus is held back: the window of unacknowledged messages is full");
+        tracing::warn!(
+            "back-pressure: reading from the bus paused, window of unacknowledged messages is full"
+        );
         let room = room.await;
         self.status.set_held_back(false);
-        tracing::info!("the bus is read again");
+        tracing::info!("back-pressure ended: reading from the bus resumed");
         room
     }
 }
 
 /// Appends what arrives to the journal, in order, until `stopping`.
-pub(super) async fn feed(
+pub(super) async fn append_loop(
     mut arrivals: mpsc::Receiver<Arrival>,
     settling: mpsc::Sender<Settling>,
     routes: Routes,
@@ -261,7 +263,7 @@ impl Batch {
     }
 }
 
-/// Adds the messages of a publish that somebody wants.
+/// Adds the messages of a publish that at least one stream wants.
 fn route(publish: Publish, router: &Router, status: &BusStatus, appends: &mut Vec<Append>) {
     let Ok(topic) = std::str::from_utf8(&publish.topic) else {
         // The standard forbids it; no filter can match it.
@@ -298,7 +300,7 @@ pub(super) async fn acknowledge(
                 result = &mut ticket => match result {
                     Ok(()) => true,
                     Err(error) => {
-                        tracing::error!("the journal did not take a message: {error}; it will come again");
+                        tracing::error!("journal append failed: {error}; the broker will redeliver");
                         link.break_off();
                         false
                     }
@@ -327,5 +329,5 @@ pub(super) async fn acknowledge(
 }
 
 #[cfg(test)]
-#[path = "intake_model.rs"]
+#[path = "receive_model.rs"]
 mod model;

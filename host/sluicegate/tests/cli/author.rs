@@ -1,6 +1,5 @@
 //! The way of an author of a script in Rust: new, build, inspect, test, map,
 //! with the tool chain that makes the official adapters.
-#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::io::Write;

@@ -1,5 +1,4 @@
 //! `sluicegate check`, as an operator calls it.
-#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::path::Path;
@@ -35,7 +34,7 @@ const HTTP: &str = "topics = [\"fleet/+\", \"vans/#\"]\nkey = \"ident\"\nexcept 
 const WIALON: &str = "topics = [\"fleet/+\"]\n[destination]\ntype = \"wialon\"\n";
 
 #[test]
-fn a_good_configuration_is_one_line_a_stream() {
+fn valid_configuration_prints_one_line_per_stream() {
     let folder = tempfile::tempdir().unwrap();
     let files = [("sluicegate.toml", MAIN), ("streams/http.toml", HTTP), ("streams/wialon.toml", WIALON)];
     let output = check(folder.path(), &files);
@@ -55,7 +54,7 @@ fn a_good_configuration_is_one_line_a_stream() {
 }
 
 #[test]
-fn a_wrong_stream_leaves_the_others_in_the_table() {
+fn invalid_stream_leaves_others_in_table() {
     let folder = tempfile::tempdir().unwrap();
     let files =
         [("sluicegate.toml", MAIN), ("streams/a.toml", WIALON), ("streams/b.toml", "topics = [\"a\"]\n")];
@@ -72,7 +71,7 @@ fn a_wrong_stream_leaves_the_others_in_the_table() {
 }
 
 #[test]
-fn an_unusable_main_file_ends_it() {
+fn invalid_main_file_ends_check() {
     let folder = tempfile::tempdir().unwrap();
     let output = check(folder.path(), &[("sluicegate.toml", "[bus]\n")]);
     assert_eq!(output.status.code(), Some(1));
@@ -81,7 +80,7 @@ fn an_unusable_main_file_ends_it() {
 }
 
 #[test]
-fn an_unusable_main_file_hides_no_error_of_a_script() {
+fn invalid_main_file_hides_no_script_error() {
     let folder = tempfile::tempdir().unwrap();
     let wrong = format!("{WIALON}[script.settings]\nwhere = \"position.speed >\"\n");
     let main = "[bus]\nurl = \"mqtt://broker\"\n";
@@ -92,7 +91,7 @@ fn an_unusable_main_file_hides_no_error_of_a_script() {
     assert!(errors.starts_with("sluicegate.toml:1:2: `client_id` is missing in `[bus]`\n"), "{errors}");
     assert!(errors.contains("\n\nstreams/b.toml:5:1: the script `wialon-retranslator` refuses "), "{errors}");
     assert!(
-        errors.ends_with("\n  meanwhile: nothing runs until this is put right\n\n2 errors\n"),
+        errors.ends_with("\n  meanwhile: the gateway will not start\n\n2 errors\n"),
         "{errors}"
     );
     let tried = check_with(folder.path(), &["--connect"]);
@@ -100,7 +99,7 @@ fn an_unusable_main_file_hides_no_error_of_a_script() {
 }
 
 #[test]
-fn a_wrong_stream_hides_no_error_of_its_script() {
+fn invalid_stream_hides_no_script_error() {
     let folder = tempfile::tempdir().unwrap();
     let wrong =
         format!("{WIALON}[script.settings]\nwhere = \"position.speed >\"\n[delivery]\nlanes = \"four\"\n");
@@ -116,7 +115,7 @@ fn a_wrong_stream_hides_no_error_of_its_script() {
 }
 
 #[test]
-fn a_script_that_refuses_its_settings_is_told_with_the_setting() {
+fn script_error_names_the_setting() {
     let folder = tempfile::tempdir().unwrap();
     let wrong = format!("{WIALON}[script.settings]\nwhere = \"position.speed >\"\n");
     let files = [("sluicegate.toml", MAIN), ("streams/a.toml", WIALON), ("streams/b.toml", wrong.as_str())];
@@ -133,7 +132,7 @@ fn a_script_that_refuses_its_settings_is_told_with_the_setting() {
 }
 
 #[test]
-fn a_file_that_is_no_script_is_told() {
+fn file_that_is_not_a_script_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let stream = format!("{WIALON}[script]\npath = \"mine.wasm\"\n");
     let files =
@@ -142,14 +141,14 @@ fn a_file_that_is_no_script_is_told() {
     assert_eq!(output.status.code(), Some(1));
     let errors = text(&output.stderr, folder.path());
     assert!(
-        errors.starts_with("\nstreams/a.toml:4:2: the script `mine` cannot be used: it is no WebAssembly"),
+        errors.starts_with("\nstreams/a.toml:4:2: the script `mine` cannot be used: it is not WebAssembly"),
         "{errors}"
     );
 }
 
 #[test]
 fn connecting_tells_who_is_not_there() {
-    // Bound and not listening any more: nobody else gets the port at once.
+    // Bound and not listening any more: no other process gets the port at once.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let folder = tempfile::tempdir().unwrap();
     let main = format!("[bus]\nurl = \"mqtt://127.0.0.1:{port}\"\nclient_id = \"gw\"\n");
@@ -161,9 +160,9 @@ fn connecting_tells_who_is_not_there() {
     let errors = text(&output.stderr, folder.path());
     for expected in [
         format!("\nsluicegate.toml:1:2: mqtt://127.0.0.1:{port}: Connection refused"),
-        format!("\n  expected: the broker at mqtt://127.0.0.1:{port} lets the gateway in\n"),
+        format!("\n  expected: the broker at mqtt://127.0.0.1:{port} accepts the gateway\n"),
         format!("\nstreams/a.toml:2:2: cannot connect to 127.0.0.1:{port}: "),
-        "\n  meanwhile: stream `a` sends nothing and tries again for ever, the others run\n".to_owned(),
+        "\n  meanwhile: stream `a` sends nothing and keeps retrying, the others run\n".to_owned(),
         "\n\n2 errors\n".to_owned(),
     ] {
         assert!(errors.contains(&expected), "{expected}\nis not in\n{errors}");
@@ -218,7 +217,7 @@ fn connecting_to_what_is_there() {
 }
 
 #[test]
-fn an_unknown_option_is_status_2() {
+fn unknown_option_exits_with_status_2() {
     let output = Command::new(env!("CARGO_BIN_EXE_sluicegate")).args(["check", "--conect"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
 }
@@ -226,7 +225,7 @@ fn an_unknown_option_is_status_2() {
 /// The files of `examples/fleet`, with what its operator brings: secrets in the
 /// environment and in files, and certificates.
 #[test]
-fn the_example_is_right() {
+fn example_configuration_is_valid() {
     let folder = tempfile::tempdir().unwrap();
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/fleet");
     fs::create_dir(folder.path().join("streams")).unwrap();
