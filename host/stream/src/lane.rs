@@ -440,7 +440,7 @@ impl Lane {
         if let LinkState::Down { until } = &self.link.state
             && *until <= Instant::now()
         {
-            let destination = self.current.borrow_and_update().clone();
+            let destination = self.current.borrow_and_update().destination.clone();
             let number = self.number;
             let attempt = Box::pin(async move { destination.connect(number).await });
             self.link.state = LinkState::Connecting(attempt);

@@ -509,7 +509,7 @@ async fn a_delivery_keeps_its_key_through_retries_and_no_other_has_it() {
     assert!(of_position.contains_key("199/0"));
 }
 
-fn destination_of(far: &Arc<FarSide>) -> credentials::Current {
+fn destination_of(far: &Arc<FarSide>) -> crate::credentials::Current {
     let destination: Arc<dyn Destination> = Arc::new(FarSideDestination(far.clone()));
     tokio::sync::watch::channel(Target { destination, spare_lane: 1 }).1
 }
