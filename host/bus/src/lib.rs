@@ -1,11 +1,11 @@
 //! Where messages come from.
 
 mod connection;
+mod credentials;
 pub mod embedded;
 mod link;
 mod mqtt;
 mod receive;
-mod renew;
 mod route;
 mod routes;
 mod session;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::watch::Watch;
+use ::watch::credentials::{self, CredentialReload, Refused};
 use journal::Journal;
 use message::Backoff;
 use rumqttc::{
@@ -12,6 +13,7 @@ use rumqttc::{
     SubscribeReasonCode,
 };
 use settings_reader::MqttUrl;
+use telemetry::event;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -20,12 +22,14 @@ use tokio_util::sync::CancellationToken;
 use super::connection::{self, End, Login, explain};
 use super::link::Link;
 use super::receive::{self, Intake};
-use super::renew;
 use super::route::Router;
 use super::routes::{Changes, Routes};
 use super::session::{Arrival, Session};
 use super::status::BusStatus;
 use crate::{BusSettings, BusSource};
+
+/// The name of the bus in logs and metrics, beside the streams.
+const BUS: &str = "bus";
 
 /// Publishes between the connection and the journal beside those that the
 /// journal itself holds.
@@ -89,7 +93,7 @@ impl Bus {
     /// Starts the tasks between the connection and the journal.
     async fn start(self) -> (Running, Supervisor) {
         let Self { settings, data, routes, journal, status, stop, watch } = self;
-        let (current, renewal) = renew::begin(settings.clone(), &watch, status.clone()).await;
+        let (current, reload) = credentials::begin(settings.clone(), &watch).await;
         let url = broker_url(&settings.source);
         let window = settings.window_messages.saturating_add(READ_AHEAD);
         let (intake, outlets) = receive::queues(
@@ -114,7 +118,7 @@ impl Bus {
         let running = Running {
             appender: tokio::spawn(appender),
             acknowledger: tokio::spawn(acknowledger),
-            renewal: renewal.map(|renewal| tokio::spawn(renewal.run())),
+            reload: reload.map(|reload| tokio::spawn(keep_credentials(reload, status.clone()))),
             status: status.clone(),
             stop: stop.reading,
         };
@@ -141,7 +145,7 @@ impl Bus {
 struct Running {
     appender: JoinHandle<()>,
     acknowledger: JoinHandle<()>,
-    renewal: Option<JoinHandle<()>>,
+    reload: Option<JoinHandle<()>>,
     status: Arc<BusStatus>,
     stop: CancellationToken,
 }
@@ -150,8 +154,8 @@ impl Running {
     /// Reads the bus until the stop, then ends the tasks in order.
     async fn run(mut self, mut supervisor: Supervisor) {
         let last = supervisor.supervise(&self.stop).await;
-        if let Some(renewal) = self.renewal {
-            renewal.abort();
+        if let Some(reload) = self.reload {
+            reload.abort();
         }
         // The appender ends at once, and with it the queue of the acknowledger.
         let _ = self.appender.await;
@@ -163,6 +167,16 @@ impl Running {
         }
         self.status.set_disconnected(None);
     }
+}
+
+/// Keeps the credentials of the bus up to date, for ever.
+async fn keep_credentials(reload: CredentialReload<BusSettings>, status: Arc<BusStatus>) {
+    let reloaded = || event::Renewed { of: BUS }.emit();
+    let refused = |why: &Refused| {
+        status.set_last_error(format!("credentials not reloaded: {}", why.reason));
+        event::RenewalRefused { of: BUS, reason: &why.reason }.emit();
+    };
+    reload.run(reloaded, refused).await;
 }
 
 fn broker_url(source: &BusSource) -> MqttUrl {

@@ -108,12 +108,6 @@ impl Router {
 }
 
 impl Route {
-    /// Whether the message, whatever subscription brings it, is one of the
-    /// stream's.
-    pub fn takes(&self, message: &Message) -> bool {
-        self.filters.iter().any(|filter| filter.matches(&message.topic)) && self.wants(message)
-    }
-
     fn wants(&self, message: &Message) -> bool {
         self.selection
             .as_ref()
@@ -218,15 +212,5 @@ mod tests {
         assert_eq!(routed(r#"{"ident":"7002"}"#), [StreamIndex(1)]);
         // Without the field the topic is the key.
         assert_eq!(routed("{}"), [StreamIndex(1)]);
-    }
-
-    #[test]
-    fn a_stream_takes_what_its_filters_and_its_selection_admit() {
-        let mut route = stream(0, &["a/+", "b"]);
-        assert!(route.takes(&message("a/1", "{}")) && route.takes(&message("b", "{}")));
-        assert!(!route.takes(&message("a", "{}")));
-        route.selection = Some(Selection::Only(Arc::new(HashSet::from(["7001".to_owned()]))));
-        assert!(route.takes(&message("b", r#"{"ident":7001}"#)));
-        assert!(!route.takes(&message("b", r#"{"ident":7002}"#)));
     }
 }

@@ -5,7 +5,9 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use bus::Route;
-use journal::{Journal, OnFull, OpenError, Quota, ReadRules, StreamIndex, StreamQuota};
+use bytes::Bytes;
+use journal::{Amount, Journal, OnFull, OpenError, Quota, ReadRules, StreamIndex, StreamQuota};
+use message::Takes;
 use script::schema::SettingsError;
 use script::{Limits, Package, PackageError, Recipe, TableSettings, Tables};
 use serde_json::Value;
@@ -13,7 +15,9 @@ use settings::{
     self, Config, DeliverySettings, Rate, ScriptSettings, ScriptSource, StreamEntry, StreamSettings,
 };
 use stream::reload::versions::Versions;
-use stream::{self, Pressure, RateLimit, RateLimits, ReloadHandle, ReloadRules, Stream, StreamStatus};
+use stream::{
+    self, Clock, Pressure, RateLimit, RateLimits, ReloadHandle, ReloadRules, ScriptFiles, Stream, StreamStatus,
+};
 use watch::Watch;
 
 /// What the script may use: the engine's defaults where the file is silent.
@@ -184,6 +188,15 @@ pub fn route(index: StreamIndex, settings: &StreamSettings) -> Route {
     }
 }
 
+/// The messages that the stream takes.
+pub fn takes(settings: &StreamSettings) -> Takes {
+    Takes {
+        filters: settings.topics.clone(),
+        key: settings.key.clone(),
+        selection: settings.selection.clone(),
+    }
+}
+
 /// The rates that streams share, by the names of the groups.
 pub type RateLimitGroups = BTreeMap<String, Arc<RateLimit>>;
 
@@ -208,7 +221,6 @@ fn pressure(settings: &DeliverySettings, groups: &RateLimitGroups) -> Pressure {
             backlog_rate: settings.backlog_rate_limit.map(Rate::per_second),
         },
         conflate: settings.conflate,
-        ..Pressure::default()
     }
 }
 
@@ -221,20 +233,20 @@ pub fn stream(
     status: Arc<StreamStatus>,
 ) -> (Stream, ReloadHandle) {
     let (handle, orders) = ReloadHandle::new();
-    let route = route(index, settings);
     let stream = Stream {
         name: settings.name.clone(),
         index,
         key: settings.key.clone(),
         lanes: settings.delivery.lanes,
-        batch: (settings.delivery.batch_messages, settings.delivery.batch_bytes),
+        batch: Amount { messages: settings.delivery.batch_messages, bytes: settings.delivery.batch_bytes },
         pressure: pressure(&settings.delivery, groups),
         destination: settings.destination.build(),
         script: script_source(settings, scripts),
-        takes: Arc::new(move |message| route.takes(message)),
+        takes: takes(settings),
         orders,
         status,
         watch: scripts.watch.clone(),
+        clock: Clock::default(),
     };
     (stream, handle)
 }
@@ -287,42 +299,50 @@ pub async fn forget_scripts(versions: Option<&Versions>, journal: &Journal) {
     }
 }
 
-/// How to come by a stream's script.
+/// The files of a stream's script, as its settings name them.
+struct Files {
+    script: ScriptSettings,
+    /// The type of the destination.
+    kind: &'static str,
+}
+
+impl ScriptFiles for Files {
+    fn read(&self) -> Result<Bytes, String> {
+        let package = read_package(&self.script.source, self.kind)?;
+        check_pin(&package, self.script.pin)?;
+        Ok(package.wasm)
+    }
+
+    fn recipe(&self, wasm: Bytes, known: Option<Tables>) -> Result<Recipe, String> {
+        let ScriptSettings { source, settings, pin, tables, .. } = &self.script;
+        let package = Package::parse(wasm).map_err(|error| format!("{source}: {error}"))?;
+        let package = serving(package, source, self.kind)?;
+        check_pinned(&package, source, *pin)?;
+        let known = known.unwrap_or_default();
+        let tables = Tables::complete(tables, &known).map_err(|error| error.to_string())?;
+        let name = package.manifest.as_ref().map_or_else(|| script_name(source), |m| m.name.clone());
+        recipe(&package, &name, settings, limits(&self.script), tables)
+            .map_err(|error| format!("{source}: {error}"))
+    }
+}
+
+/// Where the script of a stream comes from.
 pub fn script_source(stream: &StreamSettings, scripts: &Scripts) -> stream::ScriptSource {
-    let settings = &stream.script;
-    let kind = stream.destination.type_name();
-    let (source, read) = (settings.source.clone(), settings.source.clone());
-    let (name, limits, tables) = (script_name(&source), limits(settings), settings.tables.clone());
-    let (settings, pin) = (settings.settings.clone(), settings.pin);
-    let script = match &source {
+    let script = &stream.script;
+    let path = match &script.source {
         ScriptSource::Official(_) => None,
         ScriptSource::File(path) => Some(path.clone()),
     };
     stream::ScriptSource {
-        paths: script.into_iter().chain(tables.iter().map(|table| table.file.clone())).collect(),
-        tables: tables.iter().map(|table| (table.name.clone(), origin_of_table(table))).collect(),
-        origin: match &source {
+        origin: match &script.source {
             ScriptSource::Official(name) => format!("adapter {name}"),
             ScriptSource::File(path) => spelled(path).display().to_string(),
         },
-        // What the binary brings along changes with the binary, and then only
-        // when an operator orders it.
-        follow: matches!(source, ScriptSource::File(_)),
-        read: Box::new(move || {
-            let package = read_package(&read, kind)?;
-            check_pin(&package, pin)?;
-            Ok(package.wasm)
-        }),
-        recipe: Box::new(move |wasm, known| {
-            let package = Package::parse(wasm).map_err(|error| format!("{source}: {error}"))?;
-            let package = serving(package, &source, kind)?;
-            check_pinned(&package, &source, pin)?;
-            let known = known.unwrap_or_default();
-            let tables = Tables::complete(&tables, &known).map_err(|error| error.to_string())?;
-            let name = package.manifest.as_ref().map_or(&name, |manifest| &manifest.name);
-            recipe(&package, name, &settings, limits.clone(), tables)
-                .map_err(|error| format!("{source}: {error}"))
-        }),
+        // An adapter of the binary changes with the binary, and then only by order.
+        follow: path.is_some(),
+        paths: path.into_iter().chain(script.tables.iter().map(|table| table.file.clone())).collect(),
+        tables: script.tables.iter().map(|table| (table.name.clone(), origin_of_table(table))).collect(),
+        files: Arc::new(Files { script: script.clone(), kind: stream.destination.type_name() }),
         watch: Some(scripts.watch.clone()),
         versions: scripts.versions.clone(),
         rules: scripts.rules,

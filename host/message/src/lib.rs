@@ -14,4 +14,4 @@ pub use backoff::Backoff;
 pub use filter::{FilterError, TopicFilter};
 pub use key::{KeyRule, KeyRuleError};
 pub use message::{Message, unix_millis};
-pub use selection::Selection;
+pub use selection::{Selection, Takes};

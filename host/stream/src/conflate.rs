@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use journal::Position;
+use journal::{Amount, Position};
 use tokio::time::Instant;
 
 use super::entry::Entry;
@@ -81,12 +81,11 @@ impl Conflation {
         }
     }
 
-    /// What may go now: up to `most` messages and bytes, at least one if any.
-    pub(super) fn release(&mut self, now: Instant, most: (usize, usize)) -> Vec<Arc<Entry>> {
-        let (most_messages, most_bytes) = most;
+    /// The messages that may go now: at most `most`, but at least one if there is one.
+    pub(super) fn release(&mut self, now: Instant, most: Amount) -> Vec<Arc<Entry>> {
         let mut released = Vec::new();
         let mut bytes = 0;
-        while released.len() < most_messages
+        while released.len() < most.messages
             && let Some(first) = self.due.first_entry()
             && first.key().0 <= now
         {
@@ -96,7 +95,7 @@ impl Conflation {
             };
             if let Some((entry, _)) = &key.waiting {
                 bytes += entry.message.size();
-                if bytes > most_bytes && !released.is_empty() {
+                if bytes > most.bytes && !released.is_empty() {
                     break;
                 }
             }
@@ -154,6 +153,10 @@ mod tests {
         )
     }
 
+    fn most(messages: usize, bytes: usize) -> Amount {
+        Amount { messages, bytes }
+    }
+
     fn chunks(entries: impl IntoIterator<Item = Arc<Entry>>) -> Vec<u64> {
         entries.into_iter().map(|e| e.position.chunk).collect()
     }
@@ -165,14 +168,14 @@ mod tests {
         assert_eq!(chunks(conflation.put(entry(1, 1), start)), NONE);
         assert_eq!(chunks(conflation.put(entry(2, 2), start)), NONE);
         assert_eq!(chunks(conflation.put(entry(1, 3), start)), [1]);
-        assert_eq!(chunks(conflation.release(start, (9, 999))), [3, 2], "a newer one keeps the place");
+        assert_eq!(chunks(conflation.release(start, most(9, 999))), [3, 2], "a newer one keeps the place");
         assert_eq!(conflation.due(), None);
         let later = start + SECOND / 2;
         assert_eq!(chunks(conflation.put(entry(1, 4), later)), NONE);
         assert_eq!(chunks(conflation.put(entry(1, 5), later)), [4]);
         assert_eq!(conflation.due(), Some(start + SECOND));
-        assert!(conflation.release(later, (9, 999)).is_empty());
-        assert_eq!(chunks(conflation.release(start + SECOND, (9, 999))), [5]);
+        assert!(conflation.release(later, most(9, 999)).is_empty());
+        assert_eq!(chunks(conflation.release(start + SECOND, most(9, 999))), [5]);
         assert_eq!(conflation.bytes(), 0);
     }
 
@@ -181,9 +184,9 @@ mod tests {
         let start = Instant::now();
         let mut conflation = Conflation::new(SECOND);
         (1..=5).for_each(|n| assert!(conflation.put(entry(n, n.into()), start).is_none()));
-        assert_eq!(chunks(conflation.release(start, (2, 999))), [1, 2]);
-        assert_eq!(chunks(conflation.release(start, (9, 1))), [3]);
-        assert_eq!(chunks(conflation.release(start, (9, 16))), [4, 5]);
+        assert_eq!(chunks(conflation.release(start, most(2, 999))), [1, 2]);
+        assert_eq!(chunks(conflation.release(start, most(9, 1))), [3]);
+        assert_eq!(chunks(conflation.release(start, most(9, 16))), [4, 5]);
     }
 
     #[test]
@@ -192,7 +195,7 @@ mod tests {
         let mut conflation = Conflation::new(SECOND);
         conflation.put(entry(1, 7), start);
         assert_eq!(chunks(conflation.put(entry(1, 3), start)), [3]);
-        assert_eq!(chunks(conflation.release(start, (9, 999))), [7]);
+        assert_eq!(chunks(conflation.release(start, most(9, 999))), [7]);
         assert_eq!(chunks(conflation.put(entry(1, 6), start + SECOND * 60)), [6]);
         assert_eq!(chunks(conflation.put(entry(1, 7), start + SECOND * 60)), NONE, "read again by a rewind");
     }
@@ -203,7 +206,7 @@ mod tests {
         let mut conflation = Conflation::new(SECOND);
         conflation.forget_at = 3;
         (1..=4).for_each(|n| assert!(conflation.put(entry(n, n.into()), start).is_none()));
-        conflation.release(start, (3, 999));
+        conflation.release(start, most(3, 999));
         conflation.forget(start);
         assert_eq!(conflation.keys.len(), 4);
         conflation.forget(start + SECOND);
@@ -227,12 +230,12 @@ mod tests {
                 newest.insert(key, chunk as u64);
                 superseded.extend(chunks(conflation.put(entry(key, chunk as u64), now)));
                 if release {
-                    released.extend(conflation.release(now, (2, 999)).into_iter().map(|e| (now, e)));
+                    released.extend(conflation.release(now, most(2, 999)).into_iter().map(|e| (now, e)));
                 }
             }
             while let Some(due) = conflation.due() {
                 now = now.max(due);
-                released.extend(conflation.release(now, (9, 999)).into_iter().map(|e| (now, e)));
+                released.extend(conflation.release(now, most(9, 999)).into_iter().map(|e| (now, e)));
             }
             prop_assert_eq!(conflation.bytes(), 0);
             prop_assert_eq!(released.len() + superseded.len(), usize::try_from(count).unwrap_or(0));

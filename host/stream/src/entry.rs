@@ -9,8 +9,6 @@ use journal::{Pending, Position, Reading, StoredDelivery};
 use message::{KeyRule, Message};
 use script::{BeforeImage, Script};
 
-use super::identity::Identities;
-
 /// A message on its way through a stream.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -30,7 +28,7 @@ pub(super) enum Way {
     Mapped,
     /// The script maps it in a fresh instance, and what it writes to the state
     /// is thrown away: it did so when it mapped the message first.
-    Apart,
+    Isolated,
     /// It has its delivery already.
     Stored,
 }
@@ -38,7 +36,7 @@ pub(super) enum Way {
 /// A delivery above the script: it names messages by what they are, never by
 /// their place in a batch.
 #[derive(Clone, Debug)]
-pub(super) struct Parcel {
+pub(super) struct OutgoingDelivery {
     pub delivery: Delivery,
     /// In the order of the script; never empty.
     pub carries: Vec<Arc<Entry>>,
@@ -73,7 +71,7 @@ impl Entry {
     pub(super) fn way(&self) -> Way {
         match self.reading {
             _ if self.as_is.is_some() => Way::Stored,
-            Reading::Replayed => Way::Apart,
+            Reading::Replayed => Way::Isolated,
             Reading::First | Reading::Rewound => Way::Mapped,
         }
     }
@@ -103,9 +101,9 @@ impl Entry {
     }
 }
 
-// === impl Parcel ===
+// === impl OutgoingDelivery ===
 
-impl Parcel {
+impl OutgoingDelivery {
     /// When the youngest message that it carries began to wait, Unix milliseconds.
     pub(super) fn youngest(&self) -> u64 {
         self.carries.iter().map(|e| e.waiting_since()).max().unwrap_or_default()
@@ -126,13 +124,6 @@ impl Parcel {
             origin: Arc::new(origin),
             ordinal: 0,
         })
-    }
-
-    /// The parcel, told apart from all others where that is wanted. To be
-    /// called whenever what it carries has changed.
-    pub(super) fn identified(mut self, identities: Option<&Identities>) -> Self {
-        self.delivery.identity = identities.map(|i| i.of(&self));
-        self
     }
 }
 

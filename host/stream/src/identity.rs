@@ -9,11 +9,11 @@ use journal::Position;
 use script::MappedDelivery;
 use sha2::{Digest, Sha256};
 
-use super::entry::Parcel;
+use super::entry::OutgoingDelivery;
 
 /// Bytes of a key: half of a SHA-256.
 const KEY_BYTES: usize = 16;
-/// Most bytes that the list of positions takes: it travels in a header.
+/// Maximum bytes that the list of positions takes: it travels in a header.
 const POSITIONS_BYTES: usize = 256;
 
 /// Makes the identities of a stream's deliveries.
@@ -36,30 +36,40 @@ impl Identities {
     }
 
     /// The identity of a delivery with what it carries now.
-    pub(super) fn of(&self, parcel: &Parcel) -> Identity {
+    pub(super) fn of(&self, outgoing: &OutgoingDelivery) -> Identity {
         let mut hash = self.begun.clone();
-        hash.update(parcel.origin.generation.to_le_bytes());
-        hash.update((parcel.carries.len() as u64).to_le_bytes());
-        for entry in &parcel.carries {
+        hash.update(outgoing.origin.generation.to_le_bytes());
+        hash.update((outgoing.carries.len() as u64).to_le_bytes());
+        for entry in &outgoing.carries {
             hash.update(entry.position.chunk.to_le_bytes());
             hash.update(entry.position.index.to_le_bytes());
         }
-        hash.update(parcel.ordinal.to_le_bytes());
-        match &parcel.delivery.target {
+        hash.update(outgoing.ordinal.to_le_bytes());
+        match &outgoing.delivery.target {
             None => hash.update([0]),
             Some(target) => {
                 hash.update([1]);
                 take(&mut hash, target.as_bytes());
             }
         }
-        take(&mut hash, &parcel.delivery.body);
+        take(&mut hash, &outgoing.delivery.body);
         let mut key = String::with_capacity(2 * KEY_BYTES);
         for byte in hash.finalize().iter().take(KEY_BYTES) {
             // Writing to a string does not fail.
             let _ = write!(key, "{byte:02x}");
         }
-        Identity { key, positions: ranges(parcel.carries.iter().map(|e| e.position)) }
+        Identity { key, positions: ranges(outgoing.carries.iter().map(|e| e.position)) }
     }
+}
+
+/// The delivery with its identity, where the destination wants one. Call it
+/// whenever the messages of the delivery have changed.
+pub(super) fn identified(
+    mut outgoing: OutgoingDelivery,
+    identities: Option<&Identities>,
+) -> OutgoingDelivery {
+    outgoing.delivery.identity = identities.map(|i| i.of(&outgoing));
+    outgoing
 }
 
 /// Takes in bytes of any length so that they cannot run into what follows.
@@ -127,7 +137,7 @@ mod tests {
         Position { chunk, index }
     }
 
-    fn parcel(positions: &[Position], target: Option<&str>, body: &[u8]) -> Parcel {
+    fn outgoing(positions: &[Position], target: Option<&str>, body: &[u8]) -> OutgoingDelivery {
         let carries = positions.iter().map(|position| {
             let message = Message { topic: "t".into(), payload: "x".into(), received_at: 0 };
             Entry::new(
@@ -135,7 +145,7 @@ mod tests {
                 Arc::new(KeyRule::Topic),
             )
         });
-        Parcel {
+        OutgoingDelivery {
             delivery: Delivery {
                 target: target.map(Into::into),
                 headers: Vec::new(),
@@ -148,13 +158,13 @@ mod tests {
         }
     }
 
-    fn key(parcel: &Parcel) -> String {
-        Identities::new([7; 16], "s").of(parcel).key
+    fn key(outgoing: &OutgoingDelivery) -> String {
+        Identities::new([7; 16], "s").of(outgoing).key
     }
 
     #[test]
     fn a_key_is_32_hexadecimal_digits_and_always_the_same() {
-        let one = parcel(&[at(12, 0), at(12, 1)], Some("a"), b"body");
+        let one = outgoing(&[at(12, 0), at(12, 1)], Some("a"), b"body");
         // Worked out apart from this code, with Python's hashlib.
         assert_eq!(key(&one), "b6b1aacee28e61a1d075feb1ca812f7b");
         assert_eq!(key(&one), key(&one.clone()));
@@ -162,18 +172,21 @@ mod tests {
 
     #[test]
     fn everything_that_makes_a_delivery_changes_its_key() {
-        let one = parcel(&[at(1, 2), at(1, 3)], Some("ab"), b"c");
+        let one = outgoing(&[at(1, 2), at(1, 3)], Some("ab"), b"c");
         let variants = [
             one.clone(),
-            parcel(&[at(1, 3), at(1, 2)], Some("ab"), b"c"),
-            parcel(&[at(1, 2)], Some("ab"), b"c"),
-            parcel(&[at(2, 2), at(1, 3)], Some("ab"), b"c"),
+            outgoing(&[at(1, 3), at(1, 2)], Some("ab"), b"c"),
+            outgoing(&[at(1, 2)], Some("ab"), b"c"),
+            outgoing(&[at(2, 2), at(1, 3)], Some("ab"), b"c"),
             // What one field ends with the next one could begin with.
-            parcel(&[at(1, 2), at(1, 3)], Some("a"), b"bc"),
-            parcel(&[at(1, 2), at(1, 3)], None, b"abc"),
-            parcel(&[at(1, 2), at(1, 3)], Some(""), b"abc"),
-            Parcel { origin: Arc::new(Origin { generation: 1, ..Origin::default() }), ..one.clone() },
-            Parcel { ordinal: 1, ..one.clone() },
+            outgoing(&[at(1, 2), at(1, 3)], Some("a"), b"bc"),
+            outgoing(&[at(1, 2), at(1, 3)], None, b"abc"),
+            outgoing(&[at(1, 2), at(1, 3)], Some(""), b"abc"),
+            OutgoingDelivery {
+                origin: Arc::new(Origin { generation: 1, ..Origin::default() }),
+                ..one.clone()
+            },
+            OutgoingDelivery { ordinal: 1, ..one.clone() },
         ];
         let mut keys: HashSet<String> = variants.iter().map(key).collect();
         for other in [Identities::new([8; 16], "s"), Identities::new([7; 16], "s2")] {

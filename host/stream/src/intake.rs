@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use journal::{Journal, Outcome, ReadRules, Settlement, StreamIndex};
+use journal::{Amount, Journal, Outcome, ReadRules, Settlement, StreamIndex};
 use message::KeyRule;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -13,10 +13,10 @@ use tokio::time::Instant;
 use super::conflate::Conflation;
 use super::entry::Entry;
 
-/// Most messages that wait in front of the lanes of a stream, and that are
+/// Maximum messages that wait in front of the lanes of a stream, and that are
 /// read at once.
 const WAITING: usize = 1024;
-/// Most bytes that wait where only the newest message of a key does; the
+/// Maximum bytes that wait where only the newest message of a key does; the
 /// journal hands out no more either.
 const CONFLATED: usize = 64 << 20;
 
@@ -24,8 +24,8 @@ const CONFLATED: usize = 64 << 20;
 #[derive(Debug)]
 pub(super) struct Intake {
     queues: Vec<Queue>,
-    /// Most messages and bytes in a batch.
-    batch: (usize, usize),
+    /// The maximum of a batch.
+    batch: Amount,
     /// What waits in all queues: messages, or bytes where it is conflated.
     waiting: AtomicUsize,
     conflates: bool,
@@ -45,17 +45,17 @@ enum Entries {
 }
 
 impl Intake {
-    pub(super) fn new(lanes: u32, batch: (usize, usize)) -> Self {
+    pub(super) fn new(lanes: u32, batch: Amount) -> Self {
         Self::with_queues(lanes, batch, None)
     }
 
     /// Keeps only the newest message of each key, and hands out at most one of
     /// a key in `interval`.
-    pub(super) fn conflating(lanes: u32, batch: (usize, usize), interval: Duration) -> Self {
+    pub(super) fn conflating(lanes: u32, batch: Amount, interval: Duration) -> Self {
         Self::with_queues(lanes, batch, Some(interval))
     }
 
-    fn with_queues(lanes: u32, batch: (usize, usize), interval: Option<Duration>) -> Self {
+    fn with_queues(lanes: u32, batch: Amount, interval: Option<Duration>) -> Self {
         let queue = |_| Queue {
             entries: Mutex::new(match interval {
                 Some(interval) => Entries::Newest(Conflation::new(interval)),
@@ -204,15 +204,12 @@ impl Intake {
     }
 }
 
-fn take_all(
-    entries: &mut VecDeque<Arc<Entry>>,
-    (most_messages, most_bytes): (usize, usize),
-) -> Vec<Arc<Entry>> {
+fn take_all(entries: &mut VecDeque<Arc<Entry>>, most: Amount) -> Vec<Arc<Entry>> {
     let mut bytes = 0;
     let mut count = 0;
-    for entry in entries.iter().take(most_messages) {
+    for entry in entries.iter().take(most.messages) {
         bytes += entry.message.size();
-        if bytes > most_bytes && count > 0 {
+        if bytes > most.bytes && count > 0 {
             break;
         }
         count += 1;
@@ -237,5 +234,64 @@ impl Entries {
 }
 
 #[cfg(test)]
-#[path = "intake_model.rs"]
-mod model;
+mod tests {
+    use journal::{Pending, Position, Reading};
+    use message::Message;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LANES: u32 = 3;
+    const BATCH: Amount = Amount { messages: 4, bytes: 60 };
+
+    /// A message of this key and size, the first of its chunk.
+    fn entry(chunk: u64, key: u8, size: usize) -> Arc<Entry> {
+        let message =
+            Message { topic: key.to_string().into(), payload: vec![0; size].into(), received_at: 0 };
+        let pending =
+            Pending { position: Position { chunk, index: 0 }, message, as_is: None, reading: Reading::First };
+        Entry::new(pending, Arc::new(KeyRule::Topic))
+    }
+
+    /// What each lane takes, batch by batch.
+    fn drain(intake: &Intake, now: Instant) -> Vec<Vec<Vec<Arc<Entry>>>> {
+        let batch = |lane| Some(intake.take(lane, now)).filter(|batch| !batch.is_empty());
+        (0..LANES).map(|lane| std::iter::from_fn(|| batch(lane)).collect()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn each_lane_takes_its_keys_in_order(rows in prop::collection::vec((0u8..7, 0usize..50), 0..80)) {
+            let (intake, now) = (Intake::new(LANES, BATCH), Instant::now());
+            let entries = (0..).zip(&rows).map(|(chunk, (key, size))| entry(chunk, *key, *size)).collect();
+            prop_assert!(intake.hand_out(entries, now).is_empty());
+            let mut taken = 0;
+            let mut lane_of = std::collections::HashMap::new();
+            for (lane, batches) in drain(&intake, now).into_iter().enumerate() {
+                for batch in &batches {
+                    let bytes: usize = batch.iter().map(|e| e.message.size()).sum();
+                    prop_assert!(batch.len() <= BATCH.messages && (bytes <= BATCH.bytes || batch.len() == 1));
+                }
+                let of_lane = batches.concat();
+                prop_assert!(of_lane.is_sorted_by_key(|e| e.position));
+                prop_assert!(of_lane.iter().all(|e| *lane_of.entry(e.key()).or_insert(lane) == lane));
+                taken += of_lane.len();
+            }
+            prop_assert_eq!(taken, rows.len());
+            prop_assert_eq!(intake.room(), WAITING);
+        }
+
+        #[test]
+        fn conflation_takes_the_newest_of_each_key(keys in prop::collection::vec(0u8..7, 1..80)) {
+            let (intake, now) = (Intake::conflating(LANES, BATCH, Duration::from_secs(1)), Instant::now());
+            let entries = (0..).zip(&keys).map(|(chunk, key)| entry(chunk, *key, 1)).collect();
+            let superseded = intake.hand_out(entries, now).len();
+            let taken: Vec<u64> = drain(&intake, now).concat().concat().iter().map(|e| e.position.chunk).collect();
+            prop_assert_eq!(taken.len() + superseded, keys.len());
+            for (chunk, key) in (0u64..).zip(&keys) {
+                let is_newest = !keys[usize::try_from(chunk).unwrap_or(0) + 1..].contains(key);
+                prop_assert_eq!(taken.contains(&chunk), is_newest);
+            }
+        }
+    }
+}

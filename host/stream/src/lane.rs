@@ -7,28 +7,24 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use destination::{Connection, DeliveryId, Destination, Fault, FaultKind, Verdict};
+use destination::{Connection, DeliveryId, Fault, FaultKind, Verdict};
 use futures_util::FutureExt;
-use journal::{Journal, Outcome, StreamIndex};
+use journal::Outcome;
 use message::Backoff;
-use script::{Mapper, Script};
 use telemetry::event;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::code::Code;
-use super::edition::Slot;
+use super::credentials::Current;
 use super::endings::Endings;
-use super::entry::{Entry, Parcel};
-use super::identity::Identities;
-use super::intake::Intake;
-use super::map::{MapStep, Mapped, Sifted, Split};
+use super::entry::{Entry, OutgoingDelivery};
+use super::identity::identified;
+use super::map::{self, MapStep, Mapped, Sifted, Split};
 use super::outbox::{Ended, Outbox, Trouble};
-use super::proof::ProofOfLife;
-use super::renew::Current;
-use super::status::{State, StreamStatus};
-use super::{Pressure, log_sink};
+use super::shared::Shared;
+use super::status::State;
 
 /// An instance that has nothing to do for so long is dropped; the next message
 /// makes a new one in microseconds.
@@ -43,25 +39,7 @@ const ONE_ANSWER: Duration = Duration::from_secs(600);
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// What the lanes of a stream share.
-pub(super) struct Shared {
-    pub name: String,
-    pub index: StreamIndex,
-    pub journal: Journal,
-    /// Its rules, which are the same whatever its files say.
-    pub destination: Arc<dyn Destination>,
-    /// What to connect with.
-    pub current: Current,
-    pub status: Arc<StreamStatus>,
-    pub intake: Arc<Intake>,
-    pub pressure: Pressure,
-    pub life: Arc<ProofOfLife>,
-    /// Where the destination wants to know.
-    pub identities: Option<Identities>,
-    /// The script that the lanes run.
-    pub slot: Arc<Slot>,
-}
-
+/// An ordered worker of a stream.
 pub(super) struct Lane {
     number: u32,
     shared: Arc<Shared>,
@@ -86,35 +64,33 @@ pub(super) struct Lane {
     shown: State,
 }
 
+/// A batch that waits for its next mapping.
 struct Stuck {
-    batch: Vec<Arc<Entry>>,
-    code: Code,
-    reason: String,
+    inner: map::Stuck,
     until: Instant,
     failures: u32,
 }
 
 type Connecting = Pin<Box<dyn Future<Output = Result<Box<dyn Connection>, Fault>> + Send>>;
 
-enum Link {
+/// The connection of a lane, and the failures before it.
+struct Link {
+    state: LinkState,
+    /// Failures in a row, and the last of them. A delivery clears both, a new
+    /// connection alone does not.
+    failures: u32,
+    fault: Option<Fault>,
+}
+
+enum LinkState {
     /// Not connected; the next attempt is due then.
     Down {
         until: Instant,
-        failures: u32,
-        fault: Option<Fault>,
     },
-    Connecting {
-        attempt: Connecting,
-        failures: u32,
-        fault: Option<Fault>,
-    },
-    /// `failures` and `fault` are of the connections before it, until something
-    /// is delivered on this one.
+    Connecting(Connecting),
     Up {
         connection: Box<dyn Connection>,
         since: Instant,
-        failures: u32,
-        fault: Option<Fault>,
     },
 }
 
@@ -124,29 +100,33 @@ enum Wake {
     Connected(Result<Box<dyn Connection>, Fault>),
     Verdict(Result<(DeliveryId, Verdict), Fault>),
     /// There is something new to connect with.
-    Renewed,
+    NewCredentials,
     /// Another script is in place: what was stuck may be mapped.
     Replaced,
     /// A time has come, or messages or a proof have arrived: look again.
     Look,
 }
 
-impl Shared {
-    /// A mapper of a lane.
-    pub(super) fn mapper(&self, lane: u32, script: &Script) -> Mapper {
-        script.lane(lane, &self.status.memory.state, log_sink(&self.name))
+impl From<Trouble> for State {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Retrying(reason) => Self::Retrying(reason),
+            Trouble::Blocked(code, reason) => Self::Blocked(code, reason),
+        }
     }
 }
+
+// === impl Lane ===
 
 impl Lane {
     pub(super) fn new(number: u32, shared: Arc<Shared>) -> Self {
         let seed = fastrand::u64(..);
         Self {
             number,
-            map: MapStep::new(number, &shared),
+            map: shared.map_step(number),
             outbox: Outbox::new(shared.destination.window(), shared.life.clone(), seed),
-            endings: Endings::new(shared.clone()),
-            link: Link::new(),
+            endings: shared.endings(),
+            link: Link::down(),
             current: shared.current.clone(),
             draining: None,
             backoff: Backoff::new(seed.wrapping_add(1)),
@@ -191,7 +171,7 @@ impl Lane {
                 Wake::Connected(Ok(connection)) => self.connected(connection),
                 Wake::Connected(Err(fault)) => self.disconnected(&fault),
                 Wake::Verdict(verdict) => self.verdicts(verdict).await,
-                Wake::Renewed => self.renewed(),
+                Wake::NewCredentials => self.reconnect(),
                 Wake::Replaced => {
                     if let Some(stuck) = &mut self.stuck {
                         stuck.until = Instant::now();
@@ -201,7 +181,7 @@ impl Lane {
             }
         }
         self.endings.flush();
-        if let Link::Up { connection, .. } = self.link {
+        if let LinkState::Up { connection, .. } = self.link.state {
             let _ = tokio::time::timeout(GOODBYE, connection.close()).await;
         }
         self.shared.status.set_lane(self.number, State::Stopped);
@@ -213,25 +193,27 @@ impl Lane {
         let working = !self.stopping && !self.paused;
         let may_map = working && self.wants_more();
         let wants_more = may_map && self.stuck.is_none();
-        let (due, retry) = match &self.link {
-            Link::Down { until, .. } => (Some(*until).filter(|_| working), None),
-            Link::Connecting { .. } => (None, None),
-            Link::Up { .. } if self.draining.is_some() => (self.draining, None),
+        let (due, retry) = match &self.link.state {
+            LinkState::Down { until } => (Some(*until).filter(|_| working), None),
+            LinkState::Connecting(_) => (None, None),
+            LinkState::Up { .. } if self.draining.is_some() => (self.draining, None),
             // Nothing goes out before `send_at`, whatever else is due.
-            Link::Up { .. } => (None, self.send_at.or_else(|| self.outbox.wake_at()).filter(|_| working)),
+            LinkState::Up { .. } => {
+                (None, self.send_at.or_else(|| self.outbox.wake_at()).filter(|_| working))
+            }
         };
         let stuck = self.stuck.as_ref().map(|s| s.until).filter(|_| may_map);
         let handed_out = self.shared.intake.due(self.number).filter(|_| wants_more);
         let expiry = self.next_expiry().filter(|_| working);
-        let burial = self.endings.burial.look_at().filter(|_| !self.stopping);
+        let dead_letters = self.endings.dead_letters.look_at().filter(|_| !self.stopping);
         let idle = self.idle_at.filter(|_| !self.stopping);
-        let times = [due, retry, stuck, handed_out, expiry, burial, idle, deadline];
+        let times = [due, retry, stuck, handed_out, expiry, dead_letters, idle, deadline];
         let next_time = times.into_iter().flatten().min();
         let shared = &self.shared;
-        let (connecting, connection) = match &mut self.link {
-            Link::Down { .. } => (None, None),
-            Link::Connecting { attempt, .. } => (Some(attempt), None),
-            Link::Up { connection, .. } => (None, Some(connection)),
+        let (connecting, connection) = match &mut self.link.state {
+            LinkState::Down { .. } => (None, None),
+            LinkState::Connecting(attempt) => (Some(attempt), None),
+            LinkState::Up { connection, .. } => (None, Some(connection)),
         };
         tokio::select! {
             biased;
@@ -242,12 +224,10 @@ impl Lane {
             () = shared.life.changed(), if self.outbox.has_suspects() => Wake::Look,
             () = self.map.replaced(), if may_map && self.stuck.is_some() => Wake::Replaced,
             Ok(()) = self.pause.changed() => Wake::Look,
-            Ok(()) = self.current.changed() => Wake::Renewed,
+            Ok(()) = self.current.changed() => Wake::NewCredentials,
             () = at(next_time) => Wake::Look,
         }
     }
-
-    // --- mapping ---
 
     async fn map_when_wanted(&mut self) {
         if self.idle_at.is_some_and(|at| at <= Instant::now()) {
@@ -260,7 +240,7 @@ impl Lane {
                     self.stuck = Some(stuck);
                     return;
                 }
-                Some(stuck) => (stuck.batch, stuck.failures),
+                Some(stuck) => (stuck.inner.batch, stuck.failures),
                 None => (self.shared.intake.take(self.number, Instant::now()), 0),
             };
             if batch.is_empty() {
@@ -281,7 +261,7 @@ impl Lane {
     /// Whether the lane would map another batch. One that has dead letters to
     /// keep would only have more of them.
     fn wants_more(&self) -> bool {
-        self.outbox.wants_more() && self.endings.burial.look_at().is_none()
+        self.outbox.wants_more() && self.endings.dead_letters.look_at().is_none()
     }
 
     fn take_in(&mut self, mapped: Mapped, failures: u32) {
@@ -289,8 +269,8 @@ impl Lane {
             self.endings.unsaved.begin(&messages, written);
         }
         // All deliveries of a message are known before the first one ends.
-        for parcel in mapped.parcels.iter().chain(mapped.forbidden.iter().map(|(p, _)| p)) {
-            self.endings.begin(parcel);
+        for outgoing in mapped.outgoing.iter().chain(mapped.forbidden.iter().map(|(p, _)| p)) {
+            self.endings.begin(outgoing);
         }
         for entry in mapped.filtered {
             self.endings.at_once(&entry, Outcome::Filtered);
@@ -298,29 +278,27 @@ impl Lane {
         for (entry, reason, script) in mapped.rejected {
             self.endings.rejected(&entry, &reason, &script);
         }
-        for (parcel, reason) in mapped.forbidden {
-            self.endings.dead(&parcel, &reason, None);
+        for (outgoing, reason) in mapped.forbidden {
+            self.endings.dead(&outgoing, &reason, None);
         }
-        for parcel in mapped.parcels {
+        for outgoing in mapped.outgoing {
             let Shared { destination, identities, .. } = &*self.shared;
-            let slot = destination.slot(&parcel.delivery);
-            self.outbox.push(parcel, slot, |older, newer| {
+            let slot = destination.slot(&outgoing.delivery);
+            self.outbox.push(outgoing, slot, |older, newer| {
                 let delivery = destination.merge(&older.delivery, &newer.delivery)?;
                 let carries = older.carries.iter().chain(&newer.carries).cloned().collect();
-                Some(Parcel { delivery, carries, ..older.clone() }.identified(identities.as_ref()))
+                Some(identified(OutgoingDelivery { delivery, carries, ..older.clone() }, identities.as_ref()))
             });
         }
-        if let Some((code, reason, batch)) = mapped.stuck {
+        if let Some(inner) = mapped.stuck {
             let failures = failures.saturating_add(1);
             let until = Instant::now() + self.backoff.pause(failures, None);
-            self.stuck = Some(Stuck { batch, code, reason, until, failures });
+            self.stuck = Some(Stuck { inner, until, failures });
         }
     }
 
-    // --- sending and settling ---
-
     async fn send(&mut self) {
-        while let Link::Up { connection, .. } = &mut self.link {
+        while let LinkState::Up { connection, .. } = &mut self.link.state {
             // While stopping, paused or draining only what is in flight is of interest.
             let now = Instant::now();
             let idle = self.stopping || self.paused || self.draining.is_some();
@@ -328,9 +306,9 @@ impl Lane {
                 return;
             }
             self.send_at = None;
-            let horizon = horizon(&self.shared.pressure);
-            let Some((id, parcel)) = self.outbox.next(now) else { return };
-            if horizon.is_some_and(|horizon| parcel.youngest() < horizon) {
+            let horizon = self.shared.horizon();
+            let Some((id, outgoing)) = self.outbox.next(now) else { return };
+            if horizon.is_some_and(|horizon| outgoing.youngest() < horizon) {
                 self.expire();
                 continue;
             }
@@ -338,7 +316,7 @@ impl Lane {
                 self.send_at = Some(again);
                 return;
             }
-            match connection.send(id, &parcel.delivery).await {
+            match connection.send(id, &outgoing.delivery).await {
                 Ok(()) => self.outbox.sent(id),
                 Err(fault) => {
                     self.outbox.sent(id);
@@ -356,10 +334,9 @@ impl Lane {
         while let Some(verdict) = next {
             match verdict {
                 Ok((id, verdict)) => {
-                    if let (Verdict::Delivered, Link::Up { failures, fault, .. }) = (&verdict, &mut self.link)
-                    {
-                        *failures = 0;
-                        *fault = None;
+                    if matches!(verdict, Verdict::Delivered) {
+                        self.link.failures = 0;
+                        self.link.fault = None;
                     }
                     if matches!(verdict, Verdict::Deferred(_)) {
                         self.shared.status.count_retries(1);
@@ -372,9 +349,9 @@ impl Lane {
                     return;
                 }
             }
-            next = match &mut self.link {
-                Link::Up { connection, .. } => connection.next().now_or_never(),
-                Link::Down { .. } | Link::Connecting { .. } => None,
+            next = match &mut self.link.state {
+                LinkState::Up { connection, .. } => connection.next().now_or_never(),
+                LinkState::Down { .. } | LinkState::Connecting(_) => None,
             };
         }
     }
@@ -383,18 +360,19 @@ impl Lane {
         let mut ended = ended;
         while let Some(now) = ended.take() {
             match now {
-                Ended::Delivered(parcel) => {
-                    self.endings.ended(&parcel, Outcome::Delivered);
+                Ended::Delivered(outgoing) => {
+                    self.endings.ended(&outgoing, Outcome::Delivered);
                 }
-                Ended::Rejected(parcel, reply) => {
-                    self.endings.dead(&parcel, "refused by the destination", Some(&reply))
+                Ended::Rejected(outgoing, reply) => {
+                    self.endings.dead(&outgoing, "refused by the destination", Some(&reply))
                 }
-                Ended::Split(id, parcel) => match self.map.split(&parcel).await {
-                    Split::Halves(halves) => self.replace(id, &parcel, halves).await,
+                Ended::Split(id, outgoing) => match self.map.split(&outgoing).await {
+                    Split::Halves(halves) => self.replace(id, &outgoing, halves).await,
                     Split::Indivisible => ended = self.outbox.indivisible(id, Instant::now()),
                     Split::Faulted(fault) => {
                         let stream = &self.shared.name;
-                        event::ScriptFaulted { stream, messages: parcel.carries.len(), fault: &fault }.emit();
+                        event::ScriptFaulted { stream, messages: outgoing.carries.len(), fault: &fault }
+                            .emit();
                         self.outbox.postpone(id, fault.to_string(), Instant::now());
                     }
                 },
@@ -402,7 +380,7 @@ impl Lane {
         }
     }
 
-    async fn replace(&mut self, id: DeliveryId, whole: &Parcel, halves: Vec<Parcel>) {
+    async fn replace(&mut self, id: DeliveryId, whole: &OutgoingDelivery, halves: Vec<OutgoingDelivery>) {
         let Sifted { allowed, forbidden } = self.map.sift(halves, whole.carries.len()).await;
         // A message may be in several parts now where it was in one delivery.
         for part in allowed.iter().chain(forbidden.iter().map(|(p, _)| p)) {
@@ -410,13 +388,13 @@ impl Lane {
         }
         self.endings.replaced(whole);
         let destination = &self.shared.destination;
-        let with_slot = |parcel: Parcel| {
-            let slot = destination.slot(&parcel.delivery);
-            (parcel, slot)
+        let with_slot = |outgoing: OutgoingDelivery| {
+            let slot = destination.slot(&outgoing.delivery);
+            (outgoing, slot)
         };
         self.outbox.replace(id, allowed.into_iter().map(with_slot).collect());
-        for (parcel, reason) in forbidden {
-            self.endings.dead(&parcel, &reason, None);
+        for (outgoing, reason) in forbidden {
+            self.endings.dead(&outgoing, &reason, None);
         }
     }
 
@@ -425,9 +403,9 @@ impl Lane {
         if self.stopping || self.paused {
             return;
         }
-        let Some(horizon) = horizon(&self.shared.pressure) else { return };
-        for parcel in self.outbox.expire(horizon) {
-            self.endings.ended(&parcel, Outcome::Expired);
+        let Some(horizon) = self.shared.horizon() else { return };
+        for outgoing in self.outbox.expire(horizon) {
+            self.endings.ended(&outgoing, Outcome::Expired);
         }
         for entry in self.shared.intake.expire(self.number, horizon) {
             self.endings.at_once(&entry, Outcome::Expired);
@@ -436,7 +414,7 @@ impl Lane {
 
     /// The messages that are not too old; the others end.
     fn fresh(&mut self, batch: Vec<Arc<Entry>>) -> Vec<Arc<Entry>> {
-        let Some(horizon) = horizon(&self.shared.pressure) else { return batch };
+        let Some(horizon) = self.shared.horizon() else { return batch };
         let (old, fresh): (Vec<_>, Vec<_>) = batch.into_iter().partition(|e| e.waiting_since() < horizon);
         old.iter().for_each(|entry| self.endings.at_once(entry, Outcome::Expired));
         fresh
@@ -444,7 +422,7 @@ impl Lane {
 
     /// When the next of what waits will be too old.
     fn next_expiry(&self) -> Option<Instant> {
-        let horizon = horizon(&self.shared.pressure)?;
+        let horizon = self.shared.horizon()?;
         let oldest =
             [self.outbox.oldest(), self.shared.intake.oldest(self.number)].into_iter().flatten().min()?;
         // What is read again never grows too old.
@@ -455,43 +433,33 @@ impl Lane {
         Some(Instant::now() + Duration::from_millis(oldest.saturating_sub(horizon) + 1))
     }
 
-    // --- connection ---
-
     fn connect_when_due(&mut self) {
         if self.stopping || self.paused {
             return;
         }
-        if let Link::Down { until, failures, fault } = &mut self.link
+        if let LinkState::Down { until } = &self.link.state
             && *until <= Instant::now()
         {
-            let (failures, fault) = (*failures, fault.take());
-            let destination = self.current.borrow_and_update().clone();
+            let destination = self.current.borrow_and_update().destination.clone();
             let number = self.number;
             let attempt = Box::pin(async move { destination.connect(number).await });
-            self.link = Link::Connecting { attempt, failures, fault };
+            self.link.state = LinkState::Connecting(attempt);
         }
     }
 
     fn connected(&mut self, connection: Box<dyn Connection>) {
-        let (failures, fault) = match std::mem::replace(&mut self.link, Link::new()) {
-            Link::Connecting { failures, fault, .. } => (failures, fault),
-            Link::Down { .. } | Link::Up { .. } => (0, None),
-        };
-        self.link = Link::Up { connection, since: Instant::now(), failures, fault };
+        self.link.state = LinkState::Up { connection, since: Instant::now() };
     }
 
-    /// From now on this is what to connect with.
-    fn renewed(&mut self) {
-        self.link = match std::mem::replace(&mut self.link, Link::new()) {
-            up @ Link::Up { .. } => {
+    /// The credentials are new: the lane connects again with them.
+    fn reconnect(&mut self) {
+        match &self.link.state {
+            LinkState::Up { .. } => {
                 let window = self.shared.destination.window();
                 self.draining = Some(Instant::now() + if window == 1 { ONE_ANSWER } else { LAST_ANSWERS });
-                up
             }
-            Link::Down { failures, fault, .. } | Link::Connecting { failures, fault, .. } => {
-                Link::Down { until: Instant::now(), failures, fault }
-            }
-        };
+            LinkState::Down { .. } | LinkState::Connecting(_) => self.link.state = LinkState::down(),
+        }
     }
 
     async fn close_when_drained(&mut self) {
@@ -500,8 +468,10 @@ impl Lane {
             return;
         }
         self.draining = None;
-        if let Link::Up { connection, .. } = std::mem::replace(&mut self.link, Link::new()) {
-            let late = Fault::transient("no answer before the connection was renewed");
+        if let Link { state: LinkState::Up { connection, .. }, .. } =
+            std::mem::replace(&mut self.link, Link::down())
+        {
+            let late = Fault::transient("no answer before the connection was replaced");
             let (again, ended) = self.outbox.down(&late, now);
             self.shared.status.count_retries(again);
             self.end(ended).await;
@@ -515,42 +485,36 @@ impl Lane {
         let (again, ended) = self.outbox.down(&fault, Instant::now());
         self.shared.status.count_retries(again);
         self.end(ended).await;
-        let lasted = match &self.link {
-            Link::Up { since, .. } => since.elapsed() >= STEADY,
-            Link::Down { .. } | Link::Connecting { .. } => false,
+        let lasted = match &self.link.state {
+            LinkState::Up { since, .. } => since.elapsed() >= STEADY,
+            LinkState::Down { .. } | LinkState::Connecting(_) => false,
         };
-        if again == 0 && fault.kind == FaultKind::Unexplained && (lasted || self.link.failures() == 0) {
+        if again == 0 && fault.kind == FaultKind::Unexplained && (lasted || self.link.failures == 0) {
             // An idle connection that the far side closes is no trouble.
-            self.link = Link::Down { until: Instant::now(), failures: 1, fault: None };
+            self.link = Link { failures: 1, ..Link::down() };
         } else {
             self.disconnected(&fault);
         }
     }
 
     fn disconnected(&mut self, fault: &Fault) {
-        let failures = self.link.failures().saturating_add(1);
+        let failures = self.link.failures.saturating_add(1);
         let until = Instant::now() + self.backoff.pause(failures, fault.retry_after);
-        self.link = Link::Down { until, failures, fault: Some(fault.clone()) };
+        self.link = Link { state: LinkState::Down { until }, failures, fault: Some(fault.clone()) };
     }
-
-    // --- telling ---
 
     fn show(&mut self) {
         let state = if self.paused {
             State::Paused
-        } else if let Some(reason) = self.endings.burial.reason() {
+        } else if let Some(reason) = self.endings.dead_letters.reason() {
             State::Blocked(Code::DeadLettersFull, reason)
         } else if let Some(stuck) = &self.stuck {
-            State::Blocked(stuck.code, format!("script: {}", stuck.reason))
+            State::Blocked(stuck.inner.code, format!("script: {}", stuck.inner.reason))
         } else {
             // After a failure the far side has to deliver before all is well,
             // unless there is nothing to deliver.
-            let fault = match &self.link {
-                Link::Up { fault, .. } if !self.outbox.is_empty() => fault.as_ref(),
-                Link::Up { .. } => None,
-                Link::Down { fault, .. } | Link::Connecting { fault, .. } => fault.as_ref(),
-            };
-            let up = matches!(self.link, Link::Up { .. });
+            let up = matches!(self.link.state, LinkState::Up { .. });
+            let fault = self.link.fault.as_ref().filter(|_| !up || !self.outbox.is_empty());
             match (self.outbox.trouble(), fault) {
                 (Some(trouble @ Trouble::Blocked(..)), _) => trouble.into(),
                 // What the far side says on this connection is newer than why
@@ -573,25 +537,20 @@ impl Lane {
     }
 }
 
+// === impl Link ===
+
 impl Link {
     /// To be connected at once.
-    fn new() -> Self {
-        Self::Down { until: Instant::now(), failures: 0, fault: None }
-    }
-
-    fn failures(&self) -> u32 {
-        match self {
-            Self::Down { failures, .. } | Self::Connecting { failures, .. } | Self::Up { failures, .. } => {
-                *failures
-            }
-        }
+    fn down() -> Self {
+        Self { state: LinkState::down(), failures: 0, fault: None }
     }
 }
 
-/// Messages that were received before are too old to be sent, Unix milliseconds.
-fn horizon(pressure: &Pressure) -> Option<u64> {
-    let ttl = u64::try_from(pressure.queue_ttl?.as_millis()).unwrap_or(u64::MAX);
-    Some((pressure.clock)().saturating_sub(ttl))
+impl LinkState {
+    /// To be connected at once.
+    fn down() -> Self {
+        Self::Down { until: Instant::now() }
+    }
 }
 
 async fn next_verdict(connection: Option<&mut Box<dyn Connection>>) -> Result<(DeliveryId, Verdict), Fault> {

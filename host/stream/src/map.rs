@@ -4,18 +4,18 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use destination::Delivery;
-use journal::{JournalError, Position};
-use script::{BeforeImage, MappedDelivery, Mapper, Mapping, Script, ScriptFault, Written};
+use destination::{Delivery, Destination};
+use journal::{Journal, JournalError, Position};
+use script::{BeforeImage, LogLevel, LogSink, MappedDelivery, Mapper, Mapping, Script, ScriptFault, Written};
 use telemetry::event;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::code::Code;
-use super::edition::Edition;
-use super::entry::{Entry, Origin, Parcel, Way};
-use super::identity::ordinals;
-use super::lane::Shared;
+use super::entry::{Entry, Origin, OutgoingDelivery, Way};
+use super::identity::{Identities, identified, ordinals};
+use super::reload::generation::{ScriptGeneration, Slot};
+use super::status::StreamStatus;
 
 /// Different messages in a row that may fail before the script itself is held
 /// to be broken. The messages before them are dead letters, the last one waits.
@@ -25,65 +25,86 @@ const FAILING_IN_A_ROW: u32 = 10;
 #[derive(Debug, Default)]
 pub(super) struct Mapped {
     /// To transmit, in order.
-    pub parcels: Vec<Parcel>,
+    pub outgoing: Vec<OutgoingDelivery>,
     /// Left out by the script.
     pub filtered: Vec<Arc<Entry>>,
     /// Cannot be mapped, with the reason and the script that says so.
     pub rejected: Vec<(Arc<Entry>, String, Script)>,
     /// Deliveries that the destination's rules forbid, with the reason.
-    pub forbidden: Vec<(Parcel, String)>,
+    pub forbidden: Vec<(OutgoingDelivery, String)>,
     /// What calls of the script wrote to the state, with their messages.
     pub wrote: Vec<(Vec<Position>, Written)>,
-    /// The script cannot go on: why, and what was not mapped.
-    pub stuck: Option<(Code, String, Vec<Arc<Entry>>)>,
+    /// The script cannot continue.
+    pub stuck: Option<Stuck>,
+}
+
+/// A batch that the script cannot map now.
+#[derive(Debug)]
+pub(super) struct Stuck {
+    pub code: Code,
+    pub reason: String,
+    /// The messages that were not mapped.
+    pub batch: Vec<Arc<Entry>>,
 }
 
 /// Deliveries, told apart by the destination's rules.
 #[derive(Debug, Default)]
 pub(super) struct Sifted {
     /// To transmit, in order.
-    pub allowed: Vec<Parcel>,
+    pub allowed: Vec<OutgoingDelivery>,
     /// Never to be transmitted, with the reason.
-    pub forbidden: Vec<(Parcel, String)>,
+    pub forbidden: Vec<(OutgoingDelivery, String)>,
 }
 
 /// What a refused delivery of several messages came apart into.
 #[derive(Debug)]
 pub(super) enum Split {
     /// Deliveries to the same target, each half's messages all covered.
-    Halves(Vec<Parcel>),
+    Halves(Vec<OutgoingDelivery>),
     /// The script does not deliver half of the messages there.
     Indivisible,
     /// Nothing is known: the script did not answer. To be tried again.
     Faulted(ScriptFault),
 }
 
+/// The parts of a stream that mapping needs.
+pub(super) struct Parts {
+    pub stream: String,
+    pub journal: Journal,
+    pub destination: Arc<dyn Destination>,
+    pub identities: Option<Identities>,
+    pub status: Arc<StreamStatus>,
+    pub slot: Arc<Slot>,
+}
+
 /// Maps batches of one lane.
 pub(super) struct MapStep {
     lane: u32,
-    shared: Arc<Shared>,
+    parts: Parts,
     /// What the mapper runs; a newer one is taken up between two calls.
-    edition: Arc<Edition>,
-    editions: watch::Receiver<Arc<Edition>>,
+    script_generation: Arc<ScriptGeneration>,
+    script_generations: watch::Receiver<Arc<ScriptGeneration>>,
     mapper: Mapper,
     failing: u32,
 }
 
+// === impl MapStep ===
+
 impl MapStep {
-    pub(super) fn new(lane: u32, shared: &Arc<Shared>) -> Self {
-        let mut editions = shared.slot.follow();
-        let edition = editions.borrow_and_update().clone();
-        let mapper = shared.mapper(lane, &edition.script);
-        Self { lane, shared: shared.clone(), edition, editions, mapper, failing: 0 }
+    pub(super) fn new(lane: u32, parts: Parts) -> Self {
+        let mut script_generations = parts.slot.follow();
+        let script_generation = script_generations.borrow_and_update().clone();
+        let mapper = parts.mapper(lane, &script_generation.script);
+        Self { lane, parts, script_generation, script_generations, mapper, failing: 0 }
     }
 
     /// Resolves when there is a newer script than the one that mapped last.
     pub(super) async fn replaced(&mut self) {
-        if self.editions.changed().await.is_err() {
+        if self.script_generations.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
         // Seen, but not taken up yet.
-        self.editions.mark_changed();
+        self.script_generations.mark_changed();
     }
 
     /// Gives the memory of the instance back.
@@ -101,12 +122,12 @@ impl MapStep {
             let run = rest.iter().take_while(|e| e.way() == way).count();
             let after = rest.split_off(run);
             if way == Way::Stored {
-                let stored = rest.iter().filter_map(|e| Parcel::as_is(e, generation)).collect();
+                let stored = rest.iter().filter_map(|e| OutgoingDelivery::as_is(e, generation)).collect();
                 self.take_in(stored, rest.len(), &mut mapped).await;
             } else {
                 self.map_run(rest, generation, &mut mapped).await;
-                if let Some((_, _, waiting)) = &mut mapped.stuck {
-                    waiting.extend(after);
+                if let Some(stuck) = &mut mapped.stuck {
+                    stuck.batch.extend(after);
                     return mapped;
                 }
             }
@@ -149,11 +170,11 @@ impl MapStep {
                         } else {
                             format!("{FAILING_IN_A_ROW} messages in a row failed, the last: {fault}")
                         };
-                        mapped.stuck = Some((Code::from(&fault), reason, rest.into()));
+                        mapped.stuck = Some(Stuck { code: Code::from(&fault), reason, batch: rest.into() });
                         return;
                     }
                     let [entry] = alone;
-                    mapped.rejected.push((entry, fault.to_string(), self.edition.script.clone()));
+                    mapped.rejected.push((entry, fault.to_string(), self.script_generation.script.clone()));
                 }
             }
             rest.pop_front();
@@ -162,17 +183,17 @@ impl MapStep {
 
     async fn mapped(&mut self, mapping: Mapping, batch: &[Arc<Entry>], generation: u64, mapped: &mut Mapped) {
         self.failing = 0;
-        self.edition.mapped(batch.len());
-        let parcels = mapped.add(mapping, batch, &self.edition.script, generation);
-        self.take_in(parcels, batch.len(), mapped).await;
+        self.script_generation.mapped(batch.len());
+        let outgoing = mapped.add(mapping, batch, &self.script_generation.script, generation);
+        self.take_in(outgoing, batch.len(), mapped).await;
     }
 
     /// Adds the deliveries of so many messages.
-    async fn take_in(&mut self, parcels: Vec<Parcel>, messages: usize, mapped: &mut Mapped) {
-        let identities = self.shared.identities.as_ref();
-        let parcels = parcels.into_iter().map(|p| p.identified(identities)).collect();
-        let Sifted { allowed, forbidden } = self.sift(parcels, messages).await;
-        mapped.parcels.extend(allowed);
+    async fn take_in(&mut self, outgoing: Vec<OutgoingDelivery>, messages: usize, mapped: &mut Mapped) {
+        let identities = self.parts.identities.as_ref();
+        let outgoing = outgoing.into_iter().map(|p| identified(p, identities)).collect();
+        let Sifted { allowed, forbidden } = self.sift(outgoing, messages).await;
+        mapped.outgoing.extend(allowed);
         mapped.forbidden.extend(forbidden);
     }
 
@@ -180,65 +201,65 @@ impl MapStep {
     /// the deliveries of so many messages. One of several messages that they
     /// forbid is split, as one is that the destination refuses, so that a
     /// message takes no other along.
-    pub(super) async fn sift(&mut self, parcels: Vec<Parcel>, messages: usize) -> Sifted {
+    pub(super) async fn sift(&mut self, outgoing: Vec<OutgoingDelivery>, messages: usize) -> Sifted {
         let mut sifted = Sifted::default();
         // Enough to have each message alone, and twice that. Without an end a
         // script that makes more deliveries of fewer messages had none.
         let mut splits = 2 * messages;
-        let mut rest = VecDeque::from(parcels);
-        while let Some(parcel) = rest.pop_front() {
-            let Err(reason) = self.shared.destination.check(&parcel.delivery) else {
-                sifted.allowed.push(parcel);
+        let mut rest = VecDeque::from(outgoing);
+        while let Some(outgoing) = rest.pop_front() {
+            let Err(reason) = self.parts.destination.check(&outgoing.delivery) else {
+                sifted.allowed.push(outgoing);
                 continue;
             };
-            if parcel.carries.len() > 1 && splits > 0 {
+            if outgoing.carries.len() > 1 && splits > 0 {
                 splits -= 1;
-                match self.split(&parcel).await {
+                match self.split(&outgoing).await {
                     Split::Halves(halves) => {
                         halves.into_iter().rev().for_each(|half| rest.push_front(half));
                         continue;
                     }
                     Split::Indivisible => {}
                     // It mapped the whole and is pure: there is no better time.
-                    Split::Faulted(fault) => self.report(parcel.carries.len(), &fault),
+                    Split::Faulted(fault) => self.report(outgoing.carries.len(), &fault),
                 }
             }
-            sifted.forbidden.push((parcel, reason));
+            sifted.forbidden.push((outgoing, reason));
         }
         sifted
     }
 
     fn report(&self, messages: usize, fault: &ScriptFault) {
-        event::ScriptFaulted { stream: &self.shared.name, messages, fault }.emit();
+        event::ScriptFaulted { stream: &self.parts.stream, messages, fault }.emit();
     }
 
-    /// Whether the script, being on trial, has to make place for the one before
+    /// Whether the script, being on probation, has to make place for the one before
     /// it, which maps this message where the new one does not.
     async fn goes_back(&mut self, message: &[Arc<Entry>; 1], fault: &ScriptFault) -> bool {
-        let edition = self.edition.clone();
-        let Some(before) = edition.fallback(Instant::now()) else { return false };
+        let script_generation = self.script_generation.clone();
+        let Some(before) = script_generation.rollback_target(Instant::now()) else { return false };
         if !fault.is_batch_wide() {
             // A message that the old one fails on as well is itself to blame.
             let [entry] = message;
-            let state = &self.shared.status.memory.state;
+            let state = &self.parts.status.memory.state;
             let alone = [entry.message.clone()];
             if before.script.transform_isolated(state, &alone, &BeforeImage::default()).await.is_err() {
                 return false;
             }
         }
-        let Shared { status, journal, .. } = &*self.shared;
+        let Parts { status, journal, .. } = &self.parts;
         let between = async {
-            status.clear_state_between(&edition.script, &before.script, journal).await?;
+            status.clear_state_between(&script_generation.script, &before.script, journal).await?;
             // Now: a restart would run what has failed, and on the state that the
             // other one writes from here on. Should the disk fail, the reloader
             // tries again and says so.
-            let _ = before.way_back.keep().await;
+            let _ = before.rollback_record.keep().await;
             Ok::<(), JournalError>(())
         };
-        match self.shared.slot.give_up(&edition, fault, between).await {
+        match self.parts.slot.give_up(&script_generation, fault, between).await {
             Ok(()) => true,
             Err(error) => {
-                tracing::error!(stream = self.shared.name, %error, "the script before cannot be put back in place");
+                tracing::error!(stream = self.parts.stream, %error, "the script before cannot be put back in place");
                 false
             }
         }
@@ -246,70 +267,90 @@ impl MapStep {
 
     /// Maps the messages of a refused delivery in two halves, apart from the
     /// running instance and its state.
-    pub(super) async fn split(&mut self, refused: &Parcel) -> Split {
+    pub(super) async fn split(&mut self, refused: &OutgoingDelivery) -> Split {
         let (first, second) = refused.carries.split_at(refused.carries.len() / 2);
         let mut halves = Vec::new();
         for half in [first, second] {
-            let mut parcels = match self.map_apart(half, refused).await {
-                Ok(parcels) => parcels,
+            let mut outgoing = match self.map_isolated(half, refused).await {
+                Ok(outgoing) => outgoing,
                 Err(fault) => return Split::Faulted(fault),
             };
-            parcels.retain(|p| p.delivery.target == refused.delivery.target);
+            outgoing.retain(|p| p.delivery.target == refused.delivery.target);
             let covered =
-                |e: &Arc<Entry>| parcels.iter().flat_map(|p| &p.carries).any(|c| c.position == e.position);
+                |e: &Arc<Entry>| outgoing.iter().flat_map(|p| &p.carries).any(|c| c.position == e.position);
             if !half.iter().all(covered) {
                 return Split::Indivisible;
             }
-            halves.extend(parcels);
+            halves.extend(outgoing);
         }
         Split::Halves(halves)
     }
 
     /// What a part of a refused delivery's messages becomes by itself, with the
     /// script that mapped the whole.
-    async fn map_apart(&mut self, half: &[Arc<Entry>], refused: &Parcel) -> Result<Vec<Parcel>, ScriptFault> {
-        let identities = self.shared.identities.as_ref();
+    async fn map_isolated(
+        &mut self,
+        half: &[Arc<Entry>],
+        refused: &OutgoingDelivery,
+    ) -> Result<Vec<OutgoingDelivery>, ScriptFault> {
+        let identities = self.parts.identities.as_ref();
         let origin = &refused.origin;
-        let script = origin.script.as_ref().unwrap_or(&self.edition.script);
-        let mut parcels = Vec::new();
+        let script = origin.script.as_ref().unwrap_or(&self.script_generation.script);
+        let mut outgoing = Vec::new();
         for run in half.chunk_by(|a, b| a.way() == b.way()) {
-            let stored: Vec<_> = run.iter().filter_map(|e| Parcel::as_is(e, origin.generation)).collect();
+            let stored: Vec<_> =
+                run.iter().filter_map(|e| OutgoingDelivery::as_is(e, origin.generation)).collect();
             if stored.is_empty() {
                 let messages: Vec<_> = run.iter().map(|e| e.message.clone()).collect();
-                let state = &self.shared.status.memory.state;
+                let state = &self.parts.status.memory.state;
                 let mapping = script.transform_isolated(state, &messages, &origin.before).await?;
-                parcels.extend(self::parcels(mapping.deliveries, run, origin));
+                outgoing.extend(self::outgoing(mapping.deliveries, run, origin));
             } else {
-                parcels.extend(stored);
+                outgoing.extend(stored);
             }
         }
-        Ok(parcels.into_iter().map(|p| p.identified(identities)).collect())
+        Ok(outgoing.into_iter().map(|p| identified(p, identities)).collect())
     }
 
     /// One call of the newest script.
     async fn call(&mut self, batch: &[Arc<Entry>]) -> Result<Mapping, ScriptFault> {
-        let shared = self.shared.clone();
         let asked = Instant::now();
-        let _in_use = shared.slot.in_use().await;
-        if self.editions.has_changed().unwrap_or(false) {
-            self.edition = self.editions.borrow_and_update().clone();
-            self.mapper = shared.mapper(self.lane, &self.edition.script);
+        let slot = self.parts.slot.clone();
+        let _in_use = slot.in_use().await;
+        if self.script_generations.has_changed().unwrap_or(false) {
+            self.script_generation = self.script_generations.borrow_and_update().clone();
+            self.mapper = self.parts.mapper(self.lane, &self.script_generation.script);
             self.mapper.begin().await;
             self.failing = 0;
-            let script = self.edition.script.label();
-            event::ScriptTakenUp { stream: &shared.name, lane: self.lane, script, paused: asked.elapsed() }
-                .emit();
+            let script = self.script_generation.script.label();
+            event::ScriptTakenUp {
+                stream: &self.parts.stream,
+                lane: self.lane,
+                script,
+                paused: asked.elapsed(),
+            }
+            .emit();
         }
         let messages: Vec<_> = batch.iter().map(|e| e.message.clone()).collect();
         match batch.first().map(|e| e.way()) {
-            Some(Way::Apart) => {
-                let state = &shared.status.memory.state;
-                self.edition.script.transform_isolated(state, &messages, &BeforeImage::default()).await
+            Some(Way::Isolated) => {
+                let state = &self.parts.status.memory.state;
+                self.script_generation.script.transform_isolated(state, &messages, &BeforeImage::default()).await
             }
             _ => self.mapper.transform(&messages).await,
         }
     }
 }
+
+// === impl Parts ===
+
+impl Parts {
+    fn mapper(&self, lane: u32, script: &Script) -> Mapper {
+        script.lane(lane, &self.status.memory.state, log_sink(&self.stream))
+    }
+}
+
+// === impl Mapped ===
 
 impl Mapped {
     /// Adds what a batch became, except the deliveries, which it returns.
@@ -319,7 +360,7 @@ impl Mapped {
         batch: &[Arc<Entry>],
         script: &Script,
         generation: u64,
-    ) -> Vec<Parcel> {
+    ) -> Vec<OutgoingDelivery> {
         if !mapping.written.values.is_empty() {
             self.wrote.push((batch.iter().map(|e| e.position).collect(), mapping.written));
         }
@@ -328,25 +369,35 @@ impl Mapped {
         self.filtered.extend(mapping.filtered.into_iter().filter_map(entry));
         let rejections = mapping.rejections.into_iter();
         self.rejected.extend(rejections.filter_map(|(m, why)| Some((entry(m)?, why, script.clone()))));
-        parcels(mapping.deliveries, batch, &origin).collect()
+        outgoing(mapping.deliveries, batch, &origin).collect()
     }
 }
 
 /// The script's deliveries with what their batch indexes stand for (they are
 /// in range: the mapping was checked against the contract).
-fn parcels(
+fn outgoing(
     deliveries: Vec<MappedDelivery>,
     batch: &[Arc<Entry>],
     origin: &Arc<Origin>,
-) -> impl Iterator<Item = Parcel> {
+) -> impl Iterator<Item = OutgoingDelivery> {
     let ordinals = ordinals(&deliveries);
     deliveries.into_iter().zip(ordinals).map(move |(delivery, ordinal)| {
         let MappedDelivery { messages, target, headers, body } = delivery;
-        Parcel {
+        OutgoingDelivery {
             carries: messages.iter().filter_map(|m| batch.get(*m as usize).cloned()).collect(),
             delivery: Delivery { target, headers, body, identity: None },
             origin: origin.clone(),
             ordinal,
         }
+    })
+}
+
+fn log_sink(stream: &str) -> LogSink {
+    let stream = stream.to_owned();
+    Arc::new(move |level, text| match level {
+        LogLevel::Debug => tracing::debug!(stream, "script: {text}"),
+        LogLevel::Info => tracing::info!(stream, "script: {text}"),
+        LogLevel::Warn => tracing::warn!(stream, "script: {text}"),
+        LogLevel::Error => tracing::error!(stream, "script: {text}"),
     })
 }

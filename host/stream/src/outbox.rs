@@ -21,26 +21,19 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use destination::{DeliveryId, Fault, FaultKind, Reply, Verdict};
 use message::Backoff;
 use tokio::time::Instant;
 
 use super::code::Code;
-use super::entry::Parcel;
-use super::proof::{ProofOfLife, Stamp};
+use super::entry::OutgoingDelivery;
+use super::proof_of_life::{ProofOfLife, Stamp};
+use super::suspicion::{Evidence, OwnKeyProbe, Suspicion};
 
-/// Most deliveries that are set aside without proof of life.
+/// Maximum deliveries that are set aside without proof of life.
 const SUSPECTS: usize = 10;
-/// Unexplained ends with only this delivery in flight that count as a refusal.
-const LONE_ENDS: u32 = 3;
-/// Refusals after which a probe may be of the suspect's own key, if there is
-/// no other: a stream of one key must not wait for ever.
-const PATIENCE: u32 = 3;
-/// How long after a refusal the destination is taken to refuse still.
-const RIGHT_BEHIND: Duration = Duration::from_secs(1);
-/// Most messages that a lane's deliveries carry before it maps no more.
+/// Maximum messages that a lane's deliveries carry before it maps no more.
 const CARRIED: usize = 4096;
 
 /// Unsettled deliveries of one lane.
@@ -49,28 +42,16 @@ pub(super) struct Outbox {
     items: VecDeque<Item>,
     next_id: u64,
     window: usize,
-    /// One at a time until everything up to this delivery has settled.
-    narrow_until: Option<DeliveryId>,
+    /// Messages in all deliveries.
     carried: usize,
-    own_key: OwnKey,
-    life: Arc<ProofOfLife>,
+    suspicion: Suspicion,
     backoff: Backoff,
-}
-
-/// Whether a later delivery of a suspect's own key may be the probe. Only right
-/// behind a refusal of the suspect: had the destination recovered in between,
-/// the later one would be accepted first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum OwnKey {
-    No,
-    Until(Instant),
-    Reconnected,
 }
 
 #[derive(Debug)]
 struct Item {
     id: DeliveryId,
-    parcel: Parcel,
+    outgoing: OutgoingDelivery,
     /// When the youngest message in it was received, Unix milliseconds.
     youngest: u64,
     slot: Option<String>,
@@ -80,20 +61,7 @@ struct Item {
     /// Times it was deferred, and the last reason.
     deferrals: u32,
     deferred: Option<Fault>,
-    /// When it was refused first (proof of life must be later), how often, and
-    /// the last answer.
-    refused: Option<Stamp>,
-    /// When it was sent last, and whether one that was sent behind it on the
-    /// same connection was accepted after it had been refused: the far side
-    /// answers in order there, so that is proof of life as well.
-    sent: Option<Stamp>,
-    outlived: bool,
-    refusals: u32,
-    reply: Option<Reply>,
-    /// Unexplained ends of a connection with only this delivery in flight.
-    lone_ends: u32,
-    /// Splitting it was tried and is not possible.
-    indivisible: bool,
+    evidence: Evidence,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,12 +97,12 @@ enum Pick {
 #[derive(Debug)]
 pub(super) enum Ended {
     /// The destination has it.
-    Delivered(Parcel),
+    Delivered(OutgoingDelivery),
     /// The destination will never take it.
-    Rejected(Parcel, Reply),
+    Rejected(OutgoingDelivery, Reply),
     /// It carries several messages and was refused: map them in two halves and
     /// hand the result to [`Outbox::replace`], or call [`Outbox::indivisible`].
-    Split(DeliveryId, Parcel),
+    Split(DeliveryId, OutgoingDelivery),
 }
 
 /// Why a lane does not just send.
@@ -154,10 +122,8 @@ impl Outbox {
             items: VecDeque::new(),
             next_id: 0,
             window: window.max(1),
-            narrow_until: None,
             carried: 0,
-            own_key: OwnKey::No,
-            life,
+            suspicion: Suspicion::new(life),
             backoff: Backoff::new(seed),
         }
     }
@@ -166,25 +132,25 @@ impl Outbox {
     /// same slot; the older one keeps the place.
     pub(super) fn push(
         &mut self,
-        parcel: Parcel,
+        outgoing: OutgoingDelivery,
         slot: Option<String>,
-        merge: impl FnOnce(&Parcel, &Parcel) -> Option<Parcel>,
+        merge: impl FnOnce(&OutgoingDelivery, &OutgoingDelivery) -> Option<OutgoingDelivery>,
     ) {
-        self.carried += parcel.carries.len();
+        self.carried += outgoing.carries.len();
         if let Some(slot) = &slot {
             // Only the last one of the slot: an earlier one would overtake it.
             let waiting = self.items.iter_mut().rev().find(|i| i.slot.as_deref() == Some(slot));
             if let Some(item) = waiting
                 && item.stage == Stage::Ready
                 && item.sends == 0
-                && let Some(merged) = merge(&item.parcel, &parcel)
+                && let Some(merged) = merge(&item.outgoing, &outgoing)
             {
                 item.youngest = merged.youngest();
-                item.parcel = merged;
+                item.outgoing = merged;
                 return;
             }
         }
-        let item = self.item(parcel, slot);
+        let item = self.item(outgoing, slot);
         self.items.push_back(item);
     }
 
@@ -206,20 +172,19 @@ impl Outbox {
 
     /// What to send now, if anything. The caller sends it and says so with
     /// [`Outbox::sent`] before it asks again.
-    pub(super) fn next(&mut self, now: Instant) -> Option<(DeliveryId, &Parcel)> {
+    pub(super) fn next(&mut self, now: Instant) -> Option<(DeliveryId, &OutgoingDelivery)> {
         self.wake(now);
         let index = self.next_index(now)?;
         let item = &self.items[index];
-        Some((item.id, &item.parcel))
+        Some((item.id, &item.outgoing))
     }
 
     /// The delivery is on its way.
     pub(super) fn sent(&mut self, id: DeliveryId) {
-        let stamp = self.life.now();
-        self.own_key = OwnKey::No;
-        if let Some(item) = self.find(id) {
+        let mut item = self.items.iter_mut().find(|i| i.id == id);
+        let stamp = self.suspicion.sent(item.as_mut().map(|i| &mut i.evidence));
+        if let Some(item) = item {
             item.stage = Stage::InFlight { sent: stamp };
-            item.sent = Some(stamp);
             item.sends += 1;
         }
     }
@@ -241,10 +206,7 @@ impl Outbox {
         let Stage::InFlight { sent } = self.items[index].stage else { return None };
         match verdict {
             Verdict::Delivered => {
-                self.life.accepted(sent);
-                for suspect in self.items.iter_mut().filter(|i| i.refused.is_some()) {
-                    suspect.outlived |= suspect.sent.is_some_and(|earlier| earlier < sent);
-                }
+                self.suspicion.accepted(sent, self.items.iter_mut().map(|i| &mut i.evidence));
                 self.remove(index).map(Ended::Delivered)
             }
             Verdict::Refused(reply) => self.refused(index, reply, now),
@@ -268,36 +230,22 @@ impl Outbox {
         for index in &in_flight {
             self.items[*index].stage = Stage::Ready;
         }
-        // Where the refusal was the end of the connection, or brought it about,
-        // the probe can only go out on the next one.
-        if in_flight.is_empty() && matches!(self.own_key, OwnKey::Until(until) if now <= until) {
-            self.own_key = OwnKey::Reconnected;
+        if in_flight.is_empty() {
+            self.suspicion.idle_end(now);
         }
         if fault.kind != FaultKind::Unexplained {
             return (in_flight.len(), None);
         }
         let ended = match in_flight.as_slice() {
             [] => None,
-            [alone] => {
-                let item = &mut self.items[*alone];
-                item.lone_ends += 1;
-                if item.lone_ends >= LONE_ENDS {
-                    let reply = Reply(format!(
-                        "{fault} ({} times with only this delivery in flight)",
-                        item.lone_ends
-                    ));
-                    let ended = self.refused(*alone, reply, now);
-                    if self.own_key != OwnKey::No {
-                        self.own_key = OwnKey::Reconnected;
-                    }
-                    ended
-                } else {
-                    None
-                }
-            }
+            [alone] => self.items[*alone].evidence.lone_end(fault).and_then(|reply| {
+                let ended = self.refused(*alone, reply, now);
+                self.suspicion.lone_end_refused();
+                ended
+            }),
             several => {
                 // Not the last one's: halves are newer than what is behind them.
-                self.narrow_until = several.iter().map(|n| self.items[*n].id).max();
+                self.suspicion.narrow(several.iter().map(|n| self.items[*n].id).max());
                 None
             }
         };
@@ -306,7 +254,7 @@ impl Outbox {
 
     /// Takes out what waits and whose youngest message was received before
     /// `horizon` (Unix milliseconds). What is in flight may still arrive.
-    pub(super) fn expire(&mut self, horizon: u64) -> Vec<Parcel> {
+    pub(super) fn expire(&mut self, horizon: u64) -> Vec<OutgoingDelivery> {
         let mut expired = Vec::new();
         while let Some(index) = self.items.iter().position(|i| i.waits() && i.youngest < horizon) {
             expired.extend(self.remove(index));
@@ -321,17 +269,15 @@ impl Outbox {
     }
 
     /// Puts the halves in the place of a delivery that was to be split.
-    pub(super) fn replace(&mut self, id: DeliveryId, halves: Vec<(Parcel, Option<String>)>) {
+    pub(super) fn replace(&mut self, id: DeliveryId, halves: Vec<(OutgoingDelivery, Option<String>)>) {
         let Some(index) = self.items.iter().position(|i| i.id == id) else { return };
         if let Some(old) = self.items.remove(index) {
-            self.carried -= old.parcel.carries.len();
+            self.carried -= old.outgoing.carries.len();
         }
-        for (place, (parcel, slot)) in (index..).zip(halves) {
-            self.carried += parcel.carries.len();
-            let item = self.item(parcel, slot);
-            if self.narrow_until.is_some() {
-                self.narrow_until = Some(item.id);
-            }
+        for (place, (outgoing, slot)) in (index..).zip(halves) {
+            self.carried += outgoing.carries.len();
+            let item = self.item(outgoing, slot);
+            self.suspicion.replaced_by(item.id);
             self.items.insert(place, item);
         }
     }
@@ -349,19 +295,20 @@ impl Outbox {
     /// The delivery cannot be split: it is judged as a whole.
     pub(super) fn indivisible(&mut self, id: DeliveryId, now: Instant) -> Option<Ended> {
         let index = self.items.iter().position(|i| i.id == id)?;
-        self.items[index].indivisible = true;
-        let reply = self.items[index].reply.clone()?;
+        let evidence = &mut self.items[index].evidence;
+        evidence.indivisible = true;
+        let reply = evidence.reply()?.clone();
         self.refused(index, reply, now)
     }
 
     /// What keeps the lane from just sending, if anything.
     pub(super) fn trouble(&self) -> Option<Trouble> {
         if let Some(first) = self.suspects().next() {
-            let reply = first.reply.as_ref().map(ToString::to_string).unwrap_or_default();
+            let reply = first.evidence.reply().map(ToString::to_string).unwrap_or_default();
             let count = self.suspects().count();
             return Some(if count >= SUSPECTS {
                 Trouble::Blocked(Code::RefusesEverything, format!("refuses everything: {reply}"))
-            } else if self.suspects().all(|i| i.refusals >= 2) {
+            } else if self.suspects().all(|i| i.evidence.refusals() >= 2) {
                 Trouble::Blocked(Code::Refused, format!("refused, and nothing accepted since: {reply}"))
             } else {
                 Trouble::Retrying(format!("refused one, trying others: {reply}"))
@@ -375,48 +322,26 @@ impl Outbox {
         })
     }
 
-    // --- inside ---
-
-    fn item(&mut self, parcel: Parcel, slot: Option<String>) -> Item {
+    fn item(&mut self, outgoing: OutgoingDelivery, slot: Option<String>) -> Item {
         self.next_id += 1;
         Item {
             id: DeliveryId(self.next_id),
-            youngest: parcel.youngest(),
-            parcel,
+            youngest: outgoing.youngest(),
+            outgoing,
             slot,
             stage: Stage::Ready,
             sends: 0,
             deferrals: 0,
             deferred: None,
-            refused: None,
-            sent: None,
-            outlived: false,
-            refusals: 0,
-            reply: None,
-            lone_ends: 0,
-            indivisible: false,
+            evidence: Evidence::default(),
         }
     }
 
-    fn find(&mut self, id: DeliveryId) -> Option<&mut Item> {
-        self.items.iter_mut().find(|i| i.id == id)
-    }
-
-    fn remove(&mut self, index: usize) -> Option<Parcel> {
+    fn remove(&mut self, index: usize) -> Option<OutgoingDelivery> {
         let item = self.items.remove(index)?;
-        self.carried -= item.parcel.carries.len();
-        if let Some(until) = self.narrow_until
-            && !self.items.iter().any(|i| i.id <= until)
-        {
-            self.narrow_until = None;
-        }
-        Some(item.parcel)
-    }
-
-    /// Whether the destination has accepted another delivery since it first
-    /// refused this one.
-    fn proven(&self, item: &Item) -> bool {
-        item.outlived || item.refused.is_some_and(|at| self.life.since(at))
+        self.carried -= item.outgoing.carries.len();
+        self.suspicion.settled(self.items.iter().map(|i| i.id));
+        Some(item.outgoing)
     }
 
     /// Refused deliveries without proof of life.
@@ -425,40 +350,35 @@ impl Outbox {
     }
 
     fn is_suspect(&self, item: &Item) -> bool {
-        item.refused.is_some() && !self.proven(item)
+        self.suspicion.is_suspect(&item.evidence)
     }
 
     fn refused(&mut self, index: usize, reply: Reply, now: Instant) -> Option<Ended> {
-        let convicted = self.proven(&self.items[index]);
         let item = &mut self.items[index];
-        item.reply = Some(reply.clone());
-        if item.parcel.carries.len() > 1 && !item.indivisible {
+        item.evidence.note(&reply);
+        if item.outgoing.carries.len() > 1 && !item.evidence.indivisible {
             item.stage = Stage::Splitting;
-            return Some(Ended::Split(item.id, item.parcel.clone()));
+            return Some(Ended::Split(item.id, item.outgoing.clone()));
         }
-        if convicted {
-            return self.remove(index).map(|parcel| Ended::Rejected(parcel, reply));
+        if self.suspicion.has_proof_of_life(&item.evidence) {
+            return self.remove(index).map(|outgoing| Ended::Rejected(outgoing, reply));
         }
-        item.refused.get_or_insert_with(|| self.life.now());
-        item.refusals = item.refusals.saturating_add(1);
-        item.stage = Stage::Suspect { until: now + self.backoff.pause(item.refusals, None) };
+        let refusals = self.suspicion.refused(&mut item.evidence);
+        item.stage = Stage::Suspect { until: now + self.backoff.pause(refusals, None) };
         // Not of all suspects: those behind the oldest may be waiting for it.
-        let id = item.id;
-        let oldest = self.suspects().next().is_some_and(|i| i.id == id && i.refusals >= PATIENCE);
-        if oldest {
-            self.own_key = OwnKey::Until(now + RIGHT_BEHIND);
+        let oldest = self.items.iter().position(|i| self.suspicion.is_suspect(&i.evidence));
+        if oldest == Some(index) {
+            self.suspicion.oldest_refused(&self.items[index].evidence, now);
         }
         None
     }
 
-    /// Makes ready what has waited long enough or has been proven.
+    /// Makes ready what has waited long enough or has been has_proof_of_life.
     fn wake(&mut self, now: Instant) {
         for item in &mut self.items {
             let due = match item.stage {
                 Stage::Deferred { until } => until <= now,
-                Stage::Suspect { until } => {
-                    until <= now || item.outlived || item.refused.is_some_and(|at| self.life.since(at))
-                }
+                Stage::Suspect { until } => until <= now || self.suspicion.has_proof_of_life(&item.evidence),
                 Stage::Ready | Stage::InFlight { .. } | Stage::Splitting => false,
             };
             if due {
@@ -469,7 +389,7 @@ impl Outbox {
 
     fn next_index(&self, now: Instant) -> Option<usize> {
         let suspects = self.suspects().count();
-        let window = if suspects > 0 || self.narrow_until.is_some() { 1 } else { self.window };
+        let window = if suspects > 0 || self.suspicion.is_narrow() { 1 } else { self.window };
         if self.in_flight() >= window {
             return None;
         }
@@ -486,10 +406,10 @@ impl Outbox {
         // right behind a refusal.
         let in_order = || self.scan(suspects, Pick::InOrder);
         let own_key = || self.scan(suspects, Pick::ProbeOfAnyKey);
-        match self.own_key {
-            OwnKey::Until(until) if now <= until => in_order().or_else(own_key),
-            OwnKey::Reconnected => own_key().or_else(in_order),
-            OwnKey::No | OwnKey::Until(_) => in_order(),
+        match self.suspicion.own_key_probe(now) {
+            OwnKeyProbe::Last => in_order().or_else(own_key),
+            OwnKeyProbe::First => own_key().or_else(in_order),
+            OwnKeyProbe::Forbidden => in_order(),
         }
     }
 
@@ -501,16 +421,16 @@ impl Outbox {
         for (index, item) in self.items.iter().enumerate() {
             let wanted = match pick {
                 Pick::InOrder => true,
-                Pick::Probe => item.refused.is_none() || self.proven(item),
+                Pick::Probe => !self.is_suspect(item),
                 // Suspects never overtake each other.
-                Pick::ProbeOfAnyKey => item.refused.is_none(),
+                Pick::ProbeOfAnyKey => !item.evidence.was_refused(),
             };
             let free = item.stage == Stage::Ready
                 && wanted
                 && item.slot.as_deref().is_none_or(|slot| !slots.contains(slot))
-                && (keys.is_empty() || item.parcel.carries.iter().all(|e| !keys.contains(&e.key())))
+                && (keys.is_empty() || item.outgoing.carries.iter().all(|e| !keys.contains(&e.key())))
                 // With too many suspects only they themselves are tried again.
-                && (suspects < SUSPECTS || item.refused.is_some());
+                && (suspects < SUSPECTS || item.evidence.was_refused());
             if free {
                 return Some(index);
             }
@@ -523,12 +443,14 @@ impl Outbox {
             }
             let holds_its_keys = !item.in_flight() && item.stage != Stage::Splitting;
             if keep_keys && suspects > 0 && holds_its_keys {
-                keys.extend(item.parcel.carries.iter().map(|e| e.key()));
+                keys.extend(item.outgoing.carries.iter().map(|e| e.key()));
             }
         }
         None
     }
 }
+
+// === impl Item ===
 
 impl Item {
     fn in_flight(&self) -> bool {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
 
-use super::tests::{numbers, parcel};
+use super::tests::{numbers, outgoing};
 use super::*;
 
 /// Half of the full pauses after a first, second, ... failure, in milliseconds.
@@ -142,8 +142,8 @@ struct World {
 }
 
 impl World {
-    fn parcel(&self, numbers: &[u32]) -> Parcel {
-        parcel(numbers, |number| self.keys[number as usize])
+    fn outgoing(&self, numbers: &[u32]) -> OutgoingDelivery {
+        outgoing(numbers, |number| self.keys[number as usize])
     }
 
     fn slot(&self, numbers: &[u32]) -> Option<String> {
@@ -159,20 +159,20 @@ impl World {
         let keys = keys.iter().map(|key| if self.kind.slots { keys[0] } else { *key });
         self.keys.extend(keys);
         let numbers: Vec<u32> = (first..u32::try_from(self.keys.len()).unwrap()).collect();
-        let (parcel, slot) = (self.parcel(&numbers), self.slot(&numbers));
-        self.outbox.push(parcel, slot, |older, newer| {
+        let (outgoing, slot) = (self.outgoing(&numbers), self.slot(&numbers));
+        self.outbox.push(outgoing, slot, |older, newer| {
             let carries = older.carries.iter().chain(&newer.carries).cloned().collect();
-            Some(Parcel { carries, ..newer.clone() })
+            Some(OutgoingDelivery { carries, ..newer.clone() })
         });
     }
 
     fn send(&mut self, most: usize) {
         for _ in 0..most {
-            let Some((id, parcel)) = self.outbox.next(self.now) else {
+            let Some((id, outgoing)) = self.outbox.next(self.now) else {
                 self.check_that_it_goes_on();
                 return;
             };
-            let numbers = numbers(parcel);
+            let numbers = numbers(outgoing);
             self.outbox.sent(id);
             self.check_send(&numbers);
             self.events.push(Event::Sent(numbers.clone()));
@@ -281,26 +281,26 @@ impl World {
         let mut ended = ended;
         while let Some(now) = ended.take() {
             match now {
-                Ended::Delivered(parcel) => {
-                    let numbers = numbers(&parcel);
+                Ended::Delivered(outgoing) => {
+                    let numbers = numbers(&outgoing);
                     assert_eq!(self.events.last(), Some(&Event::Accepted(numbers.clone())));
                     self.settle(&numbers, true);
                 }
-                Ended::Rejected(parcel, _) => {
-                    let numbers = numbers(&parcel);
+                Ended::Rejected(outgoing, _) => {
+                    let numbers = numbers(&outgoing);
                     self.check_proof(&numbers);
                     self.settle(&numbers, false);
                 }
-                Ended::Split(id, parcel) => {
-                    let all = numbers(&parcel);
+                Ended::Split(id, outgoing) => {
+                    let all = numbers(&outgoing);
                     assert_eq!(self.events.last(), Some(&Event::Refused(all.clone())));
                     assert!(all.len() > 1);
                     match mapping {
                         Mapping::Halves(cut) | Mapping::HalfForbidden(cut) => {
                             let (first, second) = all.split_at(1 + cut % (all.len() - 1));
-                            let mut halves = vec![(self.parcel(first), self.slot(first))];
+                            let mut halves = vec![(self.outgoing(first), self.slot(first))];
                             if matches!(mapping, Mapping::Halves(_)) {
-                                halves.push((self.parcel(second), self.slot(second)));
+                                halves.push((self.outgoing(second), self.slot(second)));
                             } else {
                                 self.settle(second, false);
                             }

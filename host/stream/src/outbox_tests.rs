@@ -12,7 +12,7 @@ use super::*;
 use crate::entry::Entry;
 
 /// Message number `number` of key `key`.
-pub(super) fn parcel(numbers: &[u32], key: impl Fn(u32) -> u32) -> Parcel {
+pub(super) fn outgoing(numbers: &[u32], key: impl Fn(u32) -> u32) -> OutgoingDelivery {
     let carries = numbers
         .iter()
         .map(|n| {
@@ -26,11 +26,11 @@ pub(super) fn parcel(numbers: &[u32], key: impl Fn(u32) -> u32) -> Parcel {
         })
         .collect();
     let delivery = Delivery { target: None, headers: Vec::new(), body: bytes::Bytes::new(), identity: None };
-    Parcel { delivery, carries, origin: Arc::default(), ordinal: 0 }
+    OutgoingDelivery { delivery, carries, origin: Arc::default(), ordinal: 0 }
 }
 
-pub(super) fn numbers(parcel: &Parcel) -> Vec<u32> {
-    parcel.carries.iter().map(|e| u32::try_from(e.position.chunk).unwrap()).collect()
+pub(super) fn numbers(outgoing: &OutgoingDelivery) -> Vec<u32> {
+    outgoing.carries.iter().map(|e| u32::try_from(e.position.chunk).unwrap()).collect()
 }
 
 /// A lane without I/O: sends, splits, and notes what ended.
@@ -58,12 +58,12 @@ impl Bench {
 
     fn push(&mut self, numbers: &[u32]) {
         let keys = self.keys;
-        self.outbox.push(parcel(numbers, |n| n % keys), None, |_, _| None);
+        self.outbox.push(outgoing(numbers, |n| n % keys), None, |_, _| None);
     }
 
     fn send_all(&mut self) {
-        while let Some((id, parcel)) = self.outbox.next(self.now) {
-            self.wire.push_back((id, numbers(parcel)));
+        while let Some((id, outgoing)) = self.outbox.next(self.now) {
+            self.wire.push_back((id, numbers(outgoing)));
             self.outbox.sent(id);
         }
     }
@@ -84,13 +84,13 @@ impl Bench {
     fn end(&mut self, ended: Option<Ended>) {
         match ended {
             None => {}
-            Some(Ended::Delivered(parcel)) => self.delivered.extend(numbers(&parcel)),
-            Some(Ended::Rejected(parcel, _)) => self.rejected.extend(numbers(&parcel)),
+            Some(Ended::Delivered(outgoing)) => self.delivered.extend(numbers(&outgoing)),
+            Some(Ended::Rejected(outgoing, _)) => self.rejected.extend(numbers(&outgoing)),
             Some(Ended::Split(id, whole)) => {
                 let all = numbers(&whole);
                 let (a, b) = all.split_at(all.len() / 2);
                 let keys = self.keys;
-                let halves = [a, b].map(|half| (parcel(half, |n| n % keys), None));
+                let halves = [a, b].map(|half| (outgoing(half, |n| n % keys), None));
                 self.outbox.replace(id, halves.into());
             }
         }
@@ -120,7 +120,9 @@ impl Bench {
 
     fn stages(&self) -> String {
         let items = self.outbox.items.iter();
-        items.map(|i| format!("{:?} {:?} {}; ", numbers(&i.parcel), i.stage, i.refusals)).collect()
+        items
+            .map(|i| format!("{:?} {:?} {}; ", numbers(&i.outgoing), i.stage, i.evidence.refusals()))
+            .collect()
     }
 
     fn assert_order_per_key(&self) {
@@ -278,7 +280,7 @@ fn find_what_closes_connections(window: usize, keys: u32, connecting: Duration) 
 fn a_deferred_delivery_holds_back_what_comes_after_it_but_not_other_slots() {
     let mut bench = Bench::new(4, 9);
     let push = |bench: &mut Bench, n: u32, slot: &str| {
-        bench.outbox.push(parcel(&[n], |n| n), Some(slot.to_owned()), |_, _| None);
+        bench.outbox.push(outgoing(&[n], |n| n), Some(slot.to_owned()), |_, _| None);
     };
     push(&mut bench, 1, "a");
     push(&mut bench, 2, "a");
@@ -326,12 +328,12 @@ fn what_waits_expires_by_its_youngest_message_and_what_is_in_flight_does_not() {
 #[test]
 fn waiting_deliveries_of_one_slot_are_merged() {
     let mut bench = Bench::new(4, 9);
-    let merge = |a: &Parcel, b: &Parcel| {
+    let merge = |a: &OutgoingDelivery, b: &OutgoingDelivery| {
         let carries = a.carries.iter().chain(&b.carries).cloned().collect();
-        Some(Parcel { carries, ..b.clone() })
+        Some(OutgoingDelivery { carries, ..b.clone() })
     };
     for n in 1..=4 {
-        bench.outbox.push(parcel(&[n], |n| n), Some("thing".into()), merge);
+        bench.outbox.push(outgoing(&[n], |n| n), Some("thing".into()), merge);
         bench.send_all();
     }
     assert_eq!(bench.wire.len(), 1);

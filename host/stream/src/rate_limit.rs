@@ -8,7 +8,7 @@ use tokio::time::Instant;
 /// What may be sent at once after a pause: what one second allows.
 const BURST: Duration = Duration::from_secs(1);
 
-/// Most sends in a time, shared by everybody who has it.
+/// Maximum sends in a time, shared by everybody who has it.
 #[derive(Debug)]
 pub struct RateLimit {
     interval: Duration,

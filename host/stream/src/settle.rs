@@ -49,11 +49,9 @@ fn badness(outcome: Outcome) -> u8 {
 }
 
 #[cfg(test)]
-#[path = "settle_model.rs"]
-mod model;
-
-#[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -76,6 +74,35 @@ mod tests {
             let answers: Vec<_> = ends.iter().filter_map(|end| settling.end(at(index), *end)).collect();
             assert_eq!(answers, [(at(index), outcome)], "{ends:?}");
             assert_eq!(settling.end(at(index), Delivered), None);
+        }
+    }
+
+    fn outcome() -> impl Strategy<Value = Outcome> {
+        prop_oneof![
+            5 => Just(Outcome::Delivered),
+            1 => Just(Outcome::Expired),
+            1 => Just(Outcome::DeadLettered),
+        ]
+    }
+
+    proptest! {
+        /// Deliveries of few messages end in any order; their messages settle once,
+        /// with the worst outcome, and nothing of them stays.
+        #[test]
+        fn message_settles_with_its_last_delivery(
+            ends in prop::collection::vec((0u32..6, outcome()), 1..60),
+        ) {
+            let at = |message| Position { chunk: 1, index: message };
+            let mut settling = Settling::default();
+            ends.iter().for_each(|(message, _)| settling.begin(at(*message)));
+            for (place, (message, outcome)) in ends.iter().enumerate() {
+                let of_message = |(other, outcome): &(u32, Outcome)| (other == message).then_some(*outcome);
+                let is_last = ends[place + 1..].iter().find_map(of_message).is_none();
+                let worst = ends.iter().filter_map(of_message).max_by_key(|o| badness(*o));
+                let settled = settling.end(at(*message), *outcome);
+                prop_assert_eq!(settled, worst.filter(|_| is_last).map(|worst| (at(*message), worst)));
+            }
+            prop_assert!(settling.open.is_empty());
         }
     }
 }

@@ -12,7 +12,6 @@ use telemetry::event;
 use telemetry::histogram::Histogram;
 
 use super::code::Code;
-use super::outbox::Trouble;
 use super::remember::Memory;
 
 /// What a stream or one of its lanes is doing. Ordered by how much it needs
@@ -42,7 +41,7 @@ pub struct StreamStatus {
     retries: AtomicU64,
     ack_latency: Histogram,
     /// What its script remembers.
-    pub(super) memory: Memory,
+    pub(crate) memory: Memory,
     inner: Mutex<Inner>,
 }
 
@@ -86,15 +85,6 @@ impl State {
         match self {
             Self::Blocked(code, _) => Some(*code),
             _ => None,
-        }
-    }
-}
-
-impl From<Trouble> for State {
-    fn from(trouble: Trouble) -> Self {
-        match trouble {
-            Trouble::Retrying(reason) => Self::Retrying(reason),
-            Trouble::Blocked(code, reason) => Self::Blocked(code, reason),
         }
     }
 }
@@ -190,7 +180,7 @@ impl StreamStatus {
     /// Runs `clear`, which clears what the journal has of the script's state,
     /// and has the running script forget with it. An error leaves the state as
     /// it is. What is in flight goes on with what it was mapped with.
-    pub(super) async fn clear_state_with<T, E>(
+    pub(crate) async fn clear_state_with<T, E>(
         &self,
         clear: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
@@ -199,7 +189,7 @@ impl StreamStatus {
 
     /// Lets the script's state go where the one script cannot read what the
     /// other has left. No lane may be in the middle of a call.
-    pub(super) async fn clear_state_between(
+    pub(crate) async fn clear_state_between(
         &self,
         one: &Script,
         other: &Script,
@@ -221,29 +211,29 @@ impl StreamStatus {
         words.into_iter().map(|word| (word, Some(word) == now)).collect()
     }
 
-    pub(super) fn set_script(&self, name: &str, version: &str) {
+    pub(crate) fn set_script(&self, name: &str, version: &str) {
         self.lock().script = Some((name.to_owned(), version.to_owned()));
     }
 
-    pub(super) fn set_stream(&self, state: State) {
+    pub(crate) fn set_stream(&self, state: State) {
         self.change(|inner| inner.stream = state);
     }
 
-    pub(super) fn set_refused(&self, refused: Option<String>) {
+    pub(crate) fn set_refused(&self, refused: Option<String>) {
         self.lock().refused = refused;
     }
 
-    pub(super) fn set_lane(&self, lane: u32, state: State) {
+    pub(crate) fn set_lane(&self, lane: u32, state: State) {
         self.change(|inner| {
             inner.lanes.insert(lane, state);
         });
     }
 
-    pub(super) fn count_retries(&self, deliveries: usize) {
+    pub(crate) fn count_retries(&self, deliveries: usize) {
         self.retries.fetch_add(deliveries as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn set_last_error(&self, error: String) {
+    pub(crate) fn set_last_error(&self, error: String) {
         self.lock().last_error = Some(error);
     }
 

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod credentials;
 mod durable;
 mod first;
 mod forbidden;
@@ -10,25 +11,22 @@ mod idle;
 mod pressure;
 mod reload;
 mod reload_model;
-mod renewal;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::Mutex;
+use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use destination::{Cause, Connection, Delivery, DeliveryId, Fault, Identity, Reply, Verdict};
 use journal::{Append, Counters, DeadLetterFilter, Pending, Position, Reading, Simulated, StoredDelivery};
-use message::Message;
-use script::{Limits, Recipe, Script, testing as scripts};
+use message::{Message, TopicFilter};
+use script::{Limits, Recipe, Script, Tables, testing as scripts};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use super::edition::Slot;
 use super::entry::Entry;
-use super::map::MapStep;
 use super::*;
 
 /// Delivers every payload unchanged and traps on one that begins with `!`.
@@ -43,6 +41,16 @@ const TRAPS_ON_MARK: &str = "
         (local.set $i (i32.add (local.get $i) (i32.const 1)))
         (br $next)))
     (call $pass (local.get $batch) (local.get $n))";
+
+/// The maximum of a batch.
+const BATCH: Amount = Amount { messages: 128, bytes: 128 * 1024 };
+
+/// A wall clock that follows the paused time.
+fn clock() -> u64 {
+    static START: LazyLock<std::time::Instant> = LazyLock::new(std::time::Instant::now);
+    let since = Instant::now().into_std().saturating_duration_since(*START);
+    1_700_000_000_000 + u64::try_from(since.as_millis()).unwrap()
+}
 
 /// What the far side does.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -217,13 +225,28 @@ async fn start_to(
     running
 }
 
+/// A script that never changes.
+struct Fixed {
+    wasm: Bytes,
+    limits: Limits,
+}
+
+impl ScriptFiles for Fixed {
+    fn read(&self) -> Result<Bytes, String> {
+        Ok(self.wasm.clone())
+    }
+
+    fn recipe(&self, wasm: Bytes, _: Option<Tables>) -> Result<Recipe, String> {
+        Ok(Recipe { limits: self.limits.clone(), ..Recipe::new("pass", wasm) })
+    }
+}
+
 fn source(wasm: Bytes, limits: Limits) -> ScriptSource {
     ScriptSource {
         origin: "test".to_owned(),
         paths: Vec::new(),
         tables: BTreeMap::new(),
-        read: Box::new(move || Ok(wasm.clone())),
-        recipe: Box::new(move |wasm, _| Ok(Recipe { limits: limits.clone(), ..Recipe::new("pass", wasm) })),
+        files: Arc::new(Fixed { wasm, limits }),
         follow: false,
         watch: None,
         versions: None,
@@ -258,14 +281,15 @@ fn start_stream_on(
         index: StreamIndex(0),
         key: KeyRule::Topic,
         lanes,
-        batch: (128, 128 * 1024),
+        batch: BATCH,
         pressure,
         destination,
         script,
-        takes: Arc::new(|_| true),
+        takes: Takes { filters: vec![TopicFilter::new("#").unwrap()], key: KeyRule::Topic, selection: None },
         orders,
         status: status.clone(),
         watch: Watch::looking_only(),
+        clock: Clock(clock),
     };
     let stop = CancellationToken::new();
     let task = tokio::spawn(run(stream, engine.clone(), journal.clone(), stop.clone()));
@@ -356,7 +380,7 @@ async fn a_script_that_fails_on_everything_blocks_its_stream_and_keeps_the_rest(
     running.append(numbered(50)).await;
     running.until(|b| b.dead_lettered > 0).await;
     sleep(Duration::from_secs(600)).await;
-    assert_eq!(running.counters().dead_lettered, 9, "the ten minutes since have buried nobody");
+    assert_eq!(running.counters().dead_lettered, 9, "the ten minutes since have storable nobody");
     assert_eq!(running.counters().queued, 41);
     let state = running.status.state();
     assert!(state.reason().unwrap().contains("10 messages in a row failed"), "{state}");
@@ -485,9 +509,9 @@ async fn a_delivery_keeps_its_key_through_retries_and_no_other_has_it() {
     assert!(of_position.contains_key("199/0"));
 }
 
-fn destination_of(far: &Arc<FarSide>) -> renew::Current {
+fn destination_of(far: &Arc<FarSide>) -> crate::credentials::Current {
     let destination: Arc<dyn Destination> = Arc::new(FarSideDestination(far.clone()));
-    tokio::sync::watch::channel(destination).1
+    tokio::sync::watch::channel(Target { destination, spare_lane: 1 }).1
 }
 
 fn shared(far: &Arc<FarSide>, script: &Script) -> Arc<Shared> {
@@ -500,8 +524,9 @@ fn shared(far: &Arc<FarSide>, script: &Script) -> Arc<Shared> {
         current: destination_of(far),
         destination: Arc::new(FarSideDestination(far.clone())),
         status: Arc::new(StreamStatus::new("test", StreamIndex(0))),
-        intake: Arc::new(Intake::new(1, (128, 128 * 1024))),
+        intake: Arc::new(Intake::new(1, BATCH)),
         pressure: Pressure::default(),
+        clock: Clock::default(),
         life: Arc::default(),
         slot: Arc::new(Slot::new(script.clone())),
     })
@@ -528,14 +553,14 @@ fn entry(index: u32, text: &str) -> Arc<Entry> {
 #[tokio::test]
 async fn what_is_stored_goes_out_as_it_is_and_in_its_place() {
     let shared = shared(&FarSide::new(Mood::Accepts, 1), &script(TRAPS_ON_MARK).await);
-    let mut step = MapStep::new(0, &shared);
+    let mut step = shared.map_step(0);
     // The payload of the first one would trap, the body of the fourth is not allowed.
     let texts = ["!a=1", "b", "c", "d=#4", "e=5", "f"];
     let batch = texts.iter().zip(0..).map(|(text, index)| entry(index, text)).collect();
     let mapped = step.map(batch, 0).await;
-    let bodies: Vec<_> = mapped.parcels.iter().map(|p| &p.delivery.body[..]).collect();
+    let bodies: Vec<_> = mapped.outgoing.iter().map(|p| &p.delivery.body[..]).collect();
     assert_eq!(bodies, [&b"1"[..], b"b", b"c", b"5", b"f"]);
-    let first = &mapped.parcels[0];
+    let first = &mapped.outgoing[0];
     assert_eq!(first.delivery.target.as_deref(), Some("there"));
     assert_eq!(first.delivery.header("kept"), Some("yes"));
     assert_eq!(first.delivery.identity.as_ref().unwrap().positions, "3/0");
@@ -548,24 +573,23 @@ async fn what_is_stored_goes_out_as_it_is_and_in_its_place() {
 #[tokio::test]
 async fn a_script_that_is_stuck_holds_back_what_is_stored_behind_it() {
     let shared = shared(&FarSide::new(Mood::Accepts, 1), &script("unreachable").await);
-    let mut step = MapStep::new(0, &shared);
+    let mut step = shared.map_step(0);
     let mut texts = vec!["a=1"; 2];
     texts.extend(["x"; 12]);
     texts.push("b=2");
     let batch = texts.iter().zip(0..).map(|(text, index)| entry(index, text)).collect();
     let mapped = step.map(batch, 0).await;
-    assert_eq!((mapped.parcels.len(), mapped.rejected.len()), (2, 9));
-    let (_, _, waiting) = mapped.stuck.unwrap();
-    let waiting: Vec<_> = waiting.iter().map(|e| e.position.index).collect();
+    assert_eq!((mapped.outgoing.len(), mapped.rejected.len()), (2, 9));
+    let waiting: Vec<_> = mapped.stuck.unwrap().batch.iter().map(|e| e.position.index).collect();
     assert_eq!(waiting, [11, 12, 13, 14]);
 }
 
 #[tokio::test]
 async fn a_refused_delivery_comes_apart_into_what_is_stored_and_what_is_mapped() {
     let shared = shared(&FarSide::new(Mood::Accepts, 1), &script(TRAPS_ON_MARK).await);
-    let mut step = MapStep::new(0, &shared);
+    let mut step = shared.map_step(0);
     let carries = vec![entry(0, "!=1"), entry(1, "b"), entry(2, "c"), entry(3, "!=4")];
-    let mut merged = entry::Parcel::as_is(&carries[0], 5).unwrap();
+    let mut merged = entry::OutgoingDelivery::as_is(&carries[0], 5).unwrap();
     merged.carries = carries;
     // The script delivers nowhere in particular, what is stored goes `there`.
     assert!(matches!(step.split(&merged).await, map::Split::Indivisible));
@@ -581,13 +605,13 @@ async fn a_refused_delivery_comes_apart_into_what_is_stored_and_what_is_mapped()
 #[tokio::test]
 async fn what_a_call_wrote_comes_with_its_messages_and_from_a_split_comes_nothing() {
     let shared = shared(&FarSide::new(Mood::Accepts, 1), &script(REMEMBERS).await);
-    let mut step = MapStep::new(0, &shared);
+    let mut step = shared.map_step(0);
     let batch = ["a", "b", "x=as it is", "c"].iter().zip(0..).map(|(text, n)| entry(n, text)).collect();
     let mapped = step.map(batch, 0).await;
     let wrote: Vec<_> = mapped.wrote.iter().map(|(messages, w)| (messages.len(), &w.values[0].1)).collect();
     assert_eq!(wrote, [(2, &Some("a".into())), (1, &Some("c".into()))]);
 
-    let mut whole = mapped.parcels[0].clone();
+    let mut whole = mapped.outgoing[0].clone();
     whole.carries = vec![entry(0, "a"), entry(1, "b")];
     assert!(matches!(step.split(&whole).await, map::Split::Halves(_)));
     let mapped = step.map(vec![entry(4, "d")], 0).await;

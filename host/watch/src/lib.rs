@@ -8,8 +8,8 @@
 //! knows which folders to listen to.
 
 mod content;
+pub mod credentials;
 mod events;
-pub mod renew;
 mod settle;
 #[cfg(test)]
 mod tests;

@@ -161,7 +161,7 @@ async fn new_password_is_used_and_bad_one_is_rejected() {
     until_refused(&gateway, "stream", "is empty").await;
     let stream = gateway.stream("stream").await;
     assert_eq!(stream.state, "running", "{stream:?}");
-    assert!(stream.last_error.unwrap().starts_with("not renewed: "));
+    assert!(stream.last_error.unwrap().starts_with("credentials not reloaded: "));
     assert!(door.next(50).await.iter().all(|shown| shown.password == "p-first"));
 
     replace(&password, "p-second\n");
@@ -204,7 +204,7 @@ async fn new_certificate_is_used_and_bad_pair_is_rejected() {
     }
     let stream = gateway.stream("stream").await;
     assert_eq!(stream.state, "running", "{stream:?}");
-    assert!(stream.last_error.unwrap().starts_with("not renewed: "));
+    assert!(stream.last_error.unwrap().starts_with("credentials not reloaded: "));
     assert!(door.next(50).await.iter().all(|shown| shown.certificate == first));
 
     write_pair(&cert, &key, &second);
@@ -246,7 +246,7 @@ async fn bus_certificate_reload_causes_no_duplicates() {
     until_refused(&gateway, "bus", "client.key").await;
     let bus = gateway.readiness().await.bus;
     assert_eq!(bus["connected"], true, "{bus}");
-    assert!(bus["last_error"].as_str().unwrap().starts_with("not renewed: "), "{bus}");
+    assert!(bus["last_error"].as_str().unwrap().starts_with("credentials not reloaded: "), "{bus}");
     traffic.more(50).await;
 
     replace(&cert, &second.certificate);

@@ -18,9 +18,8 @@ use admin_api::answer::{
     RewindRequest, Rewound, StreamLine, Taken, USUAL_LETTERS,
 };
 use admin_api::moment;
-use bus::Route;
 use journal::{Counters, DeadLetterFilter, DeadLetterId, Journal, JournalError, Rewind, StreamIndex};
-use message::{Message, unix_millis};
+use message::{Message, Takes, unix_millis};
 use settings::{RATE, Rate, StreamSettings};
 use settings_reader::ConfigError;
 use settings_reader::section::nearest;
@@ -47,7 +46,8 @@ pub struct Operated {
 }
 
 struct Usable {
-    route: Route,
+    index: StreamIndex,
+    takes: Takes,
     /// Type and address, for a person.
     destination: String,
     running: Option<Running>,
@@ -89,7 +89,8 @@ impl Operated {
     pub fn new(index: StreamIndex, settings: &StreamSettings, running: Option<Running>) -> Self {
         let destination = &settings.destination;
         let usable = Usable {
-            route: wiring::route(index, settings),
+            index,
+            takes: wiring::takes(settings),
             destination: format!("{} {}", destination.type_name(), destination.address()),
             running,
         };
@@ -103,7 +104,7 @@ impl Operated {
     }
 
     fn index(&self) -> Option<StreamIndex> {
-        self.usable.as_ref().ok().map(|usable| usable.route.stream)
+        self.usable.as_ref().ok().map(|usable| usable.index)
     }
 }
 
@@ -200,7 +201,7 @@ impl Operations {
             ));
         }
         let rewind = Rewind {
-            stream: usable.route.stream,
+            stream: usable.index,
             from,
             until,
             rate: rate.transpose()?.map(Rate::per_second),
@@ -209,7 +210,7 @@ impl Operations {
         };
         let (journal, operated) = (self.journal.clone(), usable.clone());
         let found = to_the_end(async move {
-            let wanted = wanted(operated.route.clone(), keys);
+            let wanted = wanted(operated.takes.clone(), keys);
             match &operated.running {
                 Some(running) => running.status.rewind(&journal, rewind, wanted).await,
                 None => journal.begin_rewind(rewind).await?.mark(wanted).await,
@@ -317,7 +318,7 @@ impl Operations {
     fn known(&self, name: &str) -> Result<StreamIndex, OperateError> {
         match self.journal.stream(name).or_else(|| self.journal.detached_stream(name)) {
             Some(index) => Ok(index),
-            None => self.usable(name).map(|usable| usable.route.stream),
+            None => self.usable(name).map(|usable| usable.index),
         }
     }
 
@@ -350,13 +351,12 @@ async fn to_the_end<T: Send + 'static>(
     tokio::spawn(work).await.unwrap_or_else(|failed| Err(JournalError::Interrupted(failed.to_string())))
 }
 
-/// Whether a stream with this route and perhaps only some keys of it wants a
-/// message again.
-fn wanted(route: Route, keys: Option<HashSet<String>>) -> impl Fn(&Message) -> bool + Send + Sync + 'static {
+/// Whether a stream wants a message again: one that it takes, of these keys.
+fn wanted(takes: Takes, keys: Option<HashSet<String>>) -> impl Fn(&Message) -> bool + Send + Sync + 'static {
     move |message| {
-        route.takes(message)
+        takes.admits(message)
             && keys.as_ref().is_none_or(|keys| {
-                let key = route.key.extract(&message.topic, &message.payload);
+                let key = takes.key.extract(&message.topic, &message.payload);
                 keys.contains(key.as_ref())
             })
     }

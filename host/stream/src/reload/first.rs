@@ -2,6 +2,7 @@
 //! source has.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use message::Backoff;
@@ -10,8 +11,11 @@ use telemetry::event;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
-use super::versions::Accepted;
-use super::{Answer, Refusal, Reloaded, Reloader, ScriptSource, What, answer, changed};
+use super::order::{Answer, Reloaded, What, answer};
+use super::reloader::{Reloader, changed};
+use super::source::ScriptSource;
+use super::verdict::Refusal;
+use super::versions::{Accepted, Versions};
 use crate::code::Code;
 use crate::status::State;
 
@@ -165,6 +169,7 @@ impl Reloader {
                     if !all || self.accepted(&script).tables != kept.accepted.tables {
                         self.keep_tables(&script, wasm).await;
                     }
+                    self.tell_of_ended_probation(&kept.accepted).await;
                     return Ok(script);
                 }
                 Err(error) if error.with_the_file || from_source => unfit = Some((kept.accepted, error)),
@@ -186,11 +191,11 @@ impl Reloader {
                 accepted = called(accepted),
                 %because,
                 instead = script.label(),
-                "the script that was accepted last cannot be run: what there is now runs instead, unproven"
+                "the script that was accepted last cannot be run: what there is now runs instead, unvalidated"
             );
         }
         self.forget_other_state(&script).await?;
-        self.accept(&script, wasm).await?;
+        self.accept(&script, wasm, None).await?;
         Ok(script)
     }
 
@@ -212,9 +217,8 @@ impl Reloader {
                 let (stream, accepted, tables) =
                     (self.stream.clone(), self.accepted(&script), script.tables().clone());
                 let from = called(&last);
-                let go_back = move |versions: &super::Versions| {
-                    versions.go_back(&stream, &last.version, accepted, &tables)
-                };
+                let go_back =
+                    move |versions: &Versions| versions.go_back(&stream, &last.version, accepted, &tables);
                 self.source.versions((), go_back).await?;
                 event::ScriptRolledBack {
                     stream: &self.stream,
@@ -224,15 +228,42 @@ impl Reloader {
                 }
                 .emit();
             }
-            None => self.accept(&script, wasm).await?,
+            None => self.accept(&script, wasm, None).await?,
         }
         Ok(script)
+    }
+
+    /// Logs that a restart has ended the probation of the version that runs. Its guard
+    /// window is not on the disk; the time of its acceptance is.
+    async fn tell_of_ended_probation(&self, accepted: &Accepted) {
+        let (stream, guard) = (self.stream.clone(), self.source.rules.guard);
+        let age = Duration::from_millis(self.clock.now().saturating_sub(accepted.accepted_at));
+        if age >= guard.time || guard.messages == 0 {
+            return;
+        }
+        let ended = self.source.versions(false, move |versions| {
+            // The first version has no probation, and a rollback target neither: the
+            // version before it in the list is the quarantined one.
+            let known = versions.of(&stream)?;
+            match known.as_slice() {
+                [.., before, _] => Ok(!versions.is_quarantined(&stream, &before.version)?),
+                _ => Ok(false),
+            }
+        });
+        if ended.await.unwrap_or(false) {
+            let (stream, script) = (&self.stream, called(accepted));
+            tracing::warn!(
+                stream,
+                script,
+                "the restart ended probation: the script version has no guard window"
+            );
+        }
     }
 
     /// Keeps other tables than were accepted with the script: it has them from
     /// another file now, or is kept without them.
     async fn keep_tables(&self, script: &Script, wasm: Bytes) {
-        if let Err(error) = self.accept(script, wasm).await {
+        if let Err(error) = self.accept(script, wasm, None).await {
             tracing::error!(stream = self.stream, %error, "a restart reads the tables from their files");
         }
     }

@@ -65,7 +65,7 @@ impl ReloadHandle {
         (Self(orders), Orders(taken))
     }
 
-    /// Has the files read again, and what is new proven and put in place. What
+    /// Has the files read again, and what is new validated and put in place. What
     /// the binary brings along stays as it was accepted.
     pub async fn reload(&self) -> Answer {
         self.order(What::Reload).await

@@ -74,7 +74,7 @@ pub struct Comparison {
     /// one, or fails on it; what was seen.
     pub impure: Option<String>,
     /// The proof that it is pure did not come to its end in time.
-    pub unproven: bool,
+    pub unvalidated: bool,
 }
 
 /// Lets both scripts map the messages, each beginning with the same state (the
@@ -100,7 +100,7 @@ pub(super) async fn compare(old: &Script, new: &Script, messages: &[Message], st
         match timeout(PROOF, purity::check(new, &of_new, &batches)).await {
             Ok(Ok(_)) => {}
             Ok(Err(impurity)) => comparison.impure = Some(impurity.to_string()),
-            Err(_) => comparison.unproven = true,
+            Err(_) => comparison.unvalidated = true,
         }
     }
     comparison

@@ -1,5 +1,4 @@
-//! Where a stream's script comes from, and what a new version of it has to
-//! stand.
+//! Where the script of a stream comes from, and what a new version has to pass.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,16 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use journal::Amount;
 use script::{Recipe, Tables};
 use watch::{Changes, Watch};
 
+use super::generation::GuardWindow;
+use super::rollback;
 use super::verdict::Refusal;
 use super::versions::Versions;
-use super::way_back;
 use crate::code::Code;
-use crate::edition::GuardWindow;
 
-/// How to come by a stream's script.
+/// Where the script of a stream comes from.
 pub struct ScriptSource {
     /// Where it is read from: a path, or `adapter` and a name. A stream whose
     /// source is another one than before begins anew.
@@ -28,31 +28,38 @@ pub struct ScriptSource {
     /// Where each of its tables is read from, by their names: a file, and which
     /// columns of it. A table that is read from elsewhere than before is another.
     pub tables: BTreeMap<String, String>,
-    /// Reads its bytes; an error for a person.
-    pub read: Box<dyn Fn() -> Result<Bytes, String> + Send + Sync>,
-    /// What is to be loaded, given the bytes; without tables it reads them, and so
-    /// blocks. An error for a person.
-    pub recipe: Box<dyn Fn(Bytes, Option<Tables>) -> Result<Recipe, String> + Send + Sync>,
-    /// Whether new bytes are taken by themselves, or only on order.
+    /// Reads the script and its tables.
+    pub files: Arc<dyn ScriptFiles>,
+    /// Whether new bytes are taken automatically, or only by order.
     pub follow: bool,
-    /// Notices that the files have changed; none: nobody does.
+    /// Notices that the files have changed; `None` where nothing watches them.
     pub watch: Option<Watch>,
     /// Where accepted versions are kept; none: nowhere.
     pub versions: Option<Versions>,
-    /// What a new version has to stand.
+    /// What a new version has to pass.
     pub rules: ReloadRules,
 }
 
-/// What a new version of a script has to stand.
+/// Reads the script of a stream. Its methods block; their errors are for the
+/// operator.
+pub trait ScriptFiles: Send + Sync {
+    /// Reads the bytes of the script.
+    fn read(&self) -> Result<Bytes, String>;
+
+    /// The recipe of these bytes. Reads the tables that are not `known`.
+    fn recipe(&self, wasm: Bytes, known: Option<Tables>) -> Result<Recipe, String>;
+}
+
+/// What a new version of a script has to pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReloadRules {
     /// Messages that it may reject although the old one maps them (default 0).
     pub max_new_rejections: usize,
-    /// Latest messages that both map, and bytes of them (default 1,000, 4 MiB).
-    pub compared: (usize, usize),
+    /// The latest messages that both versions map (default 1,000 and 4 MiB).
+    pub compared: Amount,
     /// How long its own cases may take (default 30 s).
     pub cases: Duration,
-    /// How long it is on trial.
+    /// How long it is on probation.
     pub guard: GuardWindow,
 }
 
@@ -62,7 +69,7 @@ impl Default for ReloadRules {
     fn default() -> Self {
         Self {
             max_new_rejections: 0,
-            compared: (1_000, 4 << 20),
+            compared: Amount { messages: 1_000, bytes: 4 << 20 },
             cases: Duration::from_secs(30),
             guard: GuardWindow::default(),
         }
@@ -88,9 +95,14 @@ impl ScriptSource {
         let read = move || {
             let wasm = match wasm {
                 Some(wasm) => wasm,
-                None => (source.read)().map_err(|error| (Code::ScriptMissing, Refusal::Unreadable(error)))?,
+                None => {
+                    source.files.read().map_err(|error| (Code::ScriptMissing, Refusal::Unreadable(error)))?
+                }
             };
-            (source.recipe)(wasm, tables).map_err(|error| (Code::ScriptInvalid, Refusal::Unreadable(error)))
+            source
+                .files
+                .recipe(wasm, tables)
+                .map_err(|error| (Code::ScriptInvalid, Refusal::Unreadable(error)))
         };
         tokio::task::spawn_blocking(read)
             .await
@@ -104,6 +116,6 @@ impl ScriptSource {
         ask: impl FnOnce(&Versions) -> io::Result<T> + Send + 'static,
     ) -> Result<T, Refusal> {
         let Some(versions) = self.versions.clone() else { return Ok(unkept) };
-        way_back::ask(versions, ask).await
+        rollback::ask(versions, ask).await
     }
 }

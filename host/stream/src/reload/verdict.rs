@@ -54,29 +54,29 @@ pub enum Refusal {
         count: usize,
         /// Messages that were compared.
         of: usize,
-        /// Most that may be.
+        /// Maximum that may be.
         most: usize,
         /// The script that runs.
         old: String,
         /// One of them, and why it is rejected.
         example: Example,
     },
-    /// It has run before, and an operator or its trial has put it aside.
+    /// It has run before, and an operator or its probation has put it aside.
     #[error(
         "version {version} has been taken back before; `sluicegate streams reload {stream}` takes it all the same"
     )]
-    PutAside {
+    Quarantined {
         /// The version.
         version: String,
         /// The stream.
         stream: String,
     },
-    /// It cannot be proven in time.
+    /// It cannot be validated in time.
     #[error(
-        "it maps so slowly that it cannot be proven to be pure: {} s were not enough for the latest messages",
+        "it maps so slowly that it cannot be validated to be pure: {} s were not enough for the latest messages",
         shadow::PROOF.as_secs()
     )]
-    Unproven,
+    Unvalidated,
     /// There is no such version to go back to.
     #[error("{0}")]
     NoVersion(String),
@@ -176,8 +176,8 @@ pub(super) fn judge(comparison: &Comparison, old: &str, max_new_rejections: usiz
     if let Some(what) = &comparison.impure {
         return Err(Refusal::Impure(what.clone()));
     }
-    if comparison.unproven {
-        return Err(Refusal::Unproven);
+    if comparison.unvalidated {
+        return Err(Refusal::Unvalidated);
     }
     let of = comparison.messages;
     if let Some(first) = comparison.new_failures.first() {

@@ -59,26 +59,17 @@ pub struct AcceptedTable {
 }
 
 /// A stream's versions, the one that runs last.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Record {
     versions: Vec<Accepted>,
-    /// Versions that an operator or a trial has put aside: not taken again by
-    /// themselves.
-    #[serde(default)]
-    put_aside: Vec<String>,
-    /// A trial that is not over, as long as its version is the one that runs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    trial: Option<Trial>,
-}
-
-/// A version on trial.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Trial {
-    of: String,
-    /// What the stream goes back to when it fails.
-    fallback: String,
+    /// Versions that an operator or probation rolled back: they are not taken again
+    /// automatically.
+    #[serde(default, rename = "put_aside")]
+    quarantined: Vec<String>,
+    /// Written by earlier releases, whose probation survived a restart.
+    #[serde(default, skip_serializing)]
+    trial: Option<serde::de::IgnoredAny>,
 }
 
 // === impl Versions ===
@@ -97,29 +88,8 @@ impl Versions {
     }
 
     /// Whether the stream has run the version and was taken back from it.
-    pub fn is_put_aside(&self, stream: &str, version: &str) -> io::Result<bool> {
-        Ok(self.record(stream)?.put_aside.iter().any(|aside| aside == version))
-    }
-
-    /// Keeps which version is on trial and what it makes place for; none: the
-    /// trial is over. Said before the version is accepted, it holds from then on.
-    pub fn keep_trial(&self, stream: &str, trial: Option<(String, String)>) -> io::Result<()> {
-        let trial = trial.map(|(of, fallback)| Trial { of, fallback });
-        let _changing = self.changing();
-        if self.record(stream)?.trial == trial {
-            return Ok(());
-        }
-        self.change(stream, |record| record.trial = trial)
-    }
-
-    /// What the version, if it is the one that runs and is on trial, makes place
-    /// for, and its bytes.
-    pub fn fallback_of(&self, stream: &str, version: &str) -> io::Result<Option<(Accepted, Bytes)>> {
-        let Record { versions, trial, .. } = self.record(stream)?;
-        let runs = versions.last().is_some_and(|last| last.version == version);
-        let Some(trial) = trial.filter(|trial| runs && trial.of == version) else { return Ok(None) };
-        let fallback = versions.into_iter().find(|known| known.version == trial.fallback);
-        fallback.map(|known| self.read(&known.version).map(|wasm| (known, wasm))).transpose()
+    pub fn is_quarantined(&self, stream: &str, version: &str) -> io::Result<bool> {
+        Ok(self.record(stream)?.quarantined.iter().any(|aside| aside == version))
     }
 
     /// The bytes of a version; an error where they are not what was accepted.
@@ -165,8 +135,16 @@ impl Versions {
     }
 
     /// Lets a stream run this version with these tables from now on, also after
-    /// a restart. Older ones go when there are too many.
-    pub fn accept(&self, stream: &str, accepted: Accepted, wasm: &[u8], tables: &Tables) -> io::Result<()> {
+    /// a restart. Removes the oldest versions when there are too many, but never
+    /// `keep`.
+    pub fn accept(
+        &self,
+        stream: &str,
+        accepted: Accepted,
+        wasm: &[u8],
+        tables: &Tables,
+        keep: Option<&str>,
+    ) -> io::Result<()> {
         // Throughout: another stream may accept the same bytes, or be the last
         // that had them.
         let _changing = self.changing();
@@ -175,8 +153,8 @@ impl Versions {
         }
         self.write_tables(tables)?;
         self.change(stream, |record| {
-            record.put_aside.retain(|aside| *aside != accepted.version);
-            record.run(accepted);
+            record.quarantined.retain(|aside| *aside != accepted.version);
+            record.run(accepted, keep);
         })
     }
 
@@ -187,14 +165,12 @@ impl Versions {
         // They may have gone when others took their place.
         self.write_tables(tables)?;
         self.change(stream, |record| {
-            record.put_aside.retain(|aside| aside != from);
-            record.put_aside.push(from.to_owned());
-            let excess = record.put_aside.len().saturating_sub(KEPT);
-            record.put_aside.drain(..excess);
-            record.put_aside.retain(|aside| *aside != instead.version);
-            // Nobody is on trial who is back.
-            record.trial = None;
-            record.run(instead);
+            record.quarantined.retain(|aside| aside != from);
+            record.quarantined.push(from.to_owned());
+            let excess = record.quarantined.len().saturating_sub(KEPT);
+            record.quarantined.drain(..excess);
+            record.quarantined.retain(|aside| *aside != instead.version);
+            record.run(instead, None);
         })
     }
 
@@ -286,16 +262,15 @@ impl Versions {
 // === impl Record ===
 
 impl Record {
-    /// This version from now on. Older ones go when there are too many, save
-    /// what the lanes may go back to: of versions that follow each other quickly
-    /// none stands its trial.
-    fn run(&mut self, accepted: Accepted) {
+    /// This version from now on. The oldest versions go when there are too many,
+    /// except `keep`: where versions follow each other quickly, the rollback target
+    /// of the newest is the oldest of them.
+    fn run(&mut self, accepted: Accepted, keep: Option<&str>) {
         self.versions.retain(|known| known.version != accepted.version);
         self.versions.push(accepted);
         let mut excess = self.versions.len().saturating_sub(KEPT);
-        let fallback = self.trial.as_ref().map(|trial| trial.fallback.as_str());
         self.versions.retain(|known| {
-            let goes = excess > 0 && fallback != Some(&known.version);
+            let goes = excess > 0 && keep != Some(&known.version);
             excess -= usize::from(goes);
             !goes
         });
@@ -358,7 +333,7 @@ mod tests {
     }
 
     fn accept(versions: &Versions, stream: &str, bytes: &[u8]) -> io::Result<()> {
-        versions.accept(stream, accepted(bytes), bytes, &Tables::default())
+        versions.accept(stream, accepted(bytes), bytes, &Tables::default(), None)
     }
 
     #[test]
@@ -418,47 +393,36 @@ mod tests {
         let (one, two) = (accepted(b"one"), accepted(b"two"));
         versions.go_back("s", &two.version, one.clone(), &Tables::default()).unwrap();
         assert_eq!(versions.of("s").unwrap(), [two.clone(), one]);
-        assert!(versions.is_put_aside("s", &two.version).unwrap());
+        assert!(versions.is_quarantined("s", &two.version).unwrap());
         accept(&versions, "s", b"two").unwrap();
-        assert!(!versions.is_put_aside("s", &two.version).unwrap());
+        assert!(!versions.is_quarantined("s", &two.version).unwrap());
     }
 
     #[test]
-    fn a_trial_is_that_of_the_version_that_runs() {
+    fn record_of_an_earlier_release_is_read() {
         let folder = tempfile::tempdir().unwrap();
         let versions = Versions::open(folder.path().to_owned()).unwrap();
-        let (one, two) = (accepted(b"one"), accepted(b"two"));
-        let begun = Some((two.version.clone(), one.version.clone()));
+        let record = r#"{"versions": [], "put_aside": ["ab"], "trial": {"of": "cd", "fallback": "ef"}}"#;
+        fs::write(folder.path().join("s.json"), record).unwrap();
+        assert!(versions.is_quarantined("s", "ab").unwrap());
         accept(&versions, "s", b"one").unwrap();
-        versions.keep_trial("s", begun.clone()).unwrap();
-        let fallback =
-            || versions.fallback_of("s", &versions.of("s").unwrap().pop().unwrap().version).unwrap();
-        assert_eq!(fallback(), None, "it does not run yet");
-        accept(&versions, "s", b"two").unwrap();
-        assert_eq!(fallback(), Some((one.clone(), Bytes::from_static(b"one"))));
-        versions.keep_trial("s", None).unwrap();
-        assert_eq!(fallback(), None);
-        versions.keep_trial("s", begun).unwrap();
-        versions.go_back("s", &two.version, one, &Tables::default()).unwrap();
-        versions.go_back("s", "another", two, &Tables::default()).unwrap();
-        assert_eq!(fallback(), None, "an operator has put it back in place");
+        let written = fs::read_to_string(folder.path().join("s.json")).unwrap();
+        assert!(written.contains("put_aside") && !written.contains("trial"), "{written}");
     }
 
     #[test]
-    fn what_a_trial_may_end_with_is_kept() {
+    fn rollback_target_is_never_removed() {
         let folder = tempfile::tempdir().unwrap();
         let versions = Versions::open(folder.path().to_owned()).unwrap();
         let first = accepted(b"0").version;
         for number in 0..KEPT + 3 {
             let bytes = number.to_string().into_bytes();
-            let begun = (accepted(&bytes).version, first.clone());
-            versions.keep_trial("s", Some(begun).filter(|_| number > 0)).unwrap();
-            accept(&versions, "s", &bytes).unwrap();
+            let keep = Some(first.as_str());
+            versions.accept("s", accepted(&bytes), &bytes, &Tables::default(), keep).unwrap();
         }
         let kept = versions.of("s").unwrap();
-        assert_eq!(kept.len(), KEPT);
-        let fallback = versions.fallback_of("s", &kept[KEPT - 1].version).unwrap();
-        assert_eq!(fallback.unwrap().1, "0");
+        assert_eq!((kept.len(), &kept[0].version), (KEPT, &first));
+        assert_eq!(versions.read(&first).unwrap(), "0");
         assert!(versions.read(&accepted(b"1").version).is_err());
     }
 
@@ -500,8 +464,8 @@ mod tests {
         let versions = Versions::open(folder.path().to_owned()).unwrap();
         let (first, old) = with_table(b"one", "old");
         let (second, new) = with_table(b"one", "new");
-        versions.accept("s", first.clone(), b"one", &old).unwrap();
-        versions.accept("s", second, b"one", &new).unwrap();
+        versions.accept("s", first.clone(), b"one", &old, None).unwrap();
+        versions.accept("s", second, b"one", &new, None).unwrap();
         let runs = |versions: &Versions| versions.of("s").unwrap().pop().unwrap();
         let read = versions.tables(&runs(&versions), &sources(SOURCE)).0;
         assert_eq!(read.version(), new.version());
@@ -509,9 +473,9 @@ mod tests {
         let moved = versions.tables(&runs(&versions), &sources("other.csv")).0;
         assert!(moved.is_empty(), "what is read from elsewhere now is read there");
 
-        // A trial that fails does, with the version before.
+        // A probation that fails does, with the version before.
         let (other, _) = with_table(b"two", "new");
-        versions.accept("s", other.clone(), b"two", &new).unwrap();
+        versions.accept("s", other.clone(), b"two", &new, None).unwrap();
         versions.go_back("s", &other.version, first, &old).unwrap();
         let read = versions.tables(&runs(&versions), &sources(SOURCE)).0;
         assert_eq!(read.version(), old.version());
@@ -523,13 +487,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let versions = Versions::open(folder.path().to_owned()).unwrap();
         let (accepted, tables) = with_table(b"one", "x");
-        versions.accept("s", accepted.clone(), b"one", &tables).unwrap();
+        versions.accept("s", accepted.clone(), b"one", &tables, None).unwrap();
         let file = versions.path(&accepted.tables["names"].version, TABLE);
         fs::write(file, "key,value\n1,y\n").unwrap();
         let read = |versions: &Versions| versions.tables(&accepted, &sources(SOURCE));
         let (found, lost) = read(&versions);
         assert!(found.is_empty() && lost[0].to_string().contains("is damaged"));
-        versions.accept("s", accepted.clone(), b"one", &tables).unwrap();
+        versions.accept("s", accepted.clone(), b"one", &tables, None).unwrap();
         assert_eq!(read(&versions).0.version(), tables.version());
     }
 
@@ -538,7 +502,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let versions = Versions::open(folder.path().to_owned()).unwrap();
         let (with, tables) = with_table(b"its own", "x");
-        versions.accept("gone", with, b"its own", &tables).unwrap();
+        versions.accept("gone", with, b"its own", &tables, None).unwrap();
         accept(&versions, "gone", b"shared").unwrap();
         accept(&versions, "stays", b"shared").unwrap();
         let foreign = folder.path().join("notes.csv");

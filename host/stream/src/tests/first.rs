@@ -27,10 +27,10 @@ fn some() -> Value {
 /// wants some in its place.
 async fn with_a_version_that_wants_settings() -> Site {
     let site = Site::new("unreachable");
-    *site.wasm.lock().unwrap() = Some(for_settings(&none(), 'a'));
+    *site.files.wasm.lock().unwrap() = Some(for_settings(&none(), 'a'));
     let running = site.start();
     running.deliver("-1").await;
-    *site.wasm.lock().unwrap() = Some(for_settings(&some(), 'b'));
+    *site.files.wasm.lock().unwrap() = Some(for_settings(&some(), 'b'));
     assert!(matches!(running.reloads.reload().await, Err(Refusal::Load(_))));
     stop(running).await;
     site
@@ -44,14 +44,14 @@ async fn settings_that_only_the_new_version_takes_bring_it_in() {
     until(|| running.status.refused().is_some()).await;
     stop(running).await;
 
-    *site.settings.lock().unwrap() = some();
+    *site.files.settings.lock().unwrap() = some();
     for payload in ["-3", "-4"] {
         // The second time it is what was accepted, and needs no file.
         let running = site.start();
         running.deliver(payload).await;
         assert_eq!(site.kept().len(), 2);
         stop(running).await;
-        *site.wasm.lock().unwrap() = None;
+        *site.files.wasm.lock().unwrap() = None;
     }
     assert_eq!(site.far.accepted(), ["a1", "a2", "b3", "b4"]);
 }
@@ -59,7 +59,7 @@ async fn settings_that_only_the_new_version_takes_bring_it_in() {
 #[tokio::test]
 async fn where_nothing_takes_the_settings_both_reasons_are_told() {
     let site = with_a_version_that_wants_settings().await;
-    *site.settings.lock().unwrap() = json!({ "neither": "of both" });
+    *site.files.settings.lock().unwrap() = json!({ "neither": "of both" });
     let running = site.start();
     until(|| running.status.state().code() == Some(Code::ScriptInvalid)).await;
     let State::Blocked(_, reason) = running.status.state() else { panic!("it is not blocked") };
@@ -85,7 +85,7 @@ async fn a_version_that_fails_otherwise_is_replaced_only_on_order() {
         state_version: 0,
         tables: BTreeMap::new(),
     };
-    site.versions().accept("test", accepted, junk, &Tables::default()).unwrap();
+    site.versions().accept("test", accepted, junk, &Tables::default(), None).unwrap();
     let running = site.start();
     until(|| running.status.state().code() == Some(Code::ScriptInvalid)).await;
     running.reloads.reload().await.unwrap();
@@ -99,12 +99,12 @@ async fn an_operator_goes_back_from_a_version_that_cannot_be_run() {
     let site = Site::new(&stamps('a'));
     let running = site.start();
     running.deliver("-1").await;
-    *site.wasm.lock().unwrap() = Some(for_settings(&none(), 'b'));
+    *site.files.wasm.lock().unwrap() = Some(for_settings(&none(), 'b'));
     running.reloads.reload().await.unwrap();
     stop(running).await;
 
-    *site.settings.lock().unwrap() = some();
-    *site.wasm.lock().unwrap() = None;
+    *site.files.settings.lock().unwrap() = some();
+    *site.files.wasm.lock().unwrap() = None;
     let kept = site.kept();
     let running = site.start();
     until(|| matches!(running.status.state(), State::Blocked(..))).await;
@@ -138,7 +138,7 @@ async fn a_table_that_was_refused_is_refused_after_a_restart() {
     for follow in [true, false] {
         let mut site = Site::new(NEEDS_A_NAME);
         site.follow = follow;
-        let names = |csv| *site.names.lock().unwrap() = Some(csv);
+        let names = |csv| *site.files.names.lock().unwrap() = Some(csv);
         names("imei,id\n7,seven\n");
         let running = site.start();
         running.deliver("7").await;

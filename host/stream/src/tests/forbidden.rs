@@ -4,8 +4,7 @@
 use journal::ReadRules;
 
 use super::*;
-use crate::endings::Endings;
-use crate::entry::Parcel;
+use crate::entry::OutgoingDelivery;
 
 /// One delivery for the whole batch, with all payloads one behind the other.
 const JOINS: &str = "
@@ -49,20 +48,20 @@ const MULTIPLIES: &str = "
 async fn mapped<'a>(transform: &str, texts: impl IntoIterator<Item = &'a str>) -> map::Mapped {
     let shared = shared(&FarSide::new(Mood::Accepts, 1), &script(transform).await);
     let batch = texts.into_iter().zip(0..).map(|(text, index)| entry(index, text)).collect();
-    MapStep::new(0, &shared).map(batch, 0).await
+    shared.map_step(0).map(batch, 0).await
 }
 
 #[tokio::test]
 async fn a_message_takes_no_other_along_that_is_in_the_same_delivery() {
     let mapped = mapped(JOINS, ["a", "b", "c", "#", "d", "e", "f", "g"]).await;
-    let bodies: Vec<_> = mapped.parcels.iter().map(|p| &p.delivery.body[..]).collect();
+    let bodies: Vec<_> = mapped.outgoing.iter().map(|p| &p.delivery.body[..]).collect();
     assert_eq!(bodies, [&b"ab"[..], b"c", b"defg"], "in their order");
     let [(forbidden, reason)] = &mapped.forbidden[..] else { panic!("{:?}", mapped.forbidden) };
     let positions: Vec<_> = forbidden.carries.iter().map(|e| e.position.index).collect();
     assert_eq!((&forbidden.delivery.body[..], positions), (&b"#"[..], vec![3]));
     assert_eq!(reason, "a body with a #");
     let identities: Vec<_> =
-        mapped.parcels.iter().map(|p| p.delivery.identity.clone().unwrap().key).collect();
+        mapped.outgoing.iter().map(|p| p.delivery.identity.clone().unwrap().key).collect();
     assert!(identities[0] != identities[1] && identities[1] != identities[2]);
 }
 
@@ -92,7 +91,7 @@ async fn the_others_of_a_forbidden_delivery_arrive_in_their_order() {
 async fn a_script_that_multiplies_what_is_forbidden_comes_to_an_end() {
     let texts: Vec<String> = (0..16).map(|n| n.to_string()).collect();
     let mapped = mapped(MULTIPLIES, texts.iter().map(String::as_str)).await;
-    assert!(mapped.parcels.is_empty());
+    assert!(mapped.outgoing.is_empty());
     // Each of 32 splits makes eight of one; splitting all would make 16,384.
     assert_eq!(mapped.forbidden.len(), 4 + 32 * 7);
 }
@@ -106,7 +105,7 @@ async fn a_delivery_is_kept_once_however_many_messages_die_with_it() {
     let pending = shared.journal.reader(StreamIndex(0), ReadRules::default()).next(4).await;
     let rule = Arc::new(KeyRule::Topic);
     let entries: Vec<_> = pending.into_iter().map(|p| Entry::new(p, rule.clone())).collect();
-    let parcel = |body: &str, carries: &[Arc<Entry>]| Parcel {
+    let outgoing = |body: &str, carries: &[Arc<Entry>]| OutgoingDelivery {
         delivery: Delivery {
             target: None,
             headers: Vec::new(),
@@ -118,8 +117,8 @@ async fn a_delivery_is_kept_once_however_many_messages_die_with_it() {
         ordinal: 0,
     };
     let large = "x".repeat(100_000);
-    let (first, second) = (parcel(&large, &entries[..3]), parcel("other", &entries[2..]));
-    let mut endings = Endings::new(shared.clone());
+    let (first, second) = (outgoing(&large, &entries[..3]), outgoing("other", &entries[2..]));
+    let mut endings = shared.endings();
     endings.begin(&first);
     endings.begin(&second);
     endings.dead(&first, "refused", Some(&Reply("413 too large".to_owned())));

@@ -1,8 +1,6 @@
 //! What slows a stream down: age, rates, conflation, a pause, dead letters that
 //! do not fit.
 
-use std::sync::LazyLock;
-
 use journal::{DeadLetter, Outcome, Settlement};
 use telemetry::histogram;
 
@@ -12,15 +10,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// Maximum bytes of dead letters.
 const MAX: u64 = 2 << 20;
 
-/// A wall clock that follows the paused time.
-fn clock() -> u64 {
-    static START: LazyLock<std::time::Instant> = LazyLock::new(std::time::Instant::now);
-    let since = Instant::now().into_std().saturating_duration_since(*START);
-    1_700_000_000_000 + u64::try_from(since.as_millis()).unwrap()
-}
-
 async fn under(pressure: Pressure, far: Arc<FarSide>, lanes: u32) -> Running {
-    start_under(Pressure { clock, ..pressure }, TRAPS_ON_MARK, far, lanes, Limits::default()).await
+    start_under(pressure, TRAPS_ON_MARK, far, lanes, Limits::default()).await
 }
 
 impl Running {
@@ -246,8 +237,7 @@ async fn dead_letters_that_do_not_fit_block_their_stream_and_none_is_lost() {
     let journal = Journal::simulated(Simulated { max_dead_letters: MAX, ..Simulated::new(1) });
     fill_with_dead_letters(&journal, MAX).await;
     let far = FarSide::new(Mood::RefusesMarked, 8);
-    let running =
-        start_here(journal, Pressure::default(), TRAPS_ON_MARK, far, 2, Limits::default()).await;
+    let running = start_here(journal, Pressure::default(), TRAPS_ON_MARK, far, 2, Limits::default()).await;
     running.append(numbered(50)).await;
     running.until(|b| b.delivered == 50).await;
     // Forbidden, unmappable, refused.

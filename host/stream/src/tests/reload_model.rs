@@ -57,8 +57,6 @@ struct Model {
     aside: Vec<Content>,
     /// What a failing version makes place for.
     before: Option<Content>,
-    /// The same, as a restart knows it: a version on trial, and that.
-    trial: Option<(Content, Content)>,
     /// Nothing can be written about versions.
     broken: bool,
     /// The lanes have gone back from one version to another, and a restart does
@@ -103,7 +101,6 @@ impl Model {
             accepted: vec![Content::A],
             aside: Vec::new(),
             before: None,
-            trial: None,
             broken: false,
             unkept: None,
             marked: false,
@@ -125,10 +122,9 @@ impl Model {
             _ if !ordered && self.aside.contains(&new) => Outcome::Refused,
             _ if fails_on_mark || self.broken => Outcome::Refused,
             _ => {
-                // What has stood its trial, or never had one.
+                // What has stood its probation, or never had one.
                 let proven = self.before.unwrap_or(self.running);
                 self.before = (proven != new).then_some(proven);
-                self.trial = self.before.map(|before| (new, before)).or(self.trial);
                 self.accept(new);
                 self.running = new;
                 Outcome::Taken
@@ -187,14 +183,14 @@ impl Model {
     fn restart(&mut self) -> Outcome {
         self.unkept = None;
         self.running = *self.accepted.last().unwrap();
-        self.before = self.trial.filter(|(of, _)| *of == self.running).map(|(_, before)| before);
+        // A restart ends probation.
+        self.before = None;
         self.take(false)
     }
 
     fn go_back(&mut self, from: Content, to: Content) {
         self.aside.retain(|known| *known != from);
         self.aside.push(from);
-        self.trial = None;
         self.accept(to);
     }
 

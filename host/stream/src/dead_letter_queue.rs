@@ -11,20 +11,20 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Dead letters that the journal does not have yet, the oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Burial {
+pub(super) struct DeadLetterQueue {
     waiting: VecDeque<DeadLetter>,
     /// There was no room; when to look again.
     look_at: Option<Instant>,
 }
 
-impl Burial {
+impl DeadLetterQueue {
     pub(super) fn add(&mut self, letter: DeadLetter) {
         self.waiting.push_back(letter);
     }
 
     /// The letters that can be settled now, all of them together. `reserve` reserves
     /// room for one more letter.
-    pub(super) fn bury(
+    pub(super) fn take_storable(
         &mut self,
         now: Instant,
         mut reserve: impl FnMut(&DeadLetter) -> bool,
@@ -33,15 +33,15 @@ impl Burial {
             return Vec::new();
         }
         self.look_at = None;
-        let mut buried = Vec::new();
+        let mut storable = Vec::new();
         while let Some(letter) = self.waiting.front() {
             if !reserve(letter) {
                 self.look_at = Some(now + LOOK);
                 break;
             }
-            buried.extend(self.waiting.pop_front());
+            storable.extend(self.waiting.pop_front());
         }
-        buried
+        storable
     }
 
     /// When to look for room again, while there is none.
@@ -88,20 +88,23 @@ mod tests {
     #[test]
     fn what_does_not_fit_waits_in_order_and_is_looked_at_each_second() {
         let now = Instant::now();
-        let mut burial = Burial::default();
-        (0..5).for_each(|n| burial.add(letter(n)));
+        let mut dead_letters = DeadLetterQueue::default();
+        (0..5).for_each(|n| dead_letters.add(letter(n)));
         let mut room = 2;
         let reserve = |_: &DeadLetter| {
             room -= 1;
             room >= 0
         };
-        assert_eq!(indexes(burial.bury(now, reserve)), [0, 1]);
-        assert_eq!(burial.look_at(), Some(now + LOOK));
-        let reason = burial.reason().unwrap_or_default();
+        assert_eq!(indexes(dead_letters.take_storable(now, reserve)), [0, 1]);
+        assert_eq!(dead_letters.look_at(), Some(now + LOOK));
+        let reason = dead_letters.reason().unwrap_or_default();
         assert!(reason.contains("no room for 3 more (no); replay or drop some"), "{reason}");
-        burial.add(letter(5));
-        assert!(burial.bury(now + LOOK / 2, |_| true).is_empty(), "not before the second is over");
-        assert_eq!(indexes(burial.bury(now + LOOK, |_| true)), [2, 3, 4, 5]);
-        assert_eq!((burial.look_at(), burial.reason()), (None, None));
+        dead_letters.add(letter(5));
+        assert!(
+            dead_letters.take_storable(now + LOOK / 2, |_| true).is_empty(),
+            "not before the second is over"
+        );
+        assert_eq!(indexes(dead_letters.take_storable(now + LOOK, |_| true)), [2, 3, 4, 5]);
+        assert_eq!((dead_letters.look_at(), dead_letters.reason()), (None, None));
     }
 }

@@ -134,7 +134,7 @@ async fn a_bad_file_keeps_the_old_connection_and_what_it_reconnects_with() {
     site.running.until(|b| b.delivered == 50).await;
     assert_eq!(site.running.status.state(), State::Running);
     let told = site.running.status.last_error().unwrap();
-    assert_eq!(told, "not renewed: wrong password");
+    assert_eq!(told, "credentials not reloaded: wrong password");
 
     site.running.far.set(Mood::Unreachable);
     sleep(Duration::from_secs(5)).await;

@@ -1,4 +1,5 @@
-//! What a restart has to know when a stream goes back to an earlier version.
+//! The record of a rollback: a restart runs the earlier version, and the failed
+//! one stays quarantined.
 
 use std::io;
 use std::sync::Arc;
@@ -9,21 +10,21 @@ use script::Tables;
 use super::verdict::Refusal;
 use super::versions::{Accepted, Versions};
 
-/// From one version to an earlier one: to be kept by whoever puts that one in
-/// place, before it maps its first message.
+/// A rollback from one version to an earlier one. Store it before the earlier
+/// version maps its first message.
 #[derive(Clone, Debug)]
-pub(crate) struct WayBack {
+pub(crate) struct RollbackRecord {
     pub(super) versions: Option<Versions>,
     pub(super) stream: String,
     pub(super) from: String,
     pub(super) to: Accepted,
-    /// What it runs with.
+    /// The tables that `to` runs with.
     pub(super) tables: Tables,
     pub(super) kept: Arc<AtomicBool>,
 }
 
-impl WayBack {
-    /// Keeps it, unless that is done.
+impl RollbackRecord {
+    /// Writes the record to the disk, once.
     pub(crate) async fn keep(&self) -> Result<(), Refusal> {
         let Self { versions, stream, from, to, tables, kept } = self.clone();
         if let Some(versions) = versions
@@ -36,7 +37,7 @@ impl WayBack {
     }
 }
 
-/// Asks the folder of the accepted versions.
+/// Reads or changes the folder of the accepted versions on a blocking thread.
 pub(super) async fn ask<T: Send + 'static>(
     versions: Versions,
     ask: impl FnOnce(&Versions) -> io::Result<T> + Send + 'static,
