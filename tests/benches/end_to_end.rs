@@ -72,8 +72,8 @@ pub fn run() {
     ];
     for _ in 0..ROUNDS {
         for case in &mut cases {
-            let idle = runtime.block_on(run(case, disk, 0));
-            let busy = runtime.block_on(run(case, disk, MESSAGES));
+            let idle = runtime.block_on(measure(case, disk, 0));
+            let busy = runtime.block_on(measure(case, disk, MESSAGES));
             case.gateway_us.push(per_message(busy.gateway.saturating_sub(idle.gateway)));
             case.broker_us.push(per_message(busy.broker.saturating_sub(idle.broker)));
             case.rate.push(1e6 / per_message(busy.wall));
@@ -105,7 +105,7 @@ pub fn run() {
 
 /// Lets the messages queue up, starts the gateway and waits until it has
 /// delivered all of them.
-async fn run(case: &Case, disk: &Path, messages: usize) -> Cost {
+async fn measure(case: &Case, disk: &Path, messages: usize) -> Cost {
     let broker = Broker::start().await;
     let journal = tempfile::tempdir_in(disk).expect("a folder for the journal");
     let bus = format!(

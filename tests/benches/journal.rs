@@ -81,7 +81,7 @@ pub fn run() {
     for _ in 0..ROUNDS {
         for (load, figures) in LOADS.iter().zip(&mut figures) {
             for ((_, sync), figures) in WAYS.iter().zip(figures) {
-                let (cpu, wall) = run(load, *sync, disk.path(), &runtime);
+                let (cpu, wall) = measure(load, *sync, disk.path(), &runtime);
                 if let Some((batch, every)) = load.pace {
                     let due = every * u32::try_from(load.messages / batch).expect("a count");
                     assert!(wall < due + due / 10, "{}: {wall:?} in place of {due:?}", load.name);
@@ -130,7 +130,7 @@ fn cost(figures: &Figures, channel: &Figures) -> f64 {
 
 /// CPU and wall time of one run, until everything is settled and, with a
 /// journal, on the disk.
-fn run(load: &Load, sync: Option<SyncMode>, disk: &Path, runtime: &Runtime) -> (Duration, Duration) {
+fn measure(load: &Load, sync: Option<SyncMode>, disk: &Path, runtime: &Runtime) -> (Duration, Duration) {
     let source = Source::new();
     match sync {
         None => {

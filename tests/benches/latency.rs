@@ -39,7 +39,7 @@ pub fn run() {
     let mut rates = [vec![], vec![]];
     for _ in 0..ROUNDS {
         for (lanes, rates) in LANES.into_iter().zip(&mut rates) {
-            rates.push(runtime.block_on(run(lanes)));
+            rates.push(runtime.block_on(measure(lanes)));
         }
     }
     println!("  {:<8} {:>12}  min - max", "lanes", "requests/s");
@@ -54,7 +54,7 @@ pub fn run() {
 }
 
 /// Requests a second with so many lanes.
-async fn run(lanes: usize) -> f64 {
+async fn measure(lanes: usize) -> f64 {
     let broker = Broker::start().await;
     let inbox = Inbox::default();
     let standin = HttpStandin::start(inbox.clone(), None).await.expect("the stand-in starts");

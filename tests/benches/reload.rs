@@ -34,7 +34,7 @@ pub fn run() {
         ],
     );
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let mut pauses = runtime.block_on(run());
+    let mut pauses = runtime.block_on(measure());
     pauses.sort_by(f64::total_cmp);
     let ninety_nine = pauses[pauses.len() * 99 / 100];
     let word = if ninety_nine <= TARGET { "reached" } else { "MISSED" };
@@ -53,7 +53,7 @@ fn wasm() -> &'static [u8] {
 }
 
 /// The pauses of all lanes, in milliseconds.
-async fn run() -> Vec<f64> {
+async fn measure() -> Vec<f64> {
     let standin = MqttStandin::start(Inbox::default(), None).await.expect("the stand-in starts");
     let broker = Broker::start().await;
     let stream = format!(

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use settings_reader::tls;
 use watch::credentials::{Refused, Renewable};
 
-use super::mqtt::try_login;
+use crate::connection::try_login;
 use crate::{BusSettings, BusSource};
 
 impl Renewable for BusSettings {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::watch::Watch;
-use ::watch::credentials::{self, CredentialReload, Refused};
+use ::watch::credentials::{self, CredentialReload};
 use journal::Journal;
 use message::Backoff;
 use rumqttc::{
@@ -172,7 +172,7 @@ impl Running {
 /// Keeps the credentials of the bus up to date, for ever.
 async fn keep_credentials(reload: CredentialReload<BusSettings>, status: Arc<BusStatus>) {
     let reloaded = || event::Renewed { of: BUS }.emit();
-    let refused = |why: &Refused| {
+    let refused = |why: &credentials::Refused| {
         status.set_last_error(format!("credentials not reloaded: {}", why.reason));
         event::RenewalRefused { of: BUS, reason: &why.reason }.emit();
     };

@@ -16,7 +16,8 @@ use settings::{
 };
 use stream::reload::versions::Versions;
 use stream::{
-    self, Clock, Pressure, RateLimit, RateLimits, ReloadHandle, ReloadRules, ScriptFiles, Stream, StreamStatus,
+    self, Clock, Pressure, RateLimit, RateLimits, ReloadHandle, ReloadRules, ScriptFiles, Stream,
+    StreamStatus,
 };
 use watch::Watch;
 

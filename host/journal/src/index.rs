@@ -473,6 +473,7 @@ mod tests {
     use super::*;
 
     /// The tables of format 1, as every released version has written them.
+    #[allow(clippy::type_complexity)]
     const COUNTERS_AS_TUPLE: TableDefinition<u32, (u64, u64, u64, u64, u64, u64, u64, u64)> =
         TableDefinition::new("books");
     const CHUNKS_AS_TUPLE: TableDefinition<u64, (u32, u64, u32, u32, u32, u64)> =

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use settings::Config;
 use settings_reader::ConfigError;
+use sluicegate_settings::Config;
 
 type Keys = BTreeSet<String>;
 

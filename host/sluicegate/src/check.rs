@@ -54,7 +54,8 @@ struct Finding<'c> {
 pub async fn check(args: CheckArgs) -> ExitCode {
     let checked = Config::check(args.config.config.as_deref());
     // Only one instance of each script exists at a time.
-    let engine = match Engine::with(2 * u32::try_from(AT_A_TIME).unwrap_or(u32::MAX), Compilation::isolated()) {
+    let engine = match Engine::with(2 * u32::try_from(AT_A_TIME).unwrap_or(u32::MAX), Compilation::isolated())
+    {
         Ok(engine) => engine,
         Err(error) => {
             if let Err(unusable) = checked {

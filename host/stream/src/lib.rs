@@ -161,7 +161,7 @@ impl Workers {
     /// Reads the journal until the stream stops, then waits for the tasks.
     async fn finish(mut self) {
         let Shared { intake, journal, index, pressure, .. } = &*self.shared;
-        let reading = intake.feed(journal, *index, pressure.read.clone(), self.key);
+        let reading = intake.feed(journal, *index, pressure.read, self.key);
         let _ = self.stop.run_until_cancelled(reading).await;
         while self.tasks.join_next().await.is_some() {}
     }

@@ -335,7 +335,10 @@ impl MapStep {
         match batch.first().map(|e| e.way()) {
             Some(Way::Isolated) => {
                 let state = &self.parts.status.memory.state;
-                self.script_generation.script.transform_isolated(state, &messages, &BeforeImage::default()).await
+                self.script_generation
+                    .script
+                    .transform_isolated(state, &messages, &BeforeImage::default())
+                    .await
             }
             _ => self.mapper.transform(&messages).await,
         }

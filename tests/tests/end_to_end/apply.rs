@@ -185,7 +185,8 @@ async fn one_bad_file_changes_nothing_even_after_restart() {
     let stream = gateway.until_settled("good", 90).await;
     let note = stream.note.unwrap();
     assert!(
-        note.contains("streams/good.toml differs from the running configuration") && note.contains("sluicegate apply"),
+        note.contains("streams/good.toml differs from the running configuration")
+            && note.contains("sluicegate apply"),
         "{note}"
     );
     let note = gateway.until_settled("other", 90).await.note.unwrap();

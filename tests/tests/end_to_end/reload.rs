@@ -363,9 +363,7 @@ async fn changed_table_is_loaded_and_bad_one_is_rejected() {
     publisher.publish_all(fleet.some(0..1)).await;
     gateway.until_settled("fleet", 1).await;
     write("ident,name\nunit-0,null\n");
-    let taken = |line: &LogLine| {
-        line["message"] == "new script version in use" && line["differing"] == 1
-    };
+    let taken = |line: &LogLine| line["message"] == "new script version in use" && line["differing"] == 1;
     gateway.until_logged("the table is taken", taken).await;
     publisher.publish_all(fleet.some(1..2)).await;
     gateway.until_settled("fleet", 2).await;

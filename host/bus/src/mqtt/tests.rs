@@ -14,6 +14,7 @@ use super::super::testing::{Broker, Gateway, Peer, publish, settings, soon, stre
 use super::*;
 #[cfg(feature = "embedded")]
 use crate::embedded::{self, EmbeddedError};
+use crate::try_login;
 
 /// A broker, a bus with one stream on `a/+`, and the folder of its data.
 async fn one_stream() -> (Broker, Gateway, TempDir) {

@@ -171,7 +171,7 @@ impl Operations {
 
     /// Lets a stream's messages wait from now on, or no longer.
     pub async fn pause(&self, stream: &str, paused: bool) -> Result<Paused, OperateError> {
-        let index = self.usable(stream)?.route.stream;
+        let index = self.usable(stream)?.index;
         self.journal.pause(index, paused).await?;
         Ok(Paused { stream: stream.to_owned(), paused })
     }

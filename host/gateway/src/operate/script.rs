@@ -73,8 +73,8 @@ impl Operations {
         let most = Amount { messages: last, bytes: MAX_BYTES };
         let found = match stream {
             Some(name) => {
-                let route = self.usable(name)?.route.clone();
-                self.journal.latest(most, wanted(route, key.map(|key| [key].into()))).await?
+                let takes = self.usable(name)?.takes.clone();
+                self.journal.latest(most, wanted(takes, key.map(|key| [key].into()))).await?
             }
             None => {
                 let rule = KeyRule::Field(IDENT.to_owned());

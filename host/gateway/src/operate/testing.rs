@@ -6,7 +6,9 @@ use std::fs;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use journal::{Append, DeadLetter, Journal, Outcome, Position, Settlement, Simulated, StoredDelivery, StreamIndex};
+use journal::{
+    Append, DeadLetter, Journal, Outcome, Position, Settlement, Simulated, StoredDelivery, StreamIndex,
+};
 use message::Message;
 use settings::{Config, StreamEntry};
 use tempfile::TempDir;

@@ -177,13 +177,13 @@ async fn rewind_completes_after_client_disconnects() {
 async fn rewind_selects_messages_of_stream() {
     let site = Site::new(UNUSED).await;
     let operations = site.operations();
-    let route = &operations.usable("fleet-to-web").unwrap().route;
+    let takes = &operations.usable("fleet-to-web").unwrap().takes;
     let message = |topic: &str, payload: &str| Message::received_now(topic, payload.to_owned());
-    let all = wanted(route.clone(), None);
+    let all = wanted(takes.clone(), None);
     assert!(all(&message("fleet/1", r#"{"ident":"8"}"#)));
     assert!(!all(&message("fleet/1", r#"{"ident":"7"}"#)), "the stream does not serve it");
     assert!(!all(&message("yard", r#"{"ident":"8"}"#)), "another stream's topic");
-    let some = wanted(route.clone(), Some(HashSet::from(["8".to_owned(), "7".to_owned()])));
+    let some = wanted(takes.clone(), Some(HashSet::from(["8".to_owned(), "7".to_owned()])));
     assert!(some(&message("fleet/1", r#"{"ident":8}"#)));
     assert!(!some(&message("fleet/1", r#"{"ident":7}"#)));
     assert!(!some(&message("fleet/1", r#"{"ident":9}"#)));

@@ -69,6 +69,7 @@ struct Record {
     quarantined: Vec<String>,
     /// Written by earlier releases, whose probation survived a restart.
     #[serde(default, skip_serializing)]
+    #[expect(dead_code, reason = "read so that old files are not refused")]
     trial: Option<serde::de::IgnoredAny>,
 }
 

@@ -222,7 +222,8 @@ async fn conflation_reaches_over_a_backlog_of_many_keys() {
     journal.close().await;
 
     let journal = open_for(&folder, true);
-    let intake = Arc::new(Intake::conflating(1, Amount { messages: 1000, bytes: usize::MAX }, Duration::from_secs(1)));
+    let intake =
+        Arc::new(Intake::conflating(1, Amount { messages: 1000, bytes: usize::MAX }, Duration::from_secs(1)));
     let feeding = tokio::spawn({
         let (journal, intake) = (journal.clone(), intake.clone());
         async move {
