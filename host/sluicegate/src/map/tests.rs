@@ -195,7 +195,7 @@ async fn tables_come_from_the_command_line() {
     assert!(none.contains("`topic` = ") && none.contains("there is no table `names`"), "{none}");
     assert_eq!(
         run(&[&table, &table]).await.unwrap_err().to_string(),
-        "--table names: there is another one of that name"
+        "--table names: the name is used twice"
     );
     let gone = run(&["names=/nowhere.csv"]).await.unwrap_err().to_string();
     assert!(gone.starts_with("table `names`: /nowhere.csv: it cannot be read: "), "{gone}");

@@ -243,7 +243,7 @@ paused         paused        -       0     0          0     0
         journal.detached = vec![DetachedStream { name: "old".to_owned(), since: 0 }];
         let text = text_of(&streams, &journal);
         for words in [
-            "more than 100 %",
+            "above 100 %",
             "cannot be written: No space left on device",
             "the largest backlog is that of fleet-to-http",
             "the counters of well do not balance",

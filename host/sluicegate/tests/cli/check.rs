@@ -92,7 +92,7 @@ fn invalid_main_file_hides_no_script_error() {
     assert!(errors.contains("\n\nstreams/b.toml:5:1: the script `wialon-retranslator` refuses "), "{errors}");
     assert!(errors.ends_with("\n  meanwhile: the gateway will not start\n\n2 errors\n"), "{errors}");
     let tried = check_with(folder.path(), &["--connect"]);
-    assert!(text(&tried.stderr, folder.path()).contains("\n2 errors\nnothing was connected to: "));
+    assert!(text(&tried.stderr, folder.path()).contains("\n2 errors\nno connection was tried: "));
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn flipped_bit_damages_only_its_chunk() {
     assert_eq!(reasons.len(), 1);
     assert!(
         reasons[0].starts_with(
-            "1 messages are lost: the journal is damaged: chunk 1 in sim/00000001.seg at 0 (6041 bytes): its checksum is wrong; what is left of it is in sim/quarantine/chunk-1"
+            "1 messages are lost: the journal is damaged: chunk 1 in sim/00000001.seg at 0 (6041 bytes): its checksum is wrong; its remains are in sim/quarantine/chunk-1"
         ),
         "{}",
         reasons[0]
