@@ -11,13 +11,12 @@ RELEASE = target/release/sluicegate
 LIMIT = --config "target.'cfg(all())'.runner=['sh','$(CURDIR)/tests/limit.sh']"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test chaos fuzz lint bench adapters setup setup-compiler first-build deny clean
+.PHONY: help demo build test chaos lint bench adapters setup setup-compiler first-build deny clean
 
 help: ## Show this list
 	@echo "make demo [FOR=60s]   watch a simulated fleet flow through five scripts into five destinations"
 	@echo "make test             run all tests (format, lints, units, scripts, end to end)"
 	@echo "make chaos [FOR=10m]  break everything at random, fail if anything is lost (SEED=7 repeats a run)"
-	@echo "make fuzz [FOR=60s]   give each parser random input for that long"
 	@echo "make build            leave the release binary at $(RELEASE)"
 	@echo "make bench [NAME=..]  print the figures of the README, or of one benchmark"
 	@echo "make adapters         build the official scripts to target/adapters"

@@ -362,7 +362,7 @@ mod tests {
             (r#"{"D":[{"ts":1700000000123,"values":{" ":1}}]}"#, None, "1 to 255"),
             (r#"{"D":[{"ts":1700000000123,"values":{}}]}"#, None, "without values"),
             (r#"{"E":[{"ts":1700000000123,"values":{"a":1}}]}"#, None, "before its connect"),
-            (r#"{"D":[{"ts":1700000000123.5,"values":{"a":1}}]}"#, Some(format), "no whole number"),
+            (r#"{"D":[{"ts":1700000000123.5,"values":{"a":1}}]}"#, Some(format), "not a whole number"),
             (r#"{"D":[{"a":1}]}"#, Some(format), "no ts and values"),
             ("{", Some(format), "not JSON"),
         ] {

@@ -104,7 +104,7 @@ async fn child_compiles_same_code_as_this_process() {
     let cases: [(&[u8], &str); 9] = [
         (b"", "the file is empty"),
         (b"hello", "it is not WebAssembly"),
-        (b"\x7fELF\x02\x01\x01", "it is machine code"),
+        (b"\x7fELF\x02\x01\x01", "it is compiled machine code"),
         (&large, "it is larger than 32 MiB, the maximum size of a script"),
         (torn, "it is not valid WebAssembly"),
         (&wasi, "it imports wasi_snapshot_preview1"),
