@@ -88,7 +88,7 @@ async fn streams_come_change_and_go_while_messages_flow() {
     let metrics = String::from_utf8(metrics.to_vec()).unwrap();
     assert!(metrics.contains("sluicegate_messages_read_total{stream=\"same\"}"), "{metrics}");
     assert!(!metrics.contains("sluicegate_messages_read_total{stream=\"removed\"}"), "{metrics}");
-    assert!(gateway.prints(&["streams"]).await.contains("orphaned: removed has no file since"));
+    assert!(gateway.prints(&["streams"]).await.contains("detached: removed has no file since"));
 
     // It comes back, and then another change in the same way.
     traffic.more(100).await;

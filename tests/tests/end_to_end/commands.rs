@@ -51,7 +51,7 @@ async fn dead_letter_is_listed_and_shown_in_full() {
         assert!(shown.contains(part), "{part:?} is not in {shown}");
     }
     let error = complaint(&gateway, &["dead-letters", "show", "4711"]).await;
-    assert_eq!(error, "sluicegate: there is no dead letter 4711 (any more)\n");
+    assert_eq!(error, "sluicegate: dead letter 4711 does not exist (any more)\n");
     let error = complaint(&gateway, &["dead-letters", "list", "--stream", "steam"]).await;
     assert_eq!(error, "sluicegate: there is no stream `steam`; did you mean `stream`?\n");
     let streams = gateway.prints(&["streams"]).await;
@@ -157,7 +157,7 @@ async fn dead_letters_are_replayed_and_streams_paused_offline() {
     let dropped = gateway.prints(&["dead-letters", "drop", "--stream", "stream"]).await;
     assert_eq!(dropped, "dropped 2 dead letters\n");
     let said = gateway.prints(&["streams", "forget", "stream"]).await;
-    assert_eq!(said, "stream is forgotten, with all that was queued for it\n");
+    assert_eq!(said, "removed stream and all messages that were queued for it\n");
     let error = complaint(&gateway, &["streams", "forget", "stream"]).await;
     assert!(error.contains("no stream without a file `stream`"), "{error}");
 }

@@ -150,7 +150,7 @@ async fn scripts_that_break_the_contract_are_blocked() {
 async fn garbage_blocks_its_stream_until_a_script_takes_its_place() {
     let beside = Beside::start(&[("garbage", scripts::garbage()), ("torn", scripts::torn())]).await;
     beside.publish(|_, payload| payload).await;
-    for (name, words) in [("garbage", "no WebAssembly"), ("torn", "no valid WebAssembly")] {
+    for (name, words) in [("garbage", "not WebAssembly"), ("torn", "not valid WebAssembly")] {
         let stream =
             beside.gateway.until(name, "it is blocked", |s| s.state == "blocked" && s.read == 300).await;
         assert!(stream.troubled_by(words) && stream.script.is_none(), "{stream:?}");

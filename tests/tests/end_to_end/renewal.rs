@@ -111,7 +111,7 @@ async fn until_refused(gateway: &Gateway, of: &str, reason: &str) {
     let what = format!("{of} is not renewed: {reason}");
     let because =
         |line: &LogLine| line.get("reason").and_then(Value::as_str).is_some_and(|r| r.contains(reason));
-    gateway.until_logged(&what, |line| says(line, of, "cannot be used") && because(line)).await;
+    gateway.until_logged(&what, |line| says(line, of, "were rejected") && because(line)).await;
 }
 
 async fn until_accepted(gateway: &Gateway, of: &str, times: usize) {
@@ -226,7 +226,7 @@ fn write_pair(cert: &Path, key: &Path, identity: &Identity) {
 
 /// How often the log says of the stream that it was not renewed.
 fn refusals(gateway: &Gateway) -> usize {
-    gateway.log_lines().iter().filter(|line| says(line, "stream", "cannot be used")).count()
+    gateway.log_lines().iter().filter(|line| says(line, "stream", "were rejected")).count()
 }
 
 #[tokio::test]
