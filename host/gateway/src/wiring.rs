@@ -73,7 +73,7 @@ fn serving(package: Package, source: &ScriptSource, kind: &str) -> Result<Packag
 fn check_pin(package: &Package, pin: Option<u32>) -> Result<(), String> {
     match (pin, &package.manifest) {
         (Some(pin), Some(manifest)) if manifest.version.major != pin => Err(format!(
-            "there is no `{name}@{pin}` here: this gateway has version {} of it",
+            "`{name}@{pin}` is not available: this gateway includes version {}",
             manifest.version,
             name = manifest.name
         )),

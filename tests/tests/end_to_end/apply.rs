@@ -190,7 +190,7 @@ async fn one_bad_file_changes_nothing_even_after_restart() {
         "{note}"
     );
     let note = gateway.until_settled("other", 90).await.note.unwrap();
-    assert!(note.contains("cannot be used") && note.contains("mqtt-jason"), "{note}");
+    assert!(note.contains("is invalid") && note.contains("mqtt-jason"), "{note}");
     assert_eq!(gateway.stream("new").await.state, "blocked", "it was never accepted");
     let warned = gateway.log_lines().into_iter().filter(|line| {
         line["message"]

@@ -80,7 +80,7 @@ async fn new_adapter_version_waits_for_update() {
     publisher.publish(TOPIC, payload(2)).await;
     gateway.until_settled("fleet", 2).await;
     let taken = gateway.prints(&["streams", "update", "fleet", "--yes"]).await;
-    assert!(taken.contains(&format!("instead of mqtt-json {before}")), "{taken}");
+    assert!(taken.contains(&format!("replaced mqtt-json {before}")), "{taken}");
     publisher.publish(TOPIC, payload(3)).await;
     gateway.until_settled("fleet", 3).await;
     assert_eq!(topics(&receiver), ["before", "before", "out/x"]);
@@ -131,27 +131,27 @@ async fn pinned_stream_keeps_its_version() {
     gateway.write_stream("fleet", &pinned(7));
     let refused = gateway.command(&["check"]).await;
     assert!(
-        String::from_utf8_lossy(&refused.stderr).contains("there is no `mqtt-json@7` here"),
+        String::from_utf8_lossy(&refused.stderr).contains("`mqtt-json@7` is not available"),
         "{refused:?}"
     );
     assert!(gateway.prints(&["apply"]).await.ends_with("Applied.\n"));
     restart(&mut gateway, &before).await;
     let told = |line: &LogLine| {
         line["message"].as_str().is_some_and(|text| text.ends_with("cannot take its place"))
-            && line["reason"].as_str().is_some_and(|reason| reason.contains("there is no `mqtt-json@7` here"))
+            && line["reason"].as_str().is_some_and(|reason| reason.contains("`mqtt-json@7` is not available"))
     };
     gateway.until_logged("that another version is here", told).await;
     Publisher::connect(&broker).publish(TOPIC, payload(1)).await;
     gateway.until_settled("fleet", 1).await;
     assert_eq!(topics(&receiver), ["before"]);
     let update = gateway.command(&["streams", "update", "fleet", "--yes"]).await;
-    assert!(String::from_utf8_lossy(&update.stderr).contains("there is no `mqtt-json@7` here"), "{update:?}");
+    assert!(String::from_utf8_lossy(&update.stderr).contains("`mqtt-json@7` is not available"), "{update:?}");
 
     // A stream that has run nothing has no version to keep.
     gateway.write_stream("second", &pinned(7));
     let refused = gateway.command(&["apply"]).await;
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(text.contains("streams/second.toml:4:1: there is no `mqtt-json@7` here"), "{text}");
+    assert!(text.contains("streams/second.toml:4:1: `mqtt-json@7` is not available"), "{text}");
     gateway.write_stream("second", &pinned(1));
     assert!(gateway.prints(&["apply"]).await.ends_with("Applied.\n"));
     gateway.until("second", "it runs", |s| s.state == "running").await;

@@ -221,11 +221,11 @@ async fn bodies_are_checked() {
         ("/streams/yard/rewind", "{}", 400, "missing field `to`"),
         ("/streams/yard/reload", "{}", 400, "expected none"),
         ("/streams/yarn/reload", "", 404, "did you mean `yard`?"),
-        ("/streams/yard/update", "", 409, "no gateway runs"),
-        ("/streams/yard/rollback", "", 409, "no gateway runs"),
+        ("/streams/yard/update", "", 409, "no gateway is running"),
+        ("/streams/yard/rollback", "", 409, "no gateway is running"),
         ("/streams/yard/rollback", "1", 400, "expected a JSON object"),
         ("/streams/yard/rollback", "{\"version\":\"1\"}", 400, "unknown field `version`"),
-        ("/streams/yard/compare", "x", 409, "no gateway runs"),
+        ("/streams/yard/compare", "x", 409, "no gateway is running"),
         ("/dead-letters/replay", "{}", 400, "missing field `filter`"),
         ("/dead-letters/replay", "{\"filter\":{\"id\":1}}", 400, "unknown field `id`"),
         ("/dead-letters/drop", "{\"filter\":{},\"as_is\":true}", 400, "unknown field `as_is`"),
@@ -357,10 +357,10 @@ async fn target_finds_gateway_and_token() {
     let refused = [
         (target.pause("a/b c", true).await.map(drop), "no stream `a/b c`"),
         (target.forget("yard").await.map(drop), "has a file"),
-        (target.reload("yard").await.map(drop), "no gateway runs"),
-        (target.update("yard").await.map(drop), "no gateway runs"),
-        (target.roll_back("yard", None).await.map(drop), "no gateway runs"),
-        (target.compare("yard", Some(Bytes::from_static(b"x"))).await.map(drop), "no gateway runs"),
+        (target.reload("yard").await.map(drop), "no gateway is running"),
+        (target.update("yard").await.map(drop), "no gateway is running"),
+        (target.roll_back("yard", None).await.map(drop), "no gateway is running"),
+        (target.compare("yard", Some(Bytes::from_static(b"x"))).await.map(drop), "no gateway is running"),
     ];
     for (result, words) in refused {
         let error = result.unwrap_err().to_string();
