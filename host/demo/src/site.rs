@@ -15,13 +15,10 @@ use standins::mqtt::MqttStandin;
 use standins::thingsboard::ThingsBoardStandin;
 use standins::wialon::WialonStandin;
 
-use super::ledger::Receiver;
+use super::ledger::{Receiver, TOPICS};
 
 /// An error text for the person who started the demo.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
-
-/// Where the adapter for MQTT publishes, before and after it is edited.
-pub const TOPICS: [&str; 2] = ["fleet/{ident}", "fleet/v2/{ident}"];
 
 /// Text that makes the HTTP receiver refuse a message.
 pub const REFUSED_TEXT: &str = "this is the poisoned message";

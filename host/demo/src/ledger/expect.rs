@@ -8,7 +8,6 @@ use serde_json::{Map, Value};
 use standins::wialon::{Packet, Posinfo, Value as Parameter};
 
 use super::super::fleet::{FleetMessage, SEQUENCE};
-use super::super::site::TOPICS;
 
 /// Device profile in ThingsBoard: `device_type` of the stream's settings.
 pub const DEVICE_TYPE: &str = "vehicle";
@@ -16,6 +15,9 @@ pub const DEVICE_TYPE: &str = "vehicle";
 pub const HTTP_TARGET: &str = "/flespi";
 /// Fields that the ThingsBoard stream sends as attributes.
 pub const ATTRIBUTES: [&str; 2] = ["device.name", "device.type.id"];
+
+/// Where the adapter for MQTT publishes, before and after it is edited.
+pub const TOPICS: [&str; 2] = ["fleet/{ident}", "fleet/v2/{ident}"];
 
 /// Bit 0x10 of a packet.
 const ALARM: u32 = 0x10;

@@ -15,6 +15,8 @@ use standins::{Received, ShadowUpdate};
 
 use super::fleet::{FleetMessage, SEQUENCE};
 
+pub use expect::TOPICS;
+
 /// Messages of one device that are kept after every receiver has got them, so
 /// that a repeat can still be compared.
 const KEPT: usize = 256;
