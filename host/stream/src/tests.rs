@@ -380,7 +380,7 @@ async fn a_script_that_fails_on_everything_blocks_its_stream_and_keeps_the_rest(
     running.append(numbered(50)).await;
     running.until(|b| b.dead_lettered > 0).await;
     sleep(Duration::from_secs(600)).await;
-    assert_eq!(running.counters().dead_lettered, 9, "the ten minutes since have storable nobody");
+    assert_eq!(running.counters().dead_lettered, 9, "no later message became a dead letter");
     assert_eq!(running.counters().queued, 41);
     let state = running.status.state();
     assert!(state.reason().unwrap().contains("10 messages in a row failed"), "{state}");
